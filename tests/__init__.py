@@ -1,0 +1,1 @@
+"""Tests and the tools they share: the cluster, the images, the stand-in LM provider, the demo."""

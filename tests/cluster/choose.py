@@ -1,0 +1,24 @@
+"""Chooses the cluster for this machine: CLUSTER=kind|native|current, else kind where Docker answers, else the native node."""
+
+from __future__ import annotations
+
+import os
+
+from tests.cluster.current import CurrentCluster
+from tests.cluster.images import docker_answers
+from tests.cluster.interface import Cluster, ClusterError
+from tests.cluster.kind import KindCluster
+from tests.cluster.native import NativeCluster
+
+
+def cluster(name: str) -> Cluster:
+    """The cluster of that name, not created yet."""
+    kind = os.environ.get("CLUSTER") or ("kind" if docker_answers() else "native")
+    match kind:
+        case "kind":
+            return KindCluster(name)
+        case "native":
+            return NativeCluster(name)
+        case "current":
+            return CurrentCluster()
+    raise ClusterError(f"CLUSTER={kind} is none of kind, native, current")

@@ -1,0 +1,160 @@
+"""Builds the project's images with docker or, where none answers, buildah; tags them by their content.
+
+A reference `localhost/dspy-operator-<name>:<hash>` changes exactly when the Dockerfile or anything that it copies
+changes, so a reference that exists is up to date and nothing is built or loaded twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.cluster.interface import CACHE, REPOSITORY, ClusterError
+from tests.cluster.node.configuration import PAUSE_IMAGE
+
+BASE_IMAGE = "localhost/dspy-operator-base:bookworm-1"
+DEBIAN = "bookworm"
+DEPENDENCIES = ("pyproject.toml", "uv.lock")
+STORAGE = ["--storage-driver", "overlay"]
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image of the project: its Dockerfile and the paths that the Dockerfile copies, relative to the repository."""
+
+    name: str
+    dockerfile: str
+    copies: Sequence[str]
+
+    def reference(self) -> str:
+        """The name and content tag of the image as the sources stand now."""
+        digest = hashlib.sha256()
+        for path in _files([self.dockerfile, *self.copies]):
+            digest.update(str(path.relative_to(REPOSITORY)).encode() + b"\0" + path.read_bytes() + b"\0")
+        return f"localhost/dspy-operator-{self.name}:{digest.hexdigest()[:12]}"
+
+
+IMAGES = {
+    image.name: image
+    for image in (
+        Image("operator", "operator/dspy_operator/Dockerfile", (*DEPENDENCIES, "operator/dspy_operator", "operator/dspy_gateway")),
+        Image("gateway", "operator/dspy_gateway/Dockerfile", (*DEPENDENCIES, "operator/dspy_gateway")),
+        Image("runtime", "runtime/dspy_runtime/Dockerfile", (*DEPENDENCIES, "runtime/dspy_runtime")),
+        Image("mlflow", "tests/images/mlflow.Dockerfile", DEPENDENCIES),
+        Image("lm", "tests/images/lm.Dockerfile", (*DEPENDENCIES, "tests/standin")),
+    )
+}
+
+
+def docker_answers() -> bool:
+    """True where a Docker engine, and not only its client, is there."""
+    return shutil.which("docker") is not None and subprocess.run(["docker", "info"], capture_output=True).returncode == 0
+
+
+def build(names: Iterable[str] = tuple(IMAGES)) -> dict[str, str]:
+    """Builds the images that are missing. Returns the reference of each by name."""
+    builder = _docker_build if docker_answers() else _buildah_build
+    references = {}
+    for name in names:
+        image = IMAGES[name]
+        references[name] = image.reference()
+        builder(image, references[name])
+    return references
+
+
+def archive(reference: str) -> Path:
+    """The file that holds an image which buildah built, for import into a node without a registry."""
+    return CACHE / "images" / (reference.rpartition("/")[2].replace(":", "-") + ".tar")
+
+
+def pause() -> str:
+    """The image of a pod's sandbox: the local base image with a command that waits."""
+    if not archive(PAUSE_IMAGE).exists():
+        _base()
+        _from_base(PAUSE_IMAGE, ["--entrypoint", '["sleep", "infinity"]'])
+        _export(PAUSE_IMAGE)
+    return PAUSE_IMAGE
+
+
+def _files(paths: Iterable[str]) -> Iterator[Path]:
+    for name in paths:
+        path = REPOSITORY / name
+        found = path.rglob("*") if path.is_dir() else [path]
+        yield from sorted(file for file in found if file.is_file() and "__pycache__" not in file.parts)
+
+
+def _docker_build(image: Image, reference: str) -> None:
+    if subprocess.run(["docker", "image", "inspect", reference], capture_output=True).returncode == 0:
+        return
+    print(f"Building {reference} ...", flush=True)
+    _run(["docker", "build", "--quiet", "--tag", reference, "--file", image.dockerfile, str(REPOSITORY)])
+
+
+def _buildah_build(image: Image, reference: str) -> None:
+    if archive(reference).exists():
+        return
+    _base()
+    print(f"Building {reference} ...", flush=True)
+    # A bundle of certificate authorities that only this machine knows is lent to the build, never copied into the image.
+    authorities = os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt")
+    _buildah(
+        "bud", "--quiet", "--layers", "--isolation", "chroot", "--network", "host", "--build-arg", f"BASE={BASE_IMAGE}",
+        "--volume", f"{authorities}:/etc/ssl/certs/ca-certificates.crt:ro", "--tag", reference, "--file", image.dockerfile, str(REPOSITORY),
+    )  # fmt: skip
+    _export(reference)
+
+
+def _base() -> None:
+    """Makes the local base image, Debian with its Python, from Debian's packages."""
+    if subprocess.run(["buildah", *STORAGE, "inspect", "--type", "image", BASE_IMAGE], capture_output=True).returncode == 0:
+        return
+    print("Making the base image from Debian's packages (once; about a minute) ...", flush=True)
+    folder = CACHE / "base"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    root = folder / "rootfs"
+    include = "--include=python3,python3-venv,ca-certificates"
+    _run(["debootstrap", "--variant=minbase", include, DEBIAN, str(root)], quiet=True)
+    for needless in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale", "var/log"):
+        shutil.rmtree(root / needless, ignore_errors=True)
+    (root / "var/log").mkdir()
+    (root / "var/lib/apt/lists").mkdir(parents=True)
+    container = _buildah("from", "scratch")
+    _buildah("add", container, str(root), "/")
+    _buildah("config", "--env", "LANG=C.UTF-8", container)
+    _buildah("commit", "--rm", container, BASE_IMAGE)
+    shutil.rmtree(folder)
+
+
+def _from_base(reference: str, configuration: Sequence[str]) -> None:
+    container = _buildah("from", BASE_IMAGE)
+    _buildah("config", *configuration, container)
+    _buildah("commit", "--rm", container, reference)
+
+
+def _export(reference: str) -> None:
+    target = archive(reference)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for old in target.parent.glob(target.name.rpartition("-")[0] + "-*.tar"):
+        old.unlink()
+    partial = target.with_suffix(".partial")
+    partial.unlink(missing_ok=True)
+    _buildah("push", "--quiet", "--disable-compression", reference, f"oci-archive:{partial}:{reference}")
+    partial.rename(target)
+
+
+def _buildah(*arguments: str) -> str:
+    return _run(["buildah", *STORAGE, *arguments])
+
+
+def _run(command: Sequence[str], quiet: bool = False) -> str:
+    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    if result.returncode != 0:
+        words = (result.stdout + result.stderr)[-4000:]
+        raise ClusterError(f"{' '.join(command[:4])} ... failed:\n{words}")
+    return "" if quiet else result.stdout.strip()
