@@ -129,7 +129,9 @@ def install_packages() -> None:
         print(f"Installing Debian packages: {' '.join(missing)}", flush=True)
         quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
         subprocess.run(["apt-get", "update", "-qq"], check=True, env=quiet)
-        subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing], check=True, env=quiet, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing], check=True, env=quiet, stdout=subprocess.DEVNULL
+        )
 
 
 def _free_slot() -> int:
@@ -154,7 +156,9 @@ def _connect(layout: Layout, pid: int) -> None:
 
 def _controllers() -> list[Path]:
     root = Path("/sys/fs/cgroup")
-    return [root] if (root / "cgroup.controllers").exists() else [path for path in root.iterdir() if path.is_dir() and not path.is_symlink()]
+    return (
+        [root] if (root / "cgroup.controllers").exists() else [path for path in root.iterdir() if path.is_dir() and not path.is_symlink()]
+    )
 
 
 def _make_cgroups(layout: Layout) -> None:
@@ -169,7 +173,7 @@ def _make_cgroups(layout: Layout) -> None:
 def _remove_cgroups(layout: Layout) -> None:
     for controller in _controllers():
         for folder, _, _ in os.walk(controller / layout.cgroup, topdown=False):
-            _wait(lambda folder=folder: _removed(folder), 10, f"{folder} is still in use")  # type: ignore[misc]
+            _wait(lambda folder=folder: _removed(folder), 10, f"{folder} is still in use")
 
 
 def _removed(folder: str) -> bool:

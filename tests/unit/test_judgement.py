@@ -126,7 +126,9 @@ def test_a_healthy_candidate_is_not_rolled_back_under_continuous_peeking(weight:
     assert rolled_back <= 3
 
 
-def release_rolls_back(chance: random.Random, weight: float, stable: float, candidate: float, alpha: float, candidate_requests: int) -> bool:
+def release_rolls_back(
+    chance: random.Random, weight: float, stable: float, candidate: float, alpha: float, candidate_requests: int
+) -> bool:
     process, left, right = Worse(), Arm(), Arm()
     seen = 0
     while seen < candidate_requests:

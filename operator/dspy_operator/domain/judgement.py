@@ -73,16 +73,12 @@ class Worse:
         """The process after a block in which both arms had requests. `tolerance` is a fraction."""
         rate = self.stable.value(HIGHEST_RATE - tolerance)
         floor = rate + tolerance
-        e_values = [
-            _log_e_value(stable, candidate, rate, floor + distance * (1 - floor), tolerance) for distance in DISTANCES
-        ]
+        e_values = [_log_e_value(stable, candidate, rate, floor + distance * (1 - floor), tolerance) for distance in DISTANCES]
         return replace(self._bet(candidate, e_values), stable=self.stable.after(stable))
 
     def after_alone(self, candidate: Arm, limit: float) -> Worse:
         """The process after a block of the candidate alone, against "it fails at most at the rate `limit`"."""
-        e_values = [
-            _log_likelihood_ratio(candidate, limit + distance * (1 - limit), limit) for distance in DISTANCES
-        ]
+        e_values = [_log_likelihood_ratio(candidate, limit + distance * (1 - limit), limit) for distance in DISTANCES]
         return self._bet(candidate, e_values)
 
     def _bet(self, candidate: Arm, log_e_values: Sequence[float]) -> Worse:

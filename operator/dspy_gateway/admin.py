@@ -1,0 +1,44 @@
+"""Envoy's admin interface over its unix socket: statistics, and the orders that a drain needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+TIMEOUT = aiohttp.ClientTimeout(total=5)
+
+
+class Admin:
+    """A client of one Envoy's admin socket. Raises aiohttp.ClientError or TimeoutError while Envoy is not there."""
+
+    def __init__(self, socket: Path) -> None:
+        self._session = aiohttp.ClientSession("http://envoy", connector=aiohttp.UnixConnector(path=str(socket)), timeout=TIMEOUT)
+
+    async def close(self) -> None:
+        """Closes the connection."""
+        await self._session.close()
+
+    async def json(self, path: str) -> Any:
+        """The JSON at a path, which is sent as it is written."""
+        async with self._session.get(path_url(path)) as response:
+            response.raise_for_status()
+            return await response.json(content_type=None)
+
+    async def post(self, path: str) -> None:
+        """Gives an order."""
+        async with self._session.post(path_url(path)) as response:
+            response.raise_for_status()
+
+    async def active_requests(self) -> int:
+        """Requests in flight over all listeners."""
+        content = await self.json("/stats?format=json&filter=%5Ehttp%5C..*%5C.downstream_rq_active%24")
+        return sum(statistic["value"] for statistic in content["stats"] if not statistic["name"].startswith("http.admin."))
+
+
+def path_url(path: str) -> Any:
+    """A URL that keeps the path's own escapes."""
+    from yarl import URL
+
+    return URL(f"http://envoy{path}", encoded=True)

@@ -1,0 +1,94 @@
+"""What was counted: Envoy's statistics read as counts per revision, and kept across restarts of Envoy and agent.
+
+The parts that read and add are pure; `Counts` holds the sums of one gateway pod.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dspy_gateway.envoy import PREDICT, STATS_PREFIX
+from dspy_gateway.routes import RevisionCounts, outcome_of
+
+STATS_QUERY = f"/stats?format=json&filter=%5E({STATS_PREFIX}%5C.%7Cserver%5C.uptime%24)"
+_NAME = re.compile(
+    rf"^{STATS_PREFIX}\.(?P<uid>[^.]+)\.(?P<kind>started|answers)\.cluster\.(?P<revision>[^./]+)/(?P<route>[^./]+)"
+    r"(?:\.outcome\.(?P<outcome>.*)\.code\.(?P<code>\d+)\.flags\.(?P<flags>[A-Za-z0-9,_-]+))?$"
+)
+
+STARTED = "started"
+Key = tuple[str, str, str]
+"""Program uid, revision, and either `started` or an outcome."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One look at Envoy: how long it has been up, and its counters by program, revision and outcome."""
+
+    uptime_seconds: int
+    counters: Mapping[Key, int]
+
+
+@dataclass(slots=True)
+class Counts:
+    """The sums of a pod: what earlier lives of Envoy counted (`base`) plus the latest reading of this one."""
+
+    base: Counter[Key] = field(default_factory=Counter)
+    latest: Reading = Reading(0, {})
+
+    def take(self, reading: Reading) -> None:
+        """Adds a reading. A shorter uptime means that Envoy restarted and counts from zero."""
+        if reading.uptime_seconds < self.latest.uptime_seconds:
+            self.base.update(self.latest.counters)
+        self.latest = reading
+
+    def total(self) -> Counter[Key]:
+        """All that was counted so far."""
+        return self.base + Counter(self.latest.counters)
+
+    def by_program(self) -> dict[str, dict[str, RevisionCounts]]:
+        """The sums by program uid and revision."""
+        started: dict[tuple[str, str], int] = defaultdict(int)
+        outcomes: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
+        for (uid, revision, what), count in self.total().items():
+            if what == STARTED:
+                started[uid, revision] += count
+            else:
+                outcomes[uid, revision][what] = count
+        result: dict[str, dict[str, RevisionCounts]] = defaultdict(dict)
+        for uid, revision in {*started, *outcomes}:
+            result[uid][revision] = RevisionCounts(started[uid, revision], outcomes[uid, revision])
+        return dict(result)
+
+
+def read_statistics(content: Mapping[str, Any]) -> Reading:
+    """Envoy's JSON of statistics as a reading. Only predictions count: other requests have clusters of their own."""
+    counters: Counter[Key] = Counter()
+    uptime = 0
+    for statistic in content["stats"]:
+        if statistic.get("name") == "server.uptime":
+            uptime = statistic["value"]
+        elif (match := _NAME.match(statistic.get("name", ""))) and match["route"] == PREDICT:
+            counters[match["uid"], match["revision"], _what(match)] += statistic["value"]
+    return Reading(uptime, counters)
+
+
+def bad_answers(programs: Iterable[Mapping[str, RevisionCounts]]) -> int:
+    """How many answers were neither good nor the client's doing; what a waiting poll is woken by."""
+    return sum(
+        count
+        for revisions in programs
+        for counts in revisions.values()
+        for outcome, count in counts.outcomes.items()
+        if outcome not in ("ok", "cancelled")
+    )
+
+
+def _what(match: re.Match[str]) -> str:
+    if match["kind"] == "started":
+        return STARTED
+    return outcome_of(match["outcome"], int(match["code"]), match["flags"].split(","))

@@ -1,0 +1,124 @@
+"""The Kubernetes API as the agent and the operator use it: paths in, plain dicts out, and a watch that starts again.
+
+Plain dicts pass the official client unchanged; its generated models would refuse fields they do not know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Self
+
+import aiohttp
+from kubernetes.aio import client, config
+from kubernetes.aio.client.exceptions import ApiException
+
+APPLY = "application/apply-patch+yaml"
+MERGE = "application/merge-patch+json"
+UNREACHABLE = (aiohttp.ClientError, TimeoutError)
+"""What is raised when the API server cannot be reached at all."""
+
+WATCH_SECONDS = 300
+SILENCE_SECONDS = 70
+"""Bookmarks come every minute; a watch that is silent for longer is dead."""
+
+Object = dict[str, Any]
+
+
+async def configuration() -> client.Configuration:
+    """The pod's service account, or the kubeconfig that KUBECONFIG names."""
+    result = client.Configuration()
+    if os.environ.get("KUBERNETES_SERVICE_HOST"):
+        config.load_incluster_config(client_configuration=result)
+    else:
+        await config.load_kube_config(config_file=os.environ.get("KUBECONFIG"), client_configuration=result)
+    result.client_session_kwargs = {"trust_env": False}
+    return result
+
+
+class Kube:
+    """A connection to one API server. Raises `ApiException` for its refusals and `UNREACHABLE` when it does not answer."""
+
+    def __init__(self, connection: client.Configuration, timeout_seconds: float = 30.0) -> None:
+        self._api = client.ApiClient(connection)
+        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=10)
+
+    @classmethod
+    async def connect(cls) -> Self:
+        """A client by the pod's service account or the kubeconfig."""
+        return cls(await configuration())
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._api.close()
+
+    async def request(
+        self, method: str, path: str, query: Mapping[str, Any] | None = None, body: Object | None = None, content_type: str | None = None
+    ) -> Object:
+        """Sends one request and returns the answer's JSON."""
+        response = await self._send(method, path, query, body, content_type, self._timeout)
+        raw = await response.read()
+        if not 200 <= response.status <= 299:
+            _refuse(response, raw)
+        return dict(json.loads(raw)) if raw else {}
+
+    async def watch(self, path: str, query: Mapping[str, Any]) -> AsyncIterator[tuple[str, Object]]:
+        """Yields ("LIST", list) and then the changes (type, object), for ever; lists again whenever the watch is lost."""
+        while True:
+            with contextlib.suppress(asyncio.TimeoutError, aiohttp.ClientError, _GoneError):
+                listed = await self.request("GET", path, query)
+                yield "LIST", listed
+                version = listed["metadata"]["resourceVersion"]
+                while True:
+                    async for kind, item in self._changes(path, query, version):
+                        version = item["metadata"]["resourceVersion"]
+                        if kind != "BOOKMARK":
+                            yield kind, item
+            await asyncio.sleep(0.3)
+
+    async def _changes(self, path: str, query: Mapping[str, Any], version: str) -> AsyncIterator[tuple[str, Object]]:
+        parameters = {**query, "watch": True, "allowWatchBookmarks": True, "resourceVersion": version, "timeoutSeconds": WATCH_SECONDS}
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=SILENCE_SECONDS)
+        response = await self._send("GET", path, parameters, None, None, timeout)
+        try:
+            if response.status == 410:
+                raise _GoneError
+            if response.status != 200:
+                _refuse(response, await response.read())
+            async for line in response.response.content:
+                if not line.strip():
+                    continue
+                event = json.loads(line)
+                if event["type"] == "ERROR":
+                    raise _GoneError
+                yield event["type"], event["object"]
+        finally:
+            response.response.close()
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, Any] | None,
+        body: Object | None,
+        content_type: str | None,
+        limit: aiohttp.ClientTimeout,
+    ) -> Any:
+        headers = {"Accept": "application/json"}
+        if body is not None:
+            headers["Content-Type"] = content_type or "application/json"
+        arguments = await self._api.param_serialize(
+            method, path, query_params=dict(query or {}), header_params=headers, body=body, auth_settings=["BearerToken"]
+        )
+        return await self._api.call_api(*arguments, _request_timeout=limit)
+
+
+class _GoneError(Exception):
+    """The watch's place in history is gone, or the server ended it with an error: list again."""
+
+
+def _refuse(response: Any, raw: bytes) -> None:
+    ApiException.from_response(http_resp=response, body=raw.decode("utf-8", "replace"), data=None)

@@ -1,0 +1,32 @@
+"""What the gateway pod's environment says, with defaults that work in the pod which the operator makes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from dspy_gateway.routes import STATE_PORT
+
+
+class Settings(BaseSettings):
+    """Settings of the agent, read from DSPY_GATEWAY_* variables."""
+
+    model_config = SettingsConfigDict(env_prefix="DSPY_GATEWAY_")
+
+    pod: str = "gateway"
+    """The pod's name, shown in the response header x-dspy-gateway."""
+    namespace: str = "default"
+    """The namespace whose programs the gateway serves."""
+    folder: Path = Path("/run/dspy-gateway")
+    """Where the sockets, Envoy's bootstrap and the snapshot live; a volume that outlives the containers."""
+    address: str = "0.0.0.0"
+    """The address on which listeners and the state page are bound."""
+    state_port: int = STATE_PORT
+    """The port of the state page, the metrics and the probes."""
+    drain_notice_seconds: float = 3.0
+    """How long the gateway goes on serving as usual after it began to fail its readiness."""
+    drain_seconds: float = 600.0
+    """How long a gateway that ends waits for requests in flight."""
+    log_level: str = "INFO"
+    """The lowest level that is logged."""

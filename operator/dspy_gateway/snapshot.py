@@ -1,0 +1,61 @@
+"""What the agent knew last, kept in a file, so that a gateway starts again without the API server."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from dspy_gateway.counts import Counts, Key, Reading
+from dspy_gateway.published import Endpoint, Inputs
+from dspy_gateway.routes import load_ports, load_routes
+
+
+def save_inputs(path: Path, inputs: Inputs) -> None:
+    """Writes the inputs, whole or not at all."""
+    _write(path, asdict(inputs))
+
+
+def load_inputs(path: Path) -> Inputs | None:
+    """The inputs that were saved; None without a readable file."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        content = json.loads(path.read_text())
+        routes = {uid: load_routes(json.dumps(value)) for uid, value in content["routes"].items()}
+        slices = {
+            revision: {name: tuple(Endpoint(**endpoint) for endpoint in endpoints) for name, endpoints in named.items()}
+            for revision, named in content["slices"].items()
+        }
+        return Inputs(load_ports(json.dumps(content["ports"])), routes, slices)
+    return None
+
+
+def save_counts(path: Path, since: float, counts: Counts) -> None:
+    """Writes the sums and since when (Unix seconds) they are counted."""
+    content = {"since": since, "base": _rows(counts.base), "uptime": counts.latest.uptime_seconds, "latest": _rows(counts.latest.counters)}
+    _write(path, content)
+
+
+def load_counts(path: Path) -> tuple[float, Counts] | None:
+    """The sums that were saved; None without a readable file."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        content = json.loads(path.read_text())
+        return content["since"], Counts(_counter(content["base"]), Reading(content["uptime"], _counter(content["latest"])))
+    return None
+
+
+def _rows(counters: Mapping[Key, int]) -> list[list[str | int]]:
+    return [[*key, count] for key, count in counters.items()]
+
+
+def _counter(rows: list[list[Any]]) -> Counter[Key]:
+    return Counter({(uid, revision, what): count for uid, revision, what, count in rows})
+
+
+def _write(path: Path, content: Any) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content))
+    partial.rename(path)

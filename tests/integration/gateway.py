@@ -1,0 +1,197 @@
+"""A real Envoy with its real agent on loopback, fed by hand instead of by an API server, and upstreams to route to."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sysconfig
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import aiohttp
+from aiohttp import web
+
+from dspy_gateway.agent import Agent
+from dspy_gateway.published import Endpoint, Inputs
+from dspy_gateway.routes import Backend, Port, PortTable, Routes
+from dspy_gateway.settings import Settings
+
+ENVOY = Path(sysconfig.get_path("scripts")) / "envoy"
+WAIT_SECONDS = 15.0
+
+
+async def until(condition: Callable[[], bool] | Callable[[], Awaitable[bool]], words: str, seconds: float = WAIT_SECONDS) -> None:
+    """Waits for a condition; fails with the words when it does not come."""
+    try:
+        async with asyncio.timeout(seconds):
+            while True:
+                result = condition()
+                if (await result) if isinstance(result, Awaitable) else result:
+                    return
+                await asyncio.sleep(0.005)
+    except TimeoutError:
+        raise AssertionError(f"not within {seconds:.0f} s: {words}") from None
+
+
+def free_port() -> int:
+    """A port of loopback that nobody holds now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+@dataclass
+class Upstream:
+    """A runtime pod's stand-in: answers with its name, its outcome, and after its delay."""
+
+    name: str
+    port: int = 0
+    outcome: str = "ok"
+    status: int = 200
+    delay_seconds: float = 0.0
+    seen: Counter[str] = field(default_factory=Counter)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Upstream]:
+        """Serves until left."""
+
+        async def answer(request: web.Request) -> web.Response:
+            self.seen[request.path] += 1
+            if self.delay_seconds:
+                await asyncio.sleep(self.delay_seconds)
+            return web.Response(status=self.status, text=self.name, headers={"x-dspy-outcome": self.outcome})
+
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", answer)
+        runner = web.AppRunner(app, access_log=None, keepalive_timeout=75)
+        await runner.setup()
+        self.port = self.port or free_port()
+        await web.TCPSite(runner, "127.0.0.1", self.port).start()
+        try:
+            yield self
+        finally:
+            await runner.cleanup()
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The upstream as an endpoint that is ready."""
+        return Endpoint("127.0.0.1", ready=True, serving=True, port=self.port)
+
+
+class Gateway:
+    """An Envoy and its agent."""
+
+    def __init__(self, folder: Path) -> None:
+        self.settings = Settings(pod="gateway-a", folder=folder, address="127.0.0.1", drain_notice_seconds=0.1)
+        self.agent = Agent(self.settings)
+        self.ports: dict[str, int] = {}
+        self.envoy: asyncio.subprocess.Process | None = None
+        self._reader: asyncio.Task[None] | None = None
+
+    async def start_agent(self) -> None:
+        """Starts the agent anew, with what its snapshot holds."""
+        self.agent = Agent(self.settings)
+        self.agent.prepare()
+        await self.agent.open()
+        self._reader = asyncio.create_task(self.agent.read_counts())
+
+    async def stop_agent(self) -> None:
+        """Ends the agent's tasks and sockets, as a killed process would."""
+        if self._reader is not None:
+            self._reader.cancel()
+        await self.agent.close()
+
+    async def start_envoy(self) -> None:
+        """Starts Envoy as its container does."""
+        log = (self.settings.folder / "envoy.log").open("ab")
+        self.envoy = await asyncio.create_subprocess_exec(
+            ENVOY, "-c", str(self.settings.folder / "bootstrap.yaml"), "--disable-hot-restart", "--concurrency", "1",
+            "--log-level", "warning", "--drain-time-s", "10", stdout=log, stderr=log,
+        )  # fmt: skip
+        log.close()
+
+    async def kill_envoy(self) -> None:
+        """Kills Envoy without warning."""
+        assert self.envoy is not None
+        if self.envoy.returncode is None:
+            os.kill(self.envoy.pid, signal.SIGKILL)
+        await self.envoy.wait()
+
+    async def serve(self, inputs: Inputs) -> None:
+        """Gives the agent its inputs and waits until Envoy has confirmed every program's serial."""
+        await self.agent.take(inputs)
+        await self.confirmed()
+
+    async def confirmed(self) -> None:
+        """Waits until Envoy holds the newest routes of every program."""
+
+        def all_confirmed() -> bool:
+            state = self.agent.state()
+            return all(
+                program.listening and program.serial == self.agent.inputs.routes[uid].serial
+                for uid, program in state.programs.items()
+                if uid in self.agent.inputs.routes
+            )
+
+        await until(all_confirmed, "every serial is confirmed")
+
+    def url(self, uid: str, path: str = "/predict") -> str:
+        """The address of a program's listener."""
+        return f"http://127.0.0.1:{self.agent.inputs.ports.ports[uid].port}{path}"
+
+
+@asynccontextmanager
+async def running_gateway(folder: Path, inputs: Inputs) -> AsyncIterator[Gateway]:
+    """An Envoy and its agent that serve the inputs; both end when left."""
+    gateway = Gateway(folder)
+    await gateway.agent.admin.close()
+    await gateway.start_agent()
+    try:
+        await gateway.agent.take(inputs)
+        await gateway.start_envoy()
+        await gateway.confirmed()
+        yield gateway
+    finally:
+        await gateway.stop_agent()
+        if gateway.envoy is not None:
+            await gateway.kill_envoy()
+
+
+def inputs_of(uid: str, serial: int, weights: Mapping[str, int], upstreams: Mapping[str, Upstream], port: int) -> Inputs:
+    """The inputs of one program whose revisions are served by upstreams of the same name."""
+    routes = Routes(f"program-{uid}", uid, serial, 30, tuple(Backend(revision, weight) for revision, weight in weights.items()))
+    slices = {name: {f"{name}-slice": (upstream.endpoint,)} for name, upstream in upstreams.items()}
+    return Inputs(PortTable({uid: Port(f"program-{uid}", port)}), {uid: routes}, slices)
+
+
+def weighted(inputs: Inputs, uid: str, weights: Mapping[str, int]) -> Inputs:
+    """The same inputs with other weights and the next serial."""
+    routes = inputs.routes[uid]
+    backends = tuple(Backend(revision, weight) for revision, weight in weights.items())
+    return inputs.with_routes(replace(routes, serial=routes.serial + 1, backends=backends))
+
+
+async def ask(session: aiohttp.ClientSession, url: str) -> tuple[int, str]:
+    """One prediction: the status and the revision that answered."""
+    async with session.post(url, json={}) as response:
+        await response.read()
+        return response.status, response.headers.get("x-dspy-revision", "")
+
+
+async def ask_many(url: str, requests: int, clients: int = 16) -> Counter[tuple[int, str]]:
+    """Many predictions over a bounded number of connections."""
+    left = iter(range(requests))
+    answers: Counter[tuple[int, str]] = Counter()
+
+    async def client(session: aiohttp.ClientSession) -> None:
+        for _ in left:
+            answers[await ask(session, url)] += 1
+
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=clients)) as session:
+        await asyncio.gather(*(client(session) for _ in range(clients)))
+    return answers
