@@ -42,12 +42,15 @@ class Agent:
         self.informed = known is not None
         """True once the agent knows what to serve, from its snapshot or from the API server."""
         self.since, self.counts = snapshot.load_counts(self._counts_file) or (time.time(), Counts())
-        self.discovery = xds.DiscoveryServer(self.publish, _log_refusal)
+        self.discovery = xds.DiscoveryServer(self._publish_soon, _log_refusal)
         self.admin = Admin(settings.folder / "admin.sock")
         self._waiting = 0
         self._read = asyncio.Condition()
         self._wake_reader = asyncio.Event()
         self._server: grpc.aio.Server | None = None
+        self._due = False
+        self._wanted: list[Program] = []
+        self._wanted_for: Inputs | None = None
 
     def prepare(self) -> None:
         """Writes Envoy's bootstrap, before Envoy starts."""
@@ -83,9 +86,20 @@ class Agent:
         if self._server is not None:
             await self._server.stop(None)
 
+    def _publish_soon(self) -> None:
+        """Publishes once after all that Envoy says in one go."""
+        if not self._due:
+            self._due = True
+            asyncio.get_running_loop().call_soon(self.publish)
+
     def publish(self) -> None:
         """Takes the next allowed step of every program towards what should be."""
-        wanted = published.programs(self.inputs, self.settings.pod, self.settings.address)
+        self._due = False
+        if self._wanted_for is not self.inputs:
+            known = {program.uid: program for program in self._wanted}
+            self._wanted = published.programs(self.inputs, self.settings.pod, self.settings.address, self._wanted_for, known)
+            self._wanted_for = self.inputs
+        wanted = self._wanted
         for program in wanted:
             self._publish_program(program)
         for uid in self.discovery.names(xds.LISTENER) - {program.uid for program in wanted}:
@@ -97,14 +111,20 @@ class Agent:
             self.discovery.withdraw(xds.ENDPOINTS, name)
 
     def _publish_program(self, program: Program) -> None:
-        """Endpoints and clusters first; routes only once Envoy holds every cluster that they name."""
+        """Endpoints and clusters first; routes only once Envoy holds every cluster that they name.
+
+        A cluster that loses its last endpoint comes after the routes, which take its traffic away.
+        """
         for name, resource in program.endpoints.items():
-            self.discovery.publish(xds.ENDPOINTS, name, resource)
+            if name not in program.emptied or not self.discovery.has((xds.ENDPOINTS, name)):
+                self.discovery.publish(xds.ENDPOINTS, name, resource)
         for name, resource in program.clusters.items():
             self.discovery.publish(xds.CLUSTER, name, resource)
         if not self.discovery.connected or all(self.discovery.holds((xds.CLUSTER, name)) for name in program.clusters):
             self.discovery.publish(xds.ROUTES, program.uid, program.routes)
             self.discovery.publish(xds.LISTENER, program.uid, program.listener)
+        for name in program.emptied:
+            self.discovery.publish(xds.ENDPOINTS, name, program.endpoints[name])
 
     def _routes_confirmed(self, program: Program) -> bool:
         return self.discovery.confirmed_version((xds.ROUTES, program.uid)) == program.routes.version

@@ -76,6 +76,8 @@ class Program:
     uid: str
     clusters: Mapping[str, Published]
     endpoints: Mapping[str, Published]
+    emptied: frozenset[str]
+    """The clusters that have no endpoint."""
     listener: Published
     routes: Published
 
@@ -86,21 +88,35 @@ def program(inputs: Inputs, uid: str, port: Port, pod: str, address: str) -> Pro
     listener = _published(envoy.listener(uid, port.port, address))
     if routes is None or not routes.backends:
         words = f"The program {port.program} has no version to serve"
-        return Program(uid, {}, {}, listener, _published(envoy.unavailable(uid, pod, words), "0"))
-    clusters, endpoints = {}, {}
+        return Program(uid, {}, {}, frozenset(), listener, _published(envoy.unavailable(uid, pod, words), "0"))
+    clusters, endpoints, emptied = {}, {}, set()
     for backend in routes.backends:
         addresses = [envoy.socket_address(endpoint.address, endpoint.port) for endpoint in inputs.usable(backend.revision)]
         for route in envoy.ROUTE_NAMES:
             name = envoy.cluster_name(backend.revision, route)
             clusters[name] = _published(envoy.cluster(name))
             endpoints[name] = _published(envoy.endpoints(name, addresses))
+            if not addresses:
+                emptied.add(name)
     table = envoy.route_table(routes, inputs.effective(routes), pod)
-    return Program(uid, clusters, endpoints, listener, _published(table, str(routes.serial)))
+    return Program(uid, clusters, endpoints, frozenset(emptied), listener, _published(table, str(routes.serial)))
 
 
-def programs(inputs: Inputs, pod: str, address: str = "0.0.0.0") -> list[Program]:
-    """The resources of every program in the port table."""
-    return [program(inputs, uid, port, pod, address) for uid, port in inputs.ports.ports.items()]
+def programs(
+    inputs: Inputs, pod: str, address: str, before: Inputs | None = None, known: Mapping[str, Program] | None = None
+) -> list[Program]:
+    """The resources of every program in the port table; those in `known`, made for `before`, are kept where nothing changed."""
+
+    def same(uid: str) -> bool:
+        return before is not None and uid in (known or {}) and _facts(before, uid) == _facts(inputs, uid)
+
+    return [(known or {})[uid] if same(uid) else program(inputs, uid, port, pod, address) for uid, port in inputs.ports.ports.items()]
+
+
+def _facts(inputs: Inputs, uid: str) -> tuple[Any, ...]:
+    """Everything that a program's resources are made of."""
+    routes = inputs.routes.get(uid)
+    return inputs.ports.ports.get(uid), routes, [inputs.usable(backend.revision) for backend in (routes.backends if routes else ())]
 
 
 def serial_of(version: str) -> int:

@@ -117,6 +117,10 @@ class DiscoveryServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type:
                 if stream.wants(key):
                     stream.push(key, None, None)
 
+    def has(self, key: Key) -> bool:
+        """True when the resource is published."""
+        return key in self.published
+
     def names(self, type_url: str) -> set[str]:
         """The names of the published resources of one type."""
         return {name for kind, name in self.published if kind == type_url}

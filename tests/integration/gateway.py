@@ -20,6 +20,7 @@ from dspy_gateway.agent import Agent
 from dspy_gateway.published import Endpoint, Inputs
 from dspy_gateway.routes import Backend, Port, PortTable, Routes
 from dspy_gateway.settings import Settings
+from dspy_gateway.xds import ROUTES
 
 ENVOY = Path(sysconfig.get_path("scripts")) / "envoy"
 WAIT_SECONDS = 15.0
@@ -133,7 +134,7 @@ class Gateway:
         def all_confirmed() -> bool:
             state = self.agent.state()
             return all(
-                program.listening and program.serial == self.agent.inputs.routes[uid].serial
+                program.listening and self.agent.discovery.holds((ROUTES, uid)) and program.serial == self.agent.inputs.routes[uid].serial
                 for uid, program in state.programs.items()
                 if uid in self.agent.inputs.routes
             )
