@@ -1,0 +1,52 @@
+"""Prometheus metrics of one runtime process, for people: the gateway's counts, not these, decide releases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from dspy_runtime.admission import Admission
+
+LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160)
+
+
+class Metrics:
+    """The metrics and the registry that holds them."""
+
+    def __init__(self, revision: str, admission: Admission) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "dspy_runtime_requests", "Predictions that ended, by outcome.", ["revision", "outcome"], registry=self.registry
+        )
+        self._seconds = Histogram(
+            "dspy_runtime_request_seconds",
+            "Duration of a prediction in seconds.",
+            ["revision"],
+            buckets=LATENCY_BUCKETS,
+            registry=self.registry,
+        )
+        self._tokens = Counter(
+            "dspy_runtime_tokens", "Tokens by language model and kind.", ["revision", "lm", "kind"], registry=self.registry
+        )
+        in_flight = Gauge("dspy_runtime_requests_in_flight", "Predictions that run now.", ["revision"], registry=self.registry)
+        queued = Gauge("dspy_runtime_requests_queued", "Predictions that wait for a place.", ["revision"], registry=self.registry)
+        in_flight.labels(revision).set_function(lambda: admission.running)
+        queued.labels(revision).set_function(lambda: admission.waiting)
+        self._revision = revision
+        self._duration = self._seconds.labels(revision)
+        self._outcomes: dict[str, Any] = {}
+
+    def record(self, outcome: str, seconds: float, usage: Mapping[str, Mapping[str, Any]]) -> None:
+        """Counts the end of a request. `usage` is DSPy's: by language model, the tokens by kind."""
+        counter = self._outcomes.get(outcome)
+        if counter is None:
+            counter = self._outcomes[outcome] = self._requests.labels(self._revision, outcome)
+        counter.inc()
+        self._duration.observe(seconds)
+        for lm, tokens in usage.items():
+            for kind in ("prompt", "completion"):
+                count = tokens.get(f"{kind}_tokens")
+                if count:
+                    self._tokens.labels(self._revision, lm, kind).inc(count)

@@ -1,0 +1,52 @@
+"""Runs the two servers of the pod, and ends them so that no request is lost: drain first, then stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import dspy
+import uvicorn
+
+from dspy_runtime.app import Served, prediction_app, probe_app
+
+KEEP_ALIVE_SECONDS = 75
+"""Above the 60 s after which the gateway closes an idle connection, so that the pod is never the one that does."""
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves signals to us."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve(served: Served) -> None:
+    """Serves until SIGTERM or SIGINT, then lets requests in flight end."""
+    dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
+    settings = served.settings
+    shared: dict[str, Any] = {
+        "host": settings.host, "log_level": settings.log_level, "access_log": False, "timeout_keep_alive": KEEP_ALIVE_SECONDS,
+        "timeout_graceful_shutdown": settings.drain_seconds, "server_header": False, "date_header": False, "lifespan": "off",
+    }  # fmt: skip
+    predictions = _Server(uvicorn.Config(prediction_app(served), port=settings.port, backlog=4096, **shared))
+    probes = _Server(uvicorn.Config(probe_app(served), port=settings.probe_port, **shared))
+
+    def stop() -> None:
+        served.draining = True
+        predictions.should_exit = True
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    follower = asyncio.create_task(served.lm.follow_key())
+    probing = asyncio.create_task(probes.serve())
+    await predictions.serve()
+    probes.should_exit = True
+    await probing
+    follower.cancel()
+    await served.lm.current.close()

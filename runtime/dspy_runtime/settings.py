@@ -1,0 +1,53 @@
+"""What the pod's environment says. Every setting has a default that works on a laptop."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Settings of the runtime, read from DSPY_RUNTIME_* variables."""
+
+    model_config = SettingsConfigDict(env_prefix="DSPY_RUNTIME_")
+
+    model: str = ""
+    """A directory that MLflow logged, or a `models:/...` uri. The command line's argument goes before it."""
+    lm_model: str = ""
+    """The language model as DSPy names it, such as openai/gpt-4o-mini."""
+    lm_api_base: str | None = None
+    """Base URL of the provider's API, including its version (`.../v1`)."""
+    lm_api_key_file: Path | None = None
+    """A file with the API key; read again when it changes."""
+    lm_parameters: dict[str, Any] = Field(default_factory=dict)
+    """Parameters of every call, such as temperature and max_tokens."""
+    lm_timeout_seconds: float = 60.0
+    """How long one call of the provider may be silent."""
+    lm_max_retries: int = 2
+    """How often a call is tried again after a rate limit, a server error or a lost connection."""
+    concurrency: int = 256
+    """Requests that run at once."""
+    queue: int = 64
+    """Requests that may wait for a place; the next is answered 503."""
+    timeout_seconds: float = 60.0
+    """How long one request may take, waiting included."""
+    host: str = "0.0.0.0"
+    """The address of both servers."""
+    port: int = 8080
+    """The port of /predict and /schema."""
+    probe_port: int = 8081
+    """The port of the probes and the metrics, which no gateway routes to."""
+    drain_seconds: int = 90
+    """How long requests in flight may go on after SIGTERM."""
+    work_folder: Path = Path(tempfile.gettempdir())
+    """Where a downloaded model is put."""
+    termination_log: Path = Path("/dev/termination-log")
+    """Where the reason of a failed start is written, one JSON line."""
+    revision: str = ""
+    """The revision's name, a label of every metric."""
+    log_level: str = "info"
+    """The lowest level that is logged."""

@@ -1,0 +1,271 @@
+"""The runtime as a process: both artifact formats, checked input, typed errors, no traps of its libraries."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.integration.gateway import until
+from tests.integration.runtime import KEY, RunningProvider, Runtime, running_provider, running_runtime, start
+
+MODULE = '''
+import dspy
+
+class Triage(dspy.Module):
+    def __init__(self):
+        super().__init__()
+        self.classify = dspy.Predict("ticket -> category")
+
+    {kind}def {name}(self, ticket: str, urgent: bool = False):
+        return {wait}self.classify{call}(ticket=ticket)
+'''
+
+Save = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def save(tmp_path_factory: pytest.TempPathFactory) -> Save:
+    """Saves a program as MLflow does and returns its directory."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import mlflow.dspy
+
+    def save(program: object, **options: object) -> Path:
+        folder = tmp_path_factory.mktemp("model") / "model"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            mlflow.dspy.save_model(program, str(folder), pip_requirements=["dspy"], **options)
+        return folder
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def question_model(save: Save) -> Path:
+    import dspy
+
+    with dspy.context(lm=dspy.LM("openai/saved", api_key="sk-SAVED-IN-ARTIFACT", api_base="http://127.0.0.1:9/v1")):
+        return save(dspy.ChainOfThought("question: str, limit: int -> answer: str"))
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[RunningProvider]:
+    async with running_provider() as running:
+        yield running
+
+
+@pytest.fixture
+async def runtime(question_model: Path, provider: RunningProvider, tmp_path: Path) -> AsyncIterator[Runtime]:
+    async with running_runtime(question_model, provider.base, tmp_path) as running:
+        yield running
+
+
+async def test_a_program_answers_with_its_fields_and_the_configured_lm_and_key(runtime: Runtime, provider: RunningProvider) -> None:
+    status, body, headers = await runtime.predict(question="why?", limit=3)
+    assert (status, headers["x-dspy-outcome"]) == (200, "ok")
+    assert body == {"reasoning": "A helpful answer.", "answer": "A helpful answer."}
+    assert provider.provider.keys == {f"Bearer {KEY}"}
+
+
+async def test_wrong_input_names_the_field_and_calls_no_lm(runtime: Runtime, provider: RunningProvider) -> None:
+    for fields, wrong in [({"question": "why?"}, "limit"), ({"question": "?", "limit": "many"}, "limit"), ({"question": "?", "limit": 1, "x": 1}, "x")]:
+        status, body, headers = await runtime.predict(**fields)
+        assert (status, headers["x-dspy-outcome"]) == (422, "client_error")
+        assert [field["field"] for field in body["error"]["fields"]] == [wrong]
+    async with runtime.session.post(f"{runtime.url}/predict", data=b"no json") as response:
+        assert response.status == 422
+    assert provider.provider.calls == 0
+
+
+async def test_schema_tells_both_sides_and_where_it_knows_them_from(runtime: Runtime) -> None:
+    async with runtime.session.get(f"{runtime.url}/schema") as response:
+        document = await response.json()
+    assert document["source"] == "signature"
+    assert set(document["input"]["properties"]) == {"question", "limit"}
+    assert set(document["output"]["properties"]) == {"reasoning", "answer"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "status", "outcome", "code"),
+    [
+        ({"error_share": 1.0, "error_status": 500}, 502, "upstream_error", "provider_error"),
+        ({"error_share": 1.0, "error_status": 429, "error_headers": {"Retry-After": "7"}}, 429, "upstream_error", "rate_limit"),
+        ({"error_share": 1.0, "error_status": 401}, 502, "upstream_error", "auth"),
+        (
+            {"error_share": 1.0, "error_status": 400, "error_body": {"error": {"message": "long", "code": "context_length_exceeded"}}},
+            413, "program_error", "context_window",
+        ),
+        ({"prose_when": "question"}, 502, "program_error", "parse"),
+        ({"latency_seconds": 3.0}, 504, "timeout", "timeout"),
+    ],
+)  # fmt: skip
+async def test_errors_are_typed_and_hold_nothing_of_the_providers_words(
+    question_model: Path, provider: RunningProvider, tmp_path: Path, settings: dict[str, object], status: int, outcome: str, code: str
+) -> None:
+    for name, value in settings.items():
+        setattr(provider.provider.settings, name, value)
+    async with running_runtime(question_model, provider.base, tmp_path, timeout_seconds=1) as runtime:
+        got, body, headers = await runtime.predict(question="why?", limit=1)
+        assert (got, headers["x-dspy-outcome"], body["error"]["code"]) == (status, outcome, code)
+        assert "the provider failed" not in json.dumps(body)
+        if code == "rate_limit":
+            assert headers["retry-after"] == "7"
+        assert f'outcome="{outcome}",revision=""' in await runtime.get("/metrics")
+
+
+async def test_a_provider_that_cannot_be_reached_is_an_upstream_error(question_model: Path, tmp_path: Path) -> None:
+    async with running_runtime(question_model, "http://127.0.0.1:9/v1", tmp_path) as runtime:
+        status, body, headers = await runtime.predict(question="why?", limit=1)
+        assert (status, headers["x-dspy-outcome"], body["error"]["code"]) == (503, "upstream_error", "provider_unreachable")
+
+
+async def test_beyond_concurrency_and_queue_requests_are_refused_at_once(question_model: Path, provider: RunningProvider, tmp_path: Path) -> None:
+    provider.provider.settings.latency_seconds = 1.0
+    async with running_runtime(question_model, provider.base, tmp_path, concurrency=2, queue=1) as runtime:
+        answers = await asyncio.gather(*(runtime.predict(question="why?", limit=1) for _ in range(8)))
+    outcomes = [headers["x-dspy-outcome"] for _, _, headers in answers]
+    assert (outcomes.count("ok"), outcomes.count("overloaded")) == (3, 5)
+    refused = next(headers for status, _, headers in answers if status == 503)
+    assert refused["retry-after"] == "1"
+
+
+async def test_hundreds_of_requests_are_in_flight_at_once(question_model: Path, provider: RunningProvider, tmp_path: Path) -> None:
+    provider.provider.settings.latency_seconds = 1.0
+    async with running_runtime(question_model, provider.base, tmp_path, concurrency=400) as runtime:
+        work = [asyncio.ensure_future(runtime.predict(question="why?", limit=1)) for _ in range(300)]
+
+        async def all_in_flight() -> bool:
+            return 'dspy_runtime_requests_in_flight{revision=""} 300.0' in await runtime.get("/metrics")
+
+        await until(all_in_flight, "300 requests are in flight")
+        assert {status for status, _, _ in await asyncio.gather(*work)} == {200}
+
+
+async def test_a_client_that_leaves_frees_its_place(question_model: Path, provider: RunningProvider, tmp_path: Path) -> None:
+    provider.provider.settings.latency_seconds = 20.0
+    async with running_runtime(question_model, provider.base, tmp_path, concurrency=1) as runtime:
+        with pytest.raises(TimeoutError):
+            async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=0.3)) as hasty:
+                await hasty.post(f"{runtime.url}/predict", json={"question": "why?", "limit": 1})
+
+        async def place_is_free() -> bool:
+            page = await runtime.get("/metrics")
+            return 'requests_in_flight{revision=""} 0.0' in page and 'outcome="cancelled"' in page
+
+        await until(place_is_free, "the place is free")
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize("whole_program", [True, False])
+async def test_custom_modules_with_their_code_load_in_both_formats(
+    save: Save, provider: RunningProvider, tmp_path: Path, kind: str, whole_program: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib
+
+    name = f"triage_{kind}_{whole_program}".lower()
+    parts = {"kind": "async ", "name": "aforward", "wait": "await ", "call": ".acall"} if kind == "async" else {"kind": "", "name": "forward", "wait": "", "call": ""}
+    code = tmp_path / f"{name}.py"
+    code.write_text(MODULE.format(**parts))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    model = save(importlib.import_module(name).Triage(), code_paths=[str(code)], use_dspy_model_save=whole_program)
+    code.unlink()
+    async with running_runtime(model, provider.base, tmp_path) as runtime:
+        status, body, _ = await runtime.predict(ticket="help")
+        assert (status, body) == (200, {"category": "billing"})
+        status, body, _ = await runtime.predict(ticket="help", urgent="perhaps")
+        assert status == 422
+
+
+async def test_sigterm_lets_requests_in_flight_end(question_model: Path, provider: RunningProvider, tmp_path: Path) -> None:
+    provider.provider.settings.latency_seconds = 1.0
+    async with running_runtime(question_model, provider.base, tmp_path) as runtime:
+        slow = asyncio.ensure_future(runtime.predict(question="why?", limit=1))
+        await until(lambda: provider.provider.calls == 1, "the request is in flight")
+        runtime.process.terminate()
+        assert (await slow)[0] == 200
+        assert await asyncio.wait_for(runtime.process.wait(), 10) == 0
+
+
+async def test_a_new_key_is_used_without_a_restart(question_model: Path, provider: RunningProvider, tmp_path: Path) -> None:
+    async with running_runtime(question_model, provider.base, tmp_path) as runtime:
+        await runtime.predict(question="why?", limit=1)
+        (tmp_path / "key").write_text("sk-the-next-key-123456")
+
+        async def new_key_is_used() -> bool:
+            await runtime.predict(question="why?", limit=1)
+            return "Bearer sk-the-next-key-123456" in provider.provider.keys
+
+        await until(new_key_is_used, "the new key is used")
+
+
+async def test_no_key_of_any_kind_reaches_logs_or_answers(question_model: Path, provider: RunningProvider, tmp_path: Path) -> None:
+    provider.provider.settings.error_share = 1.0
+    provider.provider.settings.error_body = {"error": {"message": f"bad key {KEY}"}}
+    async with running_runtime(question_model, provider.base, tmp_path, log_level="debug") as runtime:
+        _, body, _ = await runtime.predict(question="why?", limit=1)
+        text = json.dumps(body) + await runtime.get("/metrics")
+    text += runtime.log.read_text()
+    assert KEY not in text
+    assert "sk-SAVED-IN-ARTIFACT" not in text
+
+
+async def test_neither_litellm_nor_pandas_nor_mlflow_is_loaded_for_a_local_model(runtime: Runtime) -> None:
+    await runtime.predict(question="why?", limit=1)
+    mapped = Path(f"/proc/{runtime.process.pid}/maps").read_text()
+    assert "pandas" not in mapped
+    assert runtime.memory_bytes() < 150 << 20
+
+
+async def test_the_price_map_is_never_downloaded(runtime: Runtime, tmp_path: Path) -> None:
+    variables = Path(f"/proc/{runtime.process.pid}/environ").read_bytes()
+    assert b"OPENAI_BASE_URL" not in variables
+    await runtime.predict(question="why?", limit=1)
+    sockets = await asyncio.create_subprocess_exec("ss", "-tnp", stdout=asyncio.subprocess.PIPE)
+    listed = (await sockets.communicate())[0].decode()
+    remote = [line.split()[4] for line in listed.splitlines() if f"pid={runtime.process.pid}," in line]
+    assert remote
+    assert all(address.startswith("127.0.0.1:") for address in remote)
+
+
+async def test_memory_stays_flat_over_thousands_of_requests(runtime: Runtime) -> None:
+    question = "why? " * 400
+
+    async def ask(requests: int) -> None:
+        for _ in range(requests // 50):
+            await asyncio.gather(*(runtime.predict(question=question, limit=1) for _ in range(50)))
+
+    await ask(1_000)
+    before = runtime.memory_bytes()
+    await ask(2_000)
+    assert runtime.memory_bytes() - before < 4 << 20
+
+
+async def test_a_model_that_does_not_load_says_why_and_where_the_kubelet_looks(provider: RunningProvider, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    (broken / "data").mkdir(parents=True)
+    (broken / "MLmodel").write_text("flavors: {dspy: {model_path: data/model.pkl}}\n")
+    (broken / "data" / "model.pkl").write_bytes(b"cos\nno_such_name_here\n.")
+    (tmp_path / "termination").touch()
+    process, *_ = await start(broken, provider.base, tmp_path)
+    assert await asyncio.wait_for(process.wait(), 30) == 1
+    message = json.loads((tmp_path / "termination").read_text())
+    assert message["reason"] == "ModelLoadFailed"
+    assert "no_such_name_here" in message["message"]
+
+
+async def test_another_python_minor_is_refused_before_it_can_crash(provider: RunningProvider, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "MLmodel").write_text("flavors: {dspy: {}}\n")
+    (other / "python_env.yaml").write_text("python: 3.8.10\n")
+    (tmp_path / "termination").touch()
+    process, *_ = await start(other, provider.base, tmp_path)
+    assert await asyncio.wait_for(process.wait(), 30) == 1
+    assert json.loads((tmp_path / "termination").read_text())["reason"] == "PythonMismatch"

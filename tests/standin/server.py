@@ -1,0 +1,105 @@
+"""The stand-in's server. `PUT /settings` changes its behaviour; `GET /settings` shows it and what it has seen."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import re
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+MARKED = re.compile(r"\[\[ ## (\w+) ## \]\]")
+QUOTED = re.compile(r"`(\w+)`")
+PROSE = "Thank you for your message! I looked into it and will be happy to help you with that."
+
+
+@dataclass
+class Settings:
+    """How the provider behaves from now on."""
+
+    latency_seconds: float = 0.02
+    error_share: float = 0.0
+    """The share of calls that fail with `error_status`."""
+    error_status: int = 500
+    error_body: dict[str, Any] = field(default_factory=lambda: {"error": {"message": "the provider failed", "type": "server_error"}})
+    error_headers: dict[str, str] = field(default_factory=dict)
+    answers: dict[str, str] = field(default_factory=lambda: {"category": "billing", "urgency": "low"})
+    """What is answered for an output field of that name."""
+    default_answer: str = "A helpful answer."
+    prose_when: str = "in flowing prose"
+    """A prompt that holds these words is obeyed: the answer is prose, without the fields that DSPy looks for."""
+    error_when: str = ""
+    """A prompt that holds these words is answered with the error, whatever `error_share` says."""
+
+
+class Provider:
+    """The provider: its settings, the calls that it saw, and the keys that they carried."""
+
+    def __init__(self) -> None:
+        self.settings = Settings()
+        self.calls = 0
+        self.keys: set[str] = set()
+
+    def application(self) -> web.Application:
+        """The provider's HTTP application."""
+        app = web.Application(client_max_size=64 << 20)
+        app.add_routes(
+            [
+                web.post("/v1/chat/completions", self.complete),
+                web.get("/settings", self.show),
+                web.put("/settings", self.change),
+                web.get("/healthz", self.show),
+            ]
+        )
+        return app
+
+    async def complete(self, request: web.Request) -> web.Response:
+        """One chat completion."""
+        self.calls += 1
+        self.keys.add(request.headers.get("Authorization", ""))
+        content = await request.json()
+        settings = self.settings
+        if settings.latency_seconds:
+            await asyncio.sleep(settings.latency_seconds)
+        prompt = "\n".join(str(message["content"]) for message in content["messages"])
+        told = bool(settings.error_when) and settings.error_when in prompt
+        if told or random.random() < settings.error_share:
+            return web.json_response(settings.error_body, status=settings.error_status, headers=settings.error_headers)
+        return web.json_response(completion(content["model"], prompt, answer(prompt, settings)))
+
+    async def show(self, _: web.Request) -> web.Response:
+        """The settings and what was seen."""
+        return web.json_response({**asdict(self.settings), "calls": self.calls, "keys": sorted(self.keys)})
+
+    async def change(self, request: web.Request) -> web.Response:
+        """Replaces the settings that the body names."""
+        try:
+            self.settings = Settings(**{**asdict(self.settings), **await request.json()})
+        except TypeError as error:
+            raise web.HTTPBadRequest(text=f"{error}\n") from None
+        return await self.show(request)
+
+
+def answer(prompt: str, settings: Settings) -> str:
+    """What the model says: prose where the prompt asks for it, else every field in the format that the prompt asks for."""
+    if settings.prose_when and settings.prose_when in prompt:
+        return PROSE
+    asked = prompt.rpartition("Respond with")[2]
+    names = [name for name in MARKED.findall(asked) if name != "completed"]
+    if names:
+        parts = [f"[[ ## {name} ## ]]\n{settings.answers.get(name, settings.default_answer)}" for name in names]
+        return "\n\n".join([*parts, "[[ ## completed ## ]]"])
+    return json.dumps({name: settings.answers.get(name, settings.default_answer) for name in QUOTED.findall(asked)})
+
+
+def completion(model: str, prompt: str, text: str) -> dict[str, Any]:
+    """A chat completion as OpenAI returns it."""
+    usage = {"prompt_tokens": len(prompt) // 4, "completion_tokens": len(text) // 4}
+    return {
+        "id": "chatcmpl-standin", "object": "chat.completion", "created": 0, "model": model,
+        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
+        "usage": {**usage, "total_tokens": sum(usage.values())},
+    }  # fmt: skip
