@@ -31,6 +31,14 @@ class Admin:
         async with self._session.post(path_url(path)) as response:
             response.raise_for_status()
 
+    async def ready(self) -> bool:
+        """Envoy's own readiness; false while it is starting, draining or gone."""
+        try:
+            async with self._session.get(path_url("/ready")) as response:
+                return response.status == 200
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return False
+
     async def active_requests(self) -> int:
         """Requests in flight over all listeners."""
         content = await self.json("/stats?format=json&filter=%5Ehttp%5C..*%5C.downstream_rq_active%24")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import zlib
 
 import aiohttp
 import grpc.aio
@@ -45,10 +46,11 @@ class Agent:
         self.discovery = xds.DiscoveryServer(self._publish_soon, _log_refusal)
         self.admin = Admin(settings.folder / "admin.sock")
         self._waiting = 0
-        self._read = asyncio.Condition()
+        self._changed = asyncio.Condition()
         self._wake_reader = asyncio.Event()
         self._server: grpc.aio.Server | None = None
         self._due = False
+        self._telling: asyncio.Future[None] | None = None
         self._wanted: list[Program] = []
         self._wanted_for: Inputs | None = None
 
@@ -91,6 +93,7 @@ class Agent:
         if not self._due:
             self._due = True
             asyncio.get_running_loop().call_soon(self.publish)
+            self._telling = asyncio.ensure_future(self._tell_waiting())
 
     def publish(self) -> None:
         """Takes the next allowed step of every program towards what should be."""
@@ -142,19 +145,18 @@ class Agent:
                 effective=self.inputs.effective(routes) if routes else {},
                 revisions=counted.get(uid, {}),
             )
-        return GatewayState(self.settings.pod, self.since, programs)
+        failures = bad_answers(state.revisions for state in programs.values())
+        confirmed = sorted((uid, state.serial, state.listening) for uid, state in programs.items())
+        token = f"{failures}-{zlib.crc32(repr(confirmed).encode()):08x}"
+        return GatewayState(self.settings.pod, self.since, token, programs)
 
-    def failures(self) -> int:
-        """How many bad answers were counted so far."""
-        return bad_answers(self.counts.by_program().values())
-
-    async def wait_for_failure(self, seen: int, wait_seconds: float) -> None:
-        """Returns when more than `seen` bad answers were counted, or after the wait."""
+    async def wait_for_change(self, seen: str, wait_seconds: float) -> None:
+        """Returns when the state's token is another than `seen`, or after the wait."""
         self._waiting += 1
         self._wake_reader.set()
         try:
-            async with asyncio.timeout(wait_seconds), self._read:
-                await self._read.wait_for(lambda: self.failures() > seen)
+            async with asyncio.timeout(wait_seconds), self._changed:
+                await self._changed.wait_for(lambda: self.state().token != seen)
         except TimeoutError:
             pass
         finally:
@@ -181,8 +183,11 @@ class Agent:
             snapshot.save_counts(self._counts_file, self.since, self.counts)
         else:
             self.counts.take(reading)
-        async with self._read:
-            self._read.notify_all()
+        await self._tell_waiting()
+
+    async def _tell_waiting(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
 
 
 def _log_refusal(key: xds.Key, words: str) -> None:

@@ -14,10 +14,12 @@ from typing import Any, Self
 
 import aiohttp
 from kubernetes.aio import client, config
-from kubernetes.aio.client.exceptions import ApiException
+from kubernetes.aio.client.exceptions import ApiException, ConflictException, NotFoundException
 
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
+__all__ = ["APPLY", "MERGE", "UNREACHABLE", "ApiException", "ConflictException", "Kube", "NotFoundException", "Object", "configuration"]
+
 UNREACHABLE = (aiohttp.ClientError, TimeoutError)
 """What is raised when the API server cannot be reached at all."""
 

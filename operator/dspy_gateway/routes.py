@@ -99,10 +99,14 @@ class ProgramState:
 
 @dataclass(frozen=True, slots=True)
 class GatewayState:
-    """The answer of one agent. `since` (Unix seconds) is when its counters began."""
+    """The answer of one agent. `since` (Unix seconds) is when its counters began.
+
+    `token` changes with every bad answer and every confirmation; a poll that names it waits for the next change.
+    """
 
     pod: str
     since: float
+    token: str
     programs: Mapping[str, ProgramState]
 
 
@@ -163,7 +167,9 @@ def load_ports(text: str) -> PortTable:
 def load_state(text: str | bytes) -> GatewayState:
     """Reads `dump(GatewayState)`. Raises ValueError, KeyError or TypeError for anything else."""
     content = json.loads(text)
-    return GatewayState(content["pod"], content["since"], {uid: _program(state) for uid, state in content["programs"].items()})
+    return GatewayState(
+        content["pod"], content["since"], content["token"], {uid: _program(state) for uid, state in content["programs"].items()}
+    )
 
 
 def _program(content: dict[str, Any]) -> ProgramState:

@@ -15,18 +15,18 @@ LONGEST_WAIT_SECONDS = 30.0
 
 
 def application(agent: Agent) -> web.Application:
-    """`/state` (with ?wait=seconds&seen=failures it waits for the next failure), `/metrics`, `/startz`."""
+    """`/state` (with ?wait=seconds&seen=token it waits for a change), `/metrics`, `/startz`,
+    and `/readyz`, which is Envoy's own readiness."""
     registry = CollectorRegistry()
     registry.register(Page(agent))
 
     async def state(request: web.Request) -> web.Response:
         try:
             wait = min(float(request.query.get("wait", "0")), LONGEST_WAIT_SECONDS)
-            seen = int(request.query.get("seen", "0"))
         except ValueError:
-            raise web.HTTPBadRequest(text="wait is a number of seconds and seen a number of failures") from None
+            raise web.HTTPBadRequest(text="wait is a number of seconds") from None
         if wait > 0:
-            await agent.wait_for_failure(seen, wait)
+            await agent.wait_for_change(request.query.get("seen", ""), wait)
         return web.Response(text=dump(agent.state()), content_type="application/json")
 
     async def metrics(_: web.Request) -> web.Response:
@@ -36,8 +36,12 @@ def application(agent: Agent) -> web.Application:
         ready = agent.open_to_envoy
         return web.Response(status=200 if ready else 503, text="ok" if ready else "waiting for routes and endpoints")
 
+    async def readyz(_: web.Request) -> web.Response:
+        ready = await agent.admin.ready()
+        return web.Response(status=200 if ready else 503, text="ok" if ready else "Envoy is not ready")
+
     app = web.Application()
-    app.add_routes([web.get("/state", state), web.get("/metrics", metrics), web.get("/startz", startz)])
+    app.add_routes([web.get("/state", state), web.get("/metrics", metrics), web.get("/startz", startz), web.get("/readyz", readyz)])
     return app
 
 

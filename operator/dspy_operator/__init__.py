@@ -1,1 +1,1 @@
-"""The operator."""
+"""The operator: watches programs and rollouts, plans, and makes it so."""

@@ -104,10 +104,18 @@ async def test_requests_other_than_predictions_are_routed_but_not_counted(gatewa
 
 async def test_a_waiting_poll_is_answered_when_a_failure_arrives(gateway: Gateway, upstreams: dict[str, Upstream]) -> None:
     upstreams["old"].outcome, upstreams["old"].status = "upstream_error", 502
-    waiting = asyncio.create_task(gateway.agent.wait_for_failure(seen=0, wait_seconds=30))
+    seen = gateway.agent.state().token
+    waiting = asyncio.create_task(gateway.agent.wait_for_change(seen, wait_seconds=30))
     await ask_many(gateway.url(UID), 1)
     await asyncio.wait_for(waiting, 2)
-    assert gateway.agent.failures() == 1
+    assert gateway.agent.state().programs[UID].revisions["old"] == RevisionCounts(1, {"upstream_error": 1})
+
+
+async def test_a_waiting_poll_is_answered_when_a_serial_is_confirmed(gateway: Gateway) -> None:
+    waiting = asyncio.create_task(gateway.agent.wait_for_change(gateway.agent.state().token, wait_seconds=30))
+    await gateway.agent.take(weighted(gateway.agent.inputs, UID, {"old": 0, "new": 10_000}))
+    await asyncio.wait_for(waiting, 2)
+    assert gateway.agent.state().programs[UID].serial == 2
 
 
 async def test_a_client_that_leaves_is_counted_as_cancelled(gateway: Gateway, upstreams: dict[str, Upstream]) -> None:

@@ -13,7 +13,7 @@ import pytest
 from tests.integration.gateway import until
 from tests.integration.runtime import KEY, RunningProvider, Runtime, running_provider, running_runtime, start
 
-MODULE = '''
+MODULE = """
 import dspy
 
 class Triage(dspy.Module):
@@ -23,7 +23,7 @@ class Triage(dspy.Module):
 
     {kind}def {name}(self, ticket: str, urgent: bool = False):
         return {wait}self.classify{call}(ticket=ticket)
-'''
+"""
 
 Save = Callable[..., Path]
 
@@ -75,7 +75,11 @@ async def test_a_program_answers_with_its_fields_and_the_configured_lm_and_key(r
 
 
 async def test_wrong_input_names_the_field_and_calls_no_lm(runtime: Runtime, provider: RunningProvider) -> None:
-    for fields, wrong in [({"question": "why?"}, "limit"), ({"question": "?", "limit": "many"}, "limit"), ({"question": "?", "limit": 1, "x": 1}, "x")]:
+    for fields, wrong in [
+        ({"question": "why?"}, "limit"),
+        ({"question": "?", "limit": "many"}, "limit"),
+        ({"question": "?", "limit": 1, "x": 1}, "x"),
+    ]:
         status, body, headers = await runtime.predict(**fields)
         assert (status, headers["x-dspy-outcome"]) == (422, "client_error")
         assert [field["field"] for field in body["error"]["fields"]] == [wrong]
@@ -126,7 +130,9 @@ async def test_a_provider_that_cannot_be_reached_is_an_upstream_error(question_m
         assert (status, headers["x-dspy-outcome"], body["error"]["code"]) == (503, "upstream_error", "provider_unreachable")
 
 
-async def test_beyond_concurrency_and_queue_requests_are_refused_at_once(question_model: Path, provider: RunningProvider, tmp_path: Path) -> None:
+async def test_beyond_concurrency_and_queue_requests_are_refused_at_once(
+    question_model: Path, provider: RunningProvider, tmp_path: Path
+) -> None:
     provider.provider.settings.latency_seconds = 1.0
     async with running_runtime(question_model, provider.base, tmp_path, concurrency=2, queue=1) as runtime:
         answers = await asyncio.gather(*(runtime.predict(question="why?", limit=1) for _ in range(8)))
@@ -170,7 +176,11 @@ async def test_custom_modules_with_their_code_load_in_both_formats(
     import importlib
 
     name = f"triage_{kind}_{whole_program}".lower()
-    parts = {"kind": "async ", "name": "aforward", "wait": "await ", "call": ".acall"} if kind == "async" else {"kind": "", "name": "forward", "wait": "", "call": ""}
+    parts = (
+        {"kind": "async ", "name": "aforward", "wait": "await ", "call": ".acall"}
+        if kind == "async"
+        else {"kind": "", "name": "forward", "wait": "", "call": ""}
+    )
     code = tmp_path / f"{name}.py"
     code.write_text(MODULE.format(**parts))
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -1,0 +1,32 @@
+"""`dspy-operator`: runs the operator in a cluster, or from a laptop with a kubeconfig."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+
+import click
+import structlog
+
+from dspy_gateway import log
+from dspy_operator.app import run
+from dspy_operator.settings import Settings
+
+
+@click.command()
+@click.option("--namespace", help="Watch this namespace only.  [default: all]")
+def main(namespace: str | None) -> None:
+    """Runs the operator. Settings come from DSPY_OPERATOR_* variables; KUBECONFIG names the cluster outside of one."""
+    settings = Settings(**({"namespace": namespace} if namespace else {}))  # type: ignore[arg-type]
+    log.configure(settings.log_level)
+    logging.getLogger("kopf").setLevel(logging.WARNING)
+    try:
+        asyncio.run(run(settings))
+    except Exception:
+        structlog.get_logger(__name__).exception("The operator ended")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""Names that appear in a cluster: the API group, labels, annotations, and the names of children."""
+
+from __future__ import annotations
+
+GROUP = "dspy.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+PROGRAMS = "dspyprograms"
+ROLLOUTS = "dspyrollouts"
+
+FIELD_MANAGER = "dspy-operator"
+MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
+NAME_LABEL = "app.kubernetes.io/name"
+GATEWAY_NAME = "dspy-gateway"
+GATEWAY_CLUSTER_ROLE = "dspy-gateway"
+GATEWAY_LABEL = "dspy.dev/gateway"
+"""On every object of a namespace's gateway, so that the gateway's key finds and removes them."""
+
+REQUEST_ANNOTATION = "dspy.dev/request"
+STABLE_ANNOTATION = "dspy.dev/promoted-at"
+"""On a ControllerRevision: when it became stable (Unix seconds). The newest is found again when a status is lost."""
+
+
+def routes_name(program: str) -> str:
+    """The ConfigMap with a program's routes."""
+    return f"{program}-routes"

@@ -1,0 +1,96 @@
+"""DSPyProgram: what should serve, with which language model, and how big. Defaults are here, not in the schema:
+a revision's identity is what the user wrote, so a new default must not make a new revision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """`uri` in MLflow's own syntax; `registry` is a name from the operator's configuration."""
+
+    uri: str
+    registry: str = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class SecretKey:
+    """One key of a Secret in the program's namespace."""
+
+    name: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class SecretName:
+    """A whole Secret in the program's namespace."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """How the pod proves itself to the provider: a key from a file, variables from a Secret, or (neither) its identity."""
+
+    api_key: SecretKey | None = None
+    env_from: SecretName | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LM:
+    """The language model of every call."""
+
+    model: str
+    api_base: str | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    timeout_seconds: int = 60
+    max_retries: int = 2
+    credentials: Credentials = Credentials()
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """How one pod serves: requests at once, requests that may wait, and how long one may take."""
+
+    concurrency: int = 256
+    queue: int = 64
+    timeout_seconds: int = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """What users may say about pods. Maps merge with ours, lists append, scalars replace."""
+
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    tolerations: tuple[Mapping[str, Any], ...] = ()
+    affinity: Mapping[str, Any] = field(default_factory=dict)
+    topology_spread_constraints: tuple[Mapping[str, Any], ...] = ()
+    priority_class_name: str | None = None
+    service_account_name: str | None = None
+    image_pull_secrets: tuple[Mapping[str, Any], ...] = ()
+    volumes: tuple[Mapping[str, Any], ...] = ()
+    volume_mounts: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramSpec:
+    """DSPyProgram.spec."""
+
+    model: Model
+    lm: LM
+    serving: Serving = Serving()
+    replicas: int = 1
+    resources: Mapping[str, Any] = field(default_factory=dict)
+    env: tuple[Mapping[str, Any], ...] = ()
+    image: str | None = None
+    pod: Pod = Pod()
+    rollout_policy: str = "Optional"
+
+
+NOT_IN_REVISION = ("replicas", "rolloutPolicy")
+"""Fields of the spec that change no answer and no pod; `model.uri` is replaced by what it resolves to."""

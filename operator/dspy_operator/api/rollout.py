@@ -1,0 +1,100 @@
+"""DSPyRollout: how a program may move from the version that serves to the one that is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramRef:
+    """The program, in the same namespace."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A wait: for a time, or for a number of requests to the candidate."""
+
+    seconds: int | None = None
+    requests: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step: a weight in percent, or a wait."""
+
+    set_weight: float | None = None
+    pause: Pause | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """Steps in their order."""
+
+    steps: tuple[Step, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """How traffic moves. `type` says which of the other fields is in force."""
+
+    type: str
+    canary: Canary = Canary()
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorRate:
+    """The ceiling: a candidate whose error rate is above it goes back, whatever stable does."""
+
+    max_percent: float | None = None
+
+
+class OnUndecided(StrEnum):
+    """What to do at the end of the steps when the candidate is neither proven worse nor proven no worse."""
+
+    PAUSE = "Pause"
+    PROMOTE = "Promote"
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """The guard. `false_rollback_percent`: chance to roll back a candidate that is no worse, over the whole release."""
+
+    false_rollback_percent: float = 0.1
+    margin_percent: float = 2.0
+    error_rate: ErrorRate = ErrorRate()
+    on_undecided: OnUndecided = OnUndecided.PAUSE
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutSpec:
+    """DSPyRollout.spec."""
+
+    program_ref: ProgramRef
+    strategy: Strategy
+    paused: bool = False
+    analysis: Analysis = field(default_factory=Analysis)
+    progress_deadline_seconds: int = 600
+    step_deadline_seconds: int = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A DSPyRollout as the plan sees it."""
+
+    name: str
+    uid: str
+    created: str
+    generation: int
+    spec: RolloutSpec
+    status: Mapping[str, object]
+    resource_version: str
+
+
+def policies_of(program: str, rollouts: tuple[Policy, ...]) -> tuple[Policy, ...]:
+    """The rollouts that name a program, the oldest first: that one is in force."""
+    named = (rollout for rollout in rollouts if rollout.spec.program_ref.name == program)
+    return tuple(sorted(named, key=lambda rollout: (rollout.created, rollout.name)))

@@ -1,0 +1,129 @@
+"""Puts the parts together and runs them until SIGTERM: kopf, the queue, the poller, and the operator's own page."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+
+import kopf
+import structlog
+from aiohttp import web
+from prometheus_client import generate_latest
+
+from dspy_gateway.kube import UNREACHABLE, ApiException, Kube, configuration
+from dspy_operator import handlers
+from dspy_operator.api.names import API_VERSION
+from dspy_operator.controller import Controller
+from dspy_operator.counts.poller import Poller
+from dspy_operator.kube.observe import Observer
+from dspy_operator.kube.paths import path
+from dspy_operator.queue import Key, WorkQueue
+from dspy_operator.registry.mlflow import Registry
+from dspy_operator.settings import Settings
+
+KEEP_SHARE = 0.8
+"""Share of the poll interval for which a registry's answer is kept: a wake-up never finds its own old answer."""
+
+STUCK_RESYNCS = 3
+log = structlog.get_logger(__name__)
+
+
+async def run(settings: Settings) -> None:
+    """Runs the operator. Raises whatever ended it other than a signal."""
+    kube = await Kube.connect()
+    await _wait_for_resources(kube)
+    registries = {name: Registry(known, settings.registry_poll_seconds * KEEP_SHARE) for name, known in settings.registries.items()}
+    queue = WorkQueue(lambda key: controller.work(key))
+    poller = Poller(lambda namespace: observer.gateway_pods(namespace), lambda namespace, name: queue.add(Key("program", namespace, name)))
+    observer = Observer(kube, registries, poller, settings)
+    controller = Controller(kube, observer, poller, settings)
+    page = await _serve_page(settings, controller)
+    # Tasks that start before kopf are not ended by kopf.
+    tasks = [asyncio.create_task(queue.run(settings.workers)), asyncio.create_task(_resync(kube, queue, settings))]
+    try:
+        await _run_kopf(settings, queue, tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await poller.close()
+        await page.cleanup()
+        for registry in registries.values():
+            await registry.close()
+        await kube.close()
+
+
+async def _run_kopf(settings: Settings, queue: WorkQueue, tasks: list[asyncio.Task[None]]) -> None:
+    stop, ready = asyncio.Event(), asyncio.Event()
+    operator = asyncio.create_task(
+        kopf.operator(
+            registry=handlers.registry(queue.add, configuration),
+            settings=handlers.settings(),
+            clusterwide=settings.namespace is None,
+            namespaces=[settings.namespace] if settings.namespace else (),
+            standalone=True,
+            stop_flag=stop,
+            ready_flag=ready,
+        )
+    )
+    started = asyncio.create_task(ready.wait())
+    await asyncio.wait({operator, started}, return_when=asyncio.FIRST_COMPLETED)
+    started.cancel()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    done, _ = await asyncio.wait({operator, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+    stop.set()
+    if operator not in done:
+        await operator
+    for task in done:
+        task.result()
+
+
+async def _wait_for_resources(kube: Kube) -> None:
+    """Waits until the CRDs are installed: kopf would never notice kinds that come later."""
+    while True:
+        try:
+            await kube.request("GET", f"/apis/{API_VERSION}")
+        except ApiException as error:
+            log.warning("The CRDs are not installed yet: kubectl apply -f crds/", status=error.status)
+        except UNREACHABLE as error:
+            log.warning("The API server does not answer yet", error=type(error).__name__)
+        else:
+            return
+        await asyncio.sleep(1)
+
+
+async def _resync(kube: Kube, queue: WorkQueue, settings: Settings) -> None:
+    """Looks at everything now and then, whatever events were lost; at start also at gateways whose programs went."""
+    while True:
+        try:
+            programs = await kube.request("GET", path("DSPyProgram", settings.namespace))
+            for item in programs["items"]:
+                namespace = item["metadata"]["namespace"]
+                queue.add(Key("program", namespace, item["metadata"]["name"]))
+                queue.add(Key("gateway", namespace))
+        except (ApiException, *UNREACHABLE) as error:
+            log.warning("The resync failed", error=type(error).__name__)
+        await asyncio.sleep(settings.resync_seconds)
+
+
+async def _serve_page(settings: Settings, controller: Controller) -> web.AppRunner:
+    """`/healthz` (the loop turns), `/readyz`, `/metrics`."""
+
+    async def healthz(_: web.Request) -> web.Response:
+        stuck = time.time() - controller.worked_at > STUCK_RESYNCS * settings.resync_seconds
+        return web.Response(status=500 if stuck else 200, text="no pass succeeded for long" if stuck else "ok")
+
+    async def readyz(_: web.Request) -> web.Response:
+        return web.Response(text="ok")
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+    app = web.Application()
+    app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)])
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "0.0.0.0", settings.port).start()
+    return runner

@@ -1,0 +1,1 @@
+"""What the gateways counted and confirmed, polled while somebody needs to know."""

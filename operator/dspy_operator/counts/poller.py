@@ -1,0 +1,133 @@
+"""Polls the gateway pods of namespaces in which something moves. A poll waits at the agent for the next failure or
+confirmation, so news arrives at once and silence costs one request a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import aiohttp
+import structlog
+from prometheus_client import Counter
+
+from dspy_gateway.kube import UNREACHABLE, ApiException, Object
+from dspy_gateway.routes import STATE_PORT, GatewayState, load_state
+
+WAIT_SECONDS = 1.0
+ANSWER_SECONDS = 3.0
+PODS_SECONDS = 1.0
+"""How often the list of gateway pods is read."""
+
+FRESH_SECONDS = 4.0
+"""An answer that is older counts as none."""
+
+POLLS = Counter("dspy_operator_gateway_polls", "Polls of gateway pods.", ["result"])
+log = structlog.get_logger(__name__)
+
+
+@dataclass
+class _Pod:
+    task: asyncio.Task[None]
+    state: GatewayState | None = None
+    at: float = 0.0
+
+
+@dataclass
+class _Namespace:
+    interested: set[str] = field(default_factory=set)
+    carrying: frozenset[str] = frozenset()
+    pods: dict[str, _Pod] = field(default_factory=dict)
+    task: asyncio.Task[None] | None = None
+
+
+class Poller:
+    """Knows the latest state of every gateway pod in the namespaces of interest."""
+
+    def __init__(self, pods: Callable[[str], Awaitable[list[Object]]], wake: Callable[[str, str], None]) -> None:
+        self._list_pods = pods
+        self._wake = wake
+        self._namespaces: dict[str, _Namespace] = {}
+        self._session: aiohttp.ClientSession | None = None
+
+    def follow(self, namespace: str, program: str, wanted: bool) -> None:
+        """Begins or ends the interest of a program in its namespace's gateways."""
+        known = self._namespaces.setdefault(namespace, _Namespace())
+        if wanted:
+            known.interested.add(program)
+            if known.task is None:
+                known.task = asyncio.create_task(self._follow(namespace, known))
+        else:
+            known.interested.discard(program)
+            if not known.interested:
+                self._drop(namespace)
+
+    def latest(self, namespace: str) -> tuple[frozenset[str], dict[str, GatewayState], float | None]:
+        """The pods that carry traffic, what those that answer said last, and when the oldest of it was read."""
+        known = self._namespaces.get(namespace)
+        if known is None:
+            return frozenset(), {}, None
+        fresh = {name: pod for name, pod in known.pods.items() if pod.state is not None and time.monotonic() - pod.at < FRESH_SECONDS}
+        states = {name: pod.state for name, pod in fresh.items() if pod.state is not None}
+        return known.carrying, states, min((pod.at for pod in fresh.values()), default=None)
+
+    async def close(self) -> None:
+        """Ends every poll."""
+        for namespace in list(self._namespaces):
+            self._drop(namespace)
+        if self._session is not None:
+            await self._session.close()
+
+    def _drop(self, namespace: str) -> None:
+        known = self._namespaces.pop(namespace)
+        for task in [known.task, *(pod.task for pod in known.pods.values())]:
+            if task is not None:
+                task.cancel()
+
+    async def _follow(self, namespace: str, known: _Namespace) -> None:
+        """Keeps one poll running for every gateway pod that has an address."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS, connect=1.0))
+        while True:
+            try:
+                pods = await self._list_pods(namespace)
+            except (ApiException, *UNREACHABLE):
+                await asyncio.sleep(PODS_SECONDS)
+                continue
+            running = {pod["metadata"]["name"]: pod for pod in pods if pod.get("status", {}).get("podIP")}
+            known.carrying = frozenset(name for name, pod in running.items() if _carries(pod))
+            for name in known.pods.keys() - running.keys():
+                known.pods.pop(name).task.cancel()
+            for name, pod in running.items():
+                if name not in known.pods:
+                    address = pod["status"]["podIP"]
+                    known.pods[name] = _Pod(asyncio.create_task(self._poll(namespace, known, name, address)))
+            await asyncio.sleep(PODS_SECONDS)
+
+    async def _poll(self, namespace: str, known: _Namespace, name: str, address: str) -> None:
+        assert self._session is not None
+        url = f"http://{address}:{STATE_PORT}/state"
+        token = ""
+        while True:
+            try:
+                async with self._session.get(url, params={"wait": str(WAIT_SECONDS), "seen": token}) as response:
+                    state = load_state(await response.read())
+            except (aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError, TypeError):
+                POLLS.labels("failed").inc()
+                await asyncio.sleep(WAIT_SECONDS / 2)
+                continue
+            POLLS.labels("answered").inc()
+            token = state.token
+            pod = known.pods[name]
+            pod.state, pod.at = state, time.monotonic()
+            for program in known.interested:
+                self._wake(namespace, program)
+
+
+def _carries(pod: Object) -> bool:
+    """True for a pod that is Ready or Terminating: one that may have traffic."""
+    conditions = pod["status"].get("conditions") or ()
+    ready = any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+    return ready or bool(pod["metadata"].get("deletionTimestamp"))

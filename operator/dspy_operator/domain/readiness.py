@@ -1,0 +1,50 @@
+"""Whether a revision can answer, and why not. Pure questions to a snapshot."""
+
+from __future__ import annotations
+
+from dspy_operator.domain.snapshot import Gateway, Problem, Snapshot, Workload
+
+UNREACHABLE_GRACE_SECONDS = 10.0
+"""How long a gateway pod that does not answer is waited for while others have confirmed."""
+
+
+def able(snapshot: Snapshot, revision: str | None) -> bool:
+    """True when at least one pod of the revision is ready."""
+    workload = snapshot.workloads.get(revision or "")
+    return workload is not None and workload.ready > 0
+
+
+def complete(snapshot: Snapshot, revision: str) -> bool:
+    """True when every replica that the spec asks for is ready."""
+    workload = snapshot.workloads.get(revision)
+    wanted = snapshot.program.spec.replicas
+    return workload is not None and workload.replicas >= wanted and workload.ready >= max(wanted, 1)
+
+
+def problem_of(workload: Workload | None) -> Problem:
+    """Why a revision is not ready, in the words of its pods where they have any."""
+    if workload is None:
+        return Problem("Creating", "Its pods are being created")
+    return workload.fatal or workload.problem or Problem("NotReady", f"{workload.ready} of {workload.replicas} pods are ready")
+
+
+def confirmed(gateway: Gateway, uid: str, serial: int, since: float, now: float) -> bool:
+    """True when every gateway pod that carries traffic obeys the serial, which was written at `since`."""
+    serials = [state.programs[uid].serial if uid in state.programs else 0 for state in gateway.states.values()]
+    if not serials or any(known < serial for known in serials):
+        return False
+    silent = gateway.pods - set(gateway.states)
+    return not silent or now - since > UNREACHABLE_GRACE_SECONDS
+
+
+def active(gateway: Gateway, uid: str, revision: str) -> int | None:
+    """Requests in flight to a revision over all gateway pods; None while some pod has not answered."""
+    if not gateway.states or gateway.pods - set(gateway.states):
+        return None
+    programs = (state.programs[uid] for state in gateway.states.values() if uid in state.programs)
+    return sum(program.revisions[revision].active for program in programs if revision in program.revisions)
+
+
+def listening(gateway: Gateway, uid: str) -> bool:
+    """True when some gateway pod has the program's listener open."""
+    return any(uid in state.programs and state.programs[uid].listening for state in gateway.states.values())

@@ -1,0 +1,122 @@
+"""What one pass saw of the world, frozen: the input of the plan. Absent is a value of its own, never zero."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dspy_gateway.routes import GatewayState, Routes
+from dspy_operator.api.program import ProgramSpec
+from dspy_operator.api.rollout import Policy
+from dspy_operator.domain.ledger import Ledger
+
+Manifest = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why something is not as it should be: a CamelCase reason and a sentence."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """The DSPyProgram itself. `ledger` is None when its status is lost or was never written."""
+
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    resource_version: str
+    spec: ProgramSpec
+    request: str
+    status: Mapping[str, Any]
+    ledger: Ledger | None
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """What a model uri resolved to. `digest` covers every file; `python` is a minor such as 3.11."""
+
+    uri: str
+    number: str
+    model_id: str
+    digest: str
+    python: str
+    dspy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """A ControllerRevision: an immutable version with its settings, and the manifests that serve it."""
+
+    name: str
+    created: str
+    promoted_at: float | None
+    model_uri: str
+    version: str
+    lm: str
+    timeout_seconds: int
+    deployment: Manifest
+    service: Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The revision that the spec asks for. `manifest` is its ControllerRevision, to be created if it is not there."""
+
+    revision: Revision
+    manifest: Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A revision's Deployment and pods as they are now."""
+
+    replicas: int
+    ready: int
+    crashes: int = 0
+    """Exits of its containers by themselves, over all of its pods."""
+    fatal: Problem | None = None
+    """A reason that cannot heal: the model does not load, the version is gone."""
+    problem: Problem | None = None
+    """A reason that can heal: an image that is not pulled, a pod that is not scheduled, a missing Secret."""
+    has_service: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """The namespace's gateway. `port` is the program's; `states` holds the pods that answered a poll."""
+
+    port: int | None = None
+    pods: frozenset[str] = frozenset()
+    """Pods that are Ready or Terminating: those that carry traffic."""
+    states: Mapping[str, GatewayState] = field(default_factory=dict)
+    polled_at: float | None = None
+    """When the oldest of `states` was read; None without any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything that a plan is made from."""
+
+    program: Program
+    policies: tuple[Policy, ...] = ()
+    wanted: Wanted | Problem | None = None
+    """Resolved, or why not (the registry's word, a spec that cannot work)."""
+    revisions: Mapping[str, Revision] = field(default_factory=dict)
+    workloads: Mapping[str, Workload] = field(default_factory=dict)
+    routes: Routes | None = None
+    gateway: Gateway = Gateway()
+    service_port: int | None = None
+    """The target port of the program's Service; None when there is no Service."""
+    taken: str | None = None
+    """The kind and name of an object that has a child's name and is not ours."""
+
+    @property
+    def policy(self) -> Policy | None:
+        """The policy in force."""
+        return self.policies[0] if self.policies else None

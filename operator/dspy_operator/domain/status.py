@@ -1,0 +1,259 @@
+"""What people read: the status of a program and of its rollouts, projected from the ledger and the snapshot. Pure.
+
+The ledger travels inside the program's status. Everything else there may be lost and comes back with the next pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from dspy_operator.api.conditions import Condition, false, merged, true
+from dspy_operator.api.convert import to_dict
+from dspy_operator.api.rollout import Policy
+from dspy_operator.domain import release as releases
+from dspy_operator.domain.evidence import Evidence, Tally
+from dspy_operator.domain.ledger import Ledger
+from dspy_operator.domain.readiness import able, listening, problem_of
+from dspy_operator.domain.snapshot import Problem, Revision, Snapshot, Wanted
+
+LIVE_SECONDS = 5.0
+"""How often live numbers of a rollout are written at most."""
+
+Content = dict[str, Any]
+
+
+def program_status(
+    snapshot: Snapshot, before: Ledger, ledger: Ledger, now: float, checkpoint_seconds: float
+) -> tuple[Ledger, Content | None]:
+    """The ledger as it will be stored, and the status to write; None when the one that is there will do.
+
+    New evidence alone is written at most every `checkpoint_seconds`; everything else at once.
+    """
+    content = _program(snapshot, ledger, now)
+    known = dict(snapshot.program.status)
+    if _without_evidence(content) == _without_evidence(known) and (
+        content.get("release") == known.get("release") or now - ledger.checkpointed_at < checkpoint_seconds
+    ):
+        return ledger, None
+    ledger = replace(ledger, checkpointed_at=now)
+    return ledger, {**content, "release": to_dict(ledger)}
+
+
+def refused_status(snapshot: Snapshot, ledger: Ledger, problem: Problem, now: float) -> Content | None:
+    """The status of a program that cannot begin; None when it says so already."""
+    conditions = [
+        _accepted(problem),
+        false("Available", problem.reason, problem.message),
+        false("Current", "Waiting", problem.message),
+        true("Stalled", problem.reason, problem.message) if problem.reason != "Resolving" else false("Stalled", "Progressing"),
+    ]
+    content = _base(snapshot, ledger, conditions, now)
+    return None if content == dict(snapshot.program.status) else content
+
+
+def rollout_statuses(snapshot: Snapshot, ledger: Ledger, now: float) -> list[tuple[Policy, Content]]:
+    """The statuses to write for every rollout that names the program: the oldest governs it, the others conflict."""
+    found = []
+    for policy in snapshot.policies:
+        content = _rollout(snapshot, ledger, policy, now) if policy is snapshot.policy else _conflict(policy, snapshot.policies[0], now)
+        if _due(content, dict(policy.status), now):
+            found.append((policy, content))
+    return found
+
+
+def orphan_status(policy: Policy, now: float) -> Content | None:
+    """The status of a rollout whose program is not there; None when it says so already."""
+    words = f"There is no DSPyProgram {policy.spec.program_ref.name} in this namespace: create it, or mend spec.programRef"
+    content = _rollout_base(policy, "Idle", words, [false("Accepted", "ProgramNotFound", words)], now)
+    return content if _due(content, dict(policy.status), now) else None
+
+
+def phase_of(snapshot: Snapshot, ledger: Ledger) -> str:
+    """The phase in one word."""
+    others = [draining.revision for draining in ledger.draining] + ([ledger.release.candidate] if ledger.release else [])
+    if ledger.stable_proven and not able(snapshot, ledger.stable) and any(able(snapshot, other) for other in others):
+        return "Degraded"
+    if ledger.release:
+        return "Paused" if ledger.release.paused else "Progressing"
+    wanted = _wanted(snapshot)
+    if wanted and ledger.refusal(wanted.name):
+        return "RollingBack" if any(draining.revision == wanted.name for draining in ledger.draining) else "Refused"
+    return "Idle"
+
+
+def _program(snapshot: Snapshot, ledger: Ledger, now: float) -> Content:
+    stable = snapshot.revisions.get(str(ledger.stable)) or _wanted(snapshot)
+    conditions = [_accepted(snapshot.wanted), _available(snapshot, ledger), _current(snapshot, ledger), _stalled(snapshot, ledger)]
+    workload = snapshot.workloads.get(str(ledger.stable))
+    content = _base(snapshot, ledger, conditions, now)
+    content["url"] = f"http://{snapshot.program.name}.{snapshot.program.namespace}.svc"
+    content["replicas"] = workload.replicas if workload else 0
+    content["readyReplicas"] = workload.ready if workload else 0
+    if stable:
+        content["stable"] = _revision(stable)
+    wanted = _wanted(snapshot)
+    if wanted:
+        content["wanted"] = _revision(wanted)
+    elif "wanted" in snapshot.program.status:
+        content["wanted"] = snapshot.program.status["wanted"]
+    return content
+
+
+def _base(snapshot: Snapshot, ledger: Ledger, conditions: list[Condition], now: float) -> Content:
+    before = snapshot.program.status.get("conditions", ())
+    return {
+        "observedGeneration": snapshot.program.generation,
+        "release": to_dict(ledger),
+        "history": [to_dict(ended) for ended in ledger.history],
+        "conditions": merged(before, conditions, snapshot.program.generation, now),
+    }
+
+
+def _accepted(wanted: Wanted | Problem | None) -> Condition:
+    if isinstance(wanted, Problem):
+        status = "Unknown" if wanted.reason in ("RegistryUnavailable", "Resolving") else "False"
+        return Condition("Accepted", status, wanted.reason, wanted.message)
+    return true("Accepted", "Accepted")
+
+
+def _available(snapshot: Snapshot, ledger: Ledger) -> Condition:
+    if not able(snapshot, ledger.stable):
+        problem = problem_of(snapshot.workloads.get(str(ledger.stable)))
+        return false("Available", problem.reason, problem.message)
+    if snapshot.service_port is None and not listening(snapshot.gateway, snapshot.program.uid):
+        return false("Available", "GatewayNotReady", "The namespace's gateway is starting")
+    return true("Available", "Serving")
+
+
+def _current(snapshot: Snapshot, ledger: Ledger) -> Condition:
+    wanted = _wanted(snapshot)
+    if ledger.release:
+        return false("Current", "ReleaseInProgress", releases.waiting_for(ledger, snapshot))
+    if wanted is None:
+        problem = snapshot.wanted if isinstance(snapshot.wanted, Problem) else Problem("Resolving", "The model is being looked up")
+        return false("Current", "Waiting", problem.message)
+    if wanted.name == ledger.stable:
+        if able(snapshot, ledger.stable):
+            return true("Current", "Current")
+        return false("Current", "Waiting", problem_of(snapshot.workloads.get(wanted.name)).message)
+    refused = ledger.refusal(wanted.name)
+    if refused:
+        return false("Current", "RolledBack" if refused.reason not in ("Aborted",) else "Refused", refused.message)
+    if snapshot.policy is None and snapshot.program.spec.rollout_policy == "Required":
+        return false("Current", "Waiting", "PolicyMissing: spec.rolloutPolicy is Required and no DSPyRollout names this program")
+    return false("Current", "Waiting", "Stable has not been ready yet")
+
+
+def _stalled(snapshot: Snapshot, ledger: Ledger) -> Condition:
+    if ledger.release and ledger.release.paused:
+        return true("Stalled", ledger.release.paused.reason, ledger.release.paused.message)
+    workload = snapshot.workloads.get(str(ledger.stable))
+    if workload and workload.fatal and not able(snapshot, ledger.stable):
+        return true("Stalled", workload.fatal.reason, workload.fatal.message)
+    return false("Stalled", "Progressing" if ledger.release else "Settled")
+
+
+def _rollout(snapshot: Snapshot, ledger: Ledger, policy: Policy, now: float) -> Content:
+    release, phase = ledger.release, phase_of(snapshot, ledger)
+    wanted = _wanted(snapshot)
+    refused = ledger.refusal(wanted.name) if wanted else None
+    candidate = release.candidate if release else (refused.revision if refused else None)
+    message = releases.waiting_for(ledger, snapshot) if release else (refused.message if refused else _current(snapshot, ledger).message)
+    content = _rollout_base(policy, phase, message, [true("Accepted", "Accepted")], now)
+    stable, other = snapshot.revisions.get(str(ledger.stable)), _known(snapshot, candidate)
+    content["stable"] = f"v{stable.version}" if stable else ""
+    content["candidate"] = f"v{other.version}" if other else ""
+    content["weight"] = f"{release.weight / 100:g}" if release else "0"
+    if release:
+        content["step"] = f"{min(release.step + 1, len(release.steps))}/{len(release.steps)}"
+        content |= _measured(snapshot, release.evidence, ledger)
+    elif refused and "errors" in policy.status:
+        content |= {name: policy.status[name] for name in ("errors", "metrics", "step") if name in policy.status}
+    return content
+
+
+def _measured(snapshot: Snapshot, evidence: Evidence, ledger: Ledger) -> Content:
+    verdict = releases.judged(ledger, snapshot)
+    effective = {
+        pod: state.programs[snapshot.program.uid].effective
+        for pod, state in snapshot.gateway.states.items()
+        if snapshot.program.uid in state.programs
+    }
+    errors = f"{_percent(evidence.candidate)} vs {_percent(evidence.stable)}"
+    return {
+        "errors": errors,
+        "effectiveWeights": next(iter(effective.values()), {}),
+        "metrics": [
+            {
+                "name": "errorRate",
+                "stable": _tally(evidence.stable),
+                "candidate": _tally(evidence.candidate),
+                "evidence": f"{evidence.failures.log_e / 2.302585:.1f}",
+                "verdict": str(verdict.verdict) if verdict else "",
+                "message": verdict.message if verdict else "",
+            }
+        ],
+    }
+
+
+def _conflict(policy: Policy, governing: Policy, now: float) -> Content:
+    words = f"The older rollout {governing.name} governs this program: delete one of the two"
+    return _rollout_base(policy, "Idle", words, [false("Accepted", "Conflict", words)], now)
+
+
+def _rollout_base(policy: Policy, phase: str, message: str, conditions: list[Condition], now: float) -> Content:
+    before = policy.status.get("conditions", ())
+    return {
+        "observedGeneration": policy.generation,
+        "phase": phase,
+        "message": message,
+        "conditions": merged(before, conditions, policy.generation, now),  # type: ignore[arg-type]
+        "measuredAt": now,
+    }
+
+
+_LIVE = ("measuredAt", "errors", "metrics", "message", "effectiveWeights")
+
+
+def _due(content: Content, known: Content, now: float) -> bool:
+    """True when a rollout's status should be written: at once for a transition, every few seconds for live numbers."""
+    if {name: value for name, value in content.items() if name not in _LIVE} != {
+        name: value for name, value in known.items() if name not in _LIVE
+    }:
+        return True
+    changed = any(content.get(name) != known.get(name) for name in _LIVE if name != "measuredAt")
+    return changed and now - float(known.get("measuredAt", 0.0)) >= LIVE_SECONDS
+
+
+def _without_evidence(content: Mapping[str, Any]) -> Content:
+    ledger = {name: value for name, value in content.get("release", {}).items() if name != "checkpointedAt"}
+    if "release" in ledger:
+        ledger["release"] = {name: value for name, value in ledger["release"].items() if name != "evidence"}
+    conditions = [
+        {name: value for name, value in condition.items() if name != "message"} if condition["type"] == "Current" else condition
+        for condition in content.get("conditions", ())
+    ]
+    return {**content, "release": ledger, "conditions": conditions}
+
+
+def _wanted(snapshot: Snapshot) -> Revision | None:
+    return snapshot.wanted.revision if isinstance(snapshot.wanted, Wanted) else None
+
+
+def _known(snapshot: Snapshot, name: str | None) -> Revision | None:
+    wanted = _wanted(snapshot)
+    return snapshot.revisions.get(name or "") or (wanted if wanted and wanted.name == name else None)
+
+
+def _revision(revision: Revision) -> Content:
+    return {"revision": revision.name, "modelUri": revision.model_uri, "version": f"v{revision.version}", "lm": revision.lm}
+
+
+def _tally(tally: Tally) -> Content:
+    return {"requests": tally.requests, "failures": tally.failures, "clientErrors": tally.client_errors}
+
+
+def _percent(tally: Tally) -> str:
+    return f"{tally.error_percent:.3g}%" if tally.requests else "-"

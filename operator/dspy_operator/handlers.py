@@ -1,0 +1,87 @@
+"""Every kopf decorator: which objects are watched and which key each of their events wakes. Nothing is decided here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import kopf
+from kubernetes.aio import client
+
+from dspy_gateway.routes import PROGRAM_LABEL
+from dspy_operator.api.names import FIELD_MANAGER, GATEWAY_LABEL, GROUP, MANAGED_BY_LABEL, PROGRAMS, ROLLOUTS, VERSION
+from dspy_operator.queue import Key
+
+Add = Callable[[Key], None]
+
+CHILDREN = (
+    ("apps", "v1", "deployments"),
+    ("apps", "v1", "controllerrevisions"),
+    ("v1", "services"),
+    ("v1", "configmaps"),
+    ("v1", "pods"),
+)
+"""Kinds of which only our own objects are watched."""
+
+
+def registry(add: Add, login: Callable[[], Any]) -> kopf.OperatorRegistry:
+    """The handlers. `add` queues a key; `login` reads the connection anew."""
+    handlers = kopf.OperatorRegistry()
+
+    @kopf.on.login(registry=handlers, retries=3, backoff=2)
+    async def connect(settings: kopf.OperatorSettings, **_: Any) -> kopf.ConnectionInfo:
+        return await _connection(await login(), settings)
+
+    @kopf.on.event(GROUP, VERSION, PROGRAMS, id="program", registry=handlers)
+    async def program(namespace: str | None, name: str, **_: Any) -> None:
+        add(Key("program", str(namespace), name))
+        add(Key("gateway", str(namespace)))
+
+    @kopf.on.event(GROUP, VERSION, ROLLOUTS, id="rollout", registry=handlers)
+    async def rollout(namespace: str | None, spec: kopf.Spec, **_: Any) -> None:
+        add(Key("program", str(namespace), spec["programRef"]["name"]))
+
+    for group in CHILDREN:
+        _watch_children(handlers, group, add)
+    return handlers
+
+
+def settings(watch_seconds: int = 300) -> kopf.OperatorSettings:
+    """kopf as a layer that watches: no events, no finalizers, no peering, no scanning."""
+    result = kopf.OperatorSettings()
+    for group in CHILDREN:
+        result.watching.label_selectors[group] = f"{MANAGED_BY_LABEL}={FIELD_MANAGER}"
+    result.watching.server_timeout = watch_seconds
+    result.watching.client_timeout = watch_seconds + 30
+    result.watching.connect_timeout = 10
+    result.watching.chunk_size = 500
+    result.networking.request_timeout = 30
+    result.networking.connect_timeout = 10
+    result.posting.enabled = False
+    result.scanning.disabled = True
+    result.peering.standalone = True
+    result.process.ultimate_exiting_timeout = 25
+    return result
+
+
+def _watch_children(handlers: kopf.OperatorRegistry, group: tuple[str, ...], add: Add) -> None:
+    @kopf.on.event(*group, id=group[-1], registry=handlers)
+    async def child(namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:
+        if PROGRAM_LABEL in labels:
+            add(Key("program", str(namespace), labels[PROGRAM_LABEL]))
+        elif GATEWAY_LABEL in labels and group[-1] in ("deployments", "configmaps"):
+            add(Key("gateway", str(namespace)))
+
+
+async def _connection(configuration: client.Configuration, settings: kopf.OperatorSettings) -> kopf.ConnectionInfo:
+    scheme, _, token = (await configuration.get_api_key_with_prefix("BearerToken") or "").partition(" ")
+    return kopf.ConnectionInfo(
+        server=configuration.host,
+        ca_path=configuration.ssl_ca_cert,
+        insecure=not configuration.verify_ssl,
+        scheme=(scheme or None) if token else None,
+        token=token.strip() or None,
+        certificate_path=configuration.cert_file,
+        private_key_path=configuration.key_file,
+        trust_env=settings.networking.trust_env,
+    )

@@ -1,0 +1,147 @@
+"""Carries out a plan: the ledger first, then weight taken from a candidate, then everything else in order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+
+from dspy_gateway.kube import APPLY, MERGE, ApiException, ConflictException, Kube, NotFoundException, Object
+from dspy_operator.api.names import FIELD_MANAGER, STABLE_ANNOTATION
+from dspy_operator.domain.plan import (
+    Action,
+    ApplyService,
+    CreateRevision,
+    Delete,
+    MarkStable,
+    Plan,
+    RolloutStatus,
+    ServeRevision,
+    WriteRoutes,
+)
+from dspy_operator.domain.snapshot import Program
+from dspy_operator.errors import InvalidSpecError
+from dspy_operator.kube.events import tell
+from dspy_operator.kube.paths import path
+from dspy_operator.resources import program as manifests
+from dspy_operator.resources.revision import scaled
+
+log = structlog.get_logger(__name__)
+
+
+class Executor:
+    """Writes to the API. Every method raises what the API answers; the queue's worker knows what that means."""
+
+    def __init__(self, kube: Kube) -> None:
+        self._kube = kube
+
+    async def execute(self, program: Program, plan: Plan, now: float) -> None:
+        """Carries out one plan. What is done stays done when a later action fails."""
+        if plan.status is not None:
+            await self.write_status(program, plan.status)
+        for action in (*plan.urgent, *plan.actions):
+            await self._act(program, action)
+        for said in plan.said:
+            await tell(self._kube, program, said, now)
+        for rollout in plan.rollouts:
+            await self.write_rollout(program.namespace, rollout)
+
+    async def write_status(self, program: Program, status: Mapping[str, Any]) -> None:
+        """Replaces the program's status; a program that has changed since it was read refuses with 409."""
+        body = {"metadata": {"resourceVersion": program.resource_version}, "status": _replacing(program.status, status)}
+        await self._kube.request("PATCH", path("DSPyProgram", program.namespace, program.name, "status"), _MANAGER, body, MERGE)
+
+    async def write_rollout(self, namespace: str, rollout: RolloutStatus) -> None:
+        """Replaces a rollout's status. It is a projection: when it is late, the next pass writes it."""
+        body = {"metadata": {"resourceVersion": rollout.resource_version}, "status": _replacing(rollout.before, rollout.status)}
+        try:
+            await self._kube.request("PATCH", path("DSPyRollout", namespace, rollout.name, "status"), _MANAGER, body, MERGE)
+        except (ConflictException, NotFoundException):
+            log.debug("A rollout's status changed or went meanwhile", namespace=namespace, rollout=rollout.name)
+
+    async def apply(self, manifest: Object, create: bool) -> None:
+        """Server-side apply; with `create`, a POST first, so that an object that is not ours is left alone."""
+        kind, namespace, name = manifest["kind"], manifest["metadata"]["namespace"], manifest["metadata"]["name"]
+        if create and not await self._create(manifest):
+            await self._check_ours(manifest)
+        await self._kube.request("PATCH", path(kind, namespace, name), {**_MANAGER, "force": True}, manifest, APPLY)
+
+    async def delete(self, kind: str, namespace: str, name: str) -> None:
+        """Deletes an object and, in the background, what it owns."""
+        body = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"}
+        try:
+            await self._kube.request("DELETE", path(kind, namespace, name), None, body)
+        except NotFoundException:
+            return
+
+    async def _act(self, program: Program, action: Action) -> None:
+        match action:
+            case CreateRevision(wanted):
+                await self._dry_run(wanted.revision.deployment)
+                await self._create_ours(dict(wanted.manifest))
+            case ServeRevision(revision, replicas, create):
+                await self.apply(dict(revision.service), create)
+                await self.apply(scaled(revision.deployment, replicas), create)
+            case WriteRoutes(routes, create):
+                await self.apply(manifests.routes(program, routes), create)
+            case ApplyService(port, create):
+                await self.apply(manifests.service(program, port), create)
+            case MarkStable(revision_name, at):
+                body = {"metadata": {"annotations": {STABLE_ANNOTATION: f"{at:.3f}"}}}
+                await self._kube.request("PATCH", path("ControllerRevision", program.namespace, revision_name), _MANAGER, body, MERGE)
+            case Delete(kind, name):
+                await self.delete(kind, program.namespace, name)
+
+    async def _dry_run(self, deployment: Mapping[str, Any]) -> None:
+        """Asks the API what it thinks of a Deployment. Its own words become the condition's message."""
+        manifest = scaled(deployment, 1)
+        namespace = manifest["metadata"]["namespace"]
+        try:
+            await self._kube.request("POST", path("Deployment", namespace), {**_MANAGER, "dryRun": "All"}, manifest)
+        except ConflictException:
+            return
+        except ApiException as error:
+            if error.status in (400, 403, 422):
+                raise InvalidSpecError("InvalidPod", _words(error)) from error
+            raise
+
+    async def _create_ours(self, manifest: Object) -> None:
+        if not await self._create(manifest):
+            await self._check_ours(manifest)
+
+    async def _create(self, manifest: Object) -> bool:
+        try:
+            await self._kube.request("POST", path(manifest["kind"], manifest["metadata"]["namespace"]), _MANAGER, manifest)
+        except ConflictException:
+            return False
+        return True
+
+    async def _check_ours(self, manifest: Object) -> None:
+        """Raises InvalidSpecError when the object that has this name belongs to somebody else."""
+        kind, namespace, name = manifest["kind"], manifest["metadata"]["namespace"], manifest["metadata"]["name"]
+        found = await self._kube.request("GET", path(kind, namespace, name))
+        ours = {owner["uid"] for owner in manifest["metadata"].get("ownerReferences", ())}
+        theirs = {owner["uid"] for owner in found["metadata"].get("ownerReferences", ())}
+        if ours != theirs:
+            raise InvalidSpecError("NameTaken", f"{kind} {name} exists and is not ours: rename the program or delete it")
+
+
+_MANAGER = {"fieldManager": FIELD_MANAGER}
+
+
+def _replacing(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """A merge patch that turns `before` into `after`: what is gone is set to null, at every depth."""
+    patch: dict[str, Any] = {name: None for name in before if name not in after}
+    for name, value in after.items():
+        known = before.get(name)
+        patch[name] = _replacing(known, value) if isinstance(value, Mapping) and isinstance(known, Mapping) else value
+    return patch
+
+
+def _words(error: ApiException) -> str:
+    try:
+        return str(json.loads(error.body or "{}")["message"])
+    except (ValueError, KeyError):
+        return str(error.reason)

@@ -1,0 +1,240 @@
+"""Gathers the snapshot of one pass. Reads the API itself, not a cache, so every pass sees its own writes."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import cattrs
+from kubernetes.aio.client.exceptions import NotFoundException
+from packaging.specifiers import SpecifierSet
+
+from dspy_gateway.kube import Kube, Object
+from dspy_gateway.routes import CONTENT_KEY, PROGRAM_LABEL, REVISION_LABEL, PortTable, Routes, load_ports, load_routes
+from dspy_operator.api.convert import from_dict
+from dspy_operator.api.names import GATEWAY_NAME, NAME_LABEL, REQUEST_ANNOTATION, routes_name
+from dspy_operator.api.program import ProgramSpec
+from dspy_operator.api.rollout import Policy, RolloutSpec, policies_of
+from dspy_operator.counts.poller import Poller
+from dspy_operator.domain.ledger import Ledger
+from dspy_operator.domain.snapshot import Gateway, Problem, Program, Revision, Snapshot, Version, Wanted, Workload
+from dspy_operator.errors import InvalidSpecError
+from dspy_operator.kube.paths import path
+from dspy_operator.kube.pods import workload
+from dspy_operator.registry.mlflow import Registry
+from dspy_operator.resources.revision import Runtime, controller_revision, read_revision, revision_name
+from dspy_operator.settings import Settings
+
+_SECRET = re.compile(r'(secret|configmap) "[^"]+" not found|references non-existent (secret|config) key: \S+')
+
+
+class Observer:
+    """Reads programs and everything that belongs to them."""
+
+    def __init__(self, kube: Kube, registries: Mapping[str, Registry], poller: Poller, settings: Settings) -> None:
+        self._kube = kube
+        self._registries = registries
+        self._poller = poller
+        self._settings = settings
+
+    async def program(self, namespace: str, name: str) -> Object | None:
+        """The DSPyProgram; None when it is not there or is being deleted."""
+        found = await self._get("DSPyProgram", namespace, name)
+        return None if found is None or found["metadata"].get("deletionTimestamp") else found
+
+    async def policies(self, namespace: str, program: str) -> tuple[Policy, ...]:
+        """The rollouts that name a program, the governing one first."""
+        found = await self._kube.request("GET", path("DSPyRollout", namespace))
+        return policies_of(program, tuple(policy for item in found["items"] if (policy := _policy(item)) is not None))
+
+    async def snapshot(self, manifest: Object, known: Ledger | None) -> Snapshot:
+        """Everything about a program. `known` is what the last pass of this process knew beyond the stored ledger."""
+        namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
+        program = read_program(manifest, known)
+        label = {"labelSelector": f"{PROGRAM_LABEL}={name}"}
+        (policies, services, routes_map, ports), (revisions, deployments, pods) = await asyncio.gather(
+            asyncio.gather(
+                self.policies(namespace, name),
+                self._services(namespace, name),
+                self._get("ConfigMap", namespace, routes_name(name)),
+                self._get("ConfigMap", namespace, GATEWAY_NAME),
+            ),
+            asyncio.gather(*(self._list(kind, namespace, label) for kind in ("ControllerRevision", "Deployment", "Pod"))),
+        )
+        known_revisions = {item["metadata"]["name"]: read_revision(item) for item in revisions}
+        mounts = await self._failed_mounts(namespace, pods)
+        taken = _taken(program, {"Service": services.get(name), "ConfigMap": routes_map})
+        return Snapshot(
+            program=program,
+            policies=policies,
+            wanted=await self._wanted(program, manifest["spec"], known_revisions),
+            revisions=known_revisions,
+            workloads=_workloads(deployments, pods, services, mounts),
+            routes=None if taken else _routes(routes_map),
+            gateway=self._gateway(namespace, program.uid, _table(ports)),
+            service_port=None if taken else _target_port(services.get(name)),
+            taken=taken,
+        )
+
+    async def gateway_pods(self, namespace: str) -> list[Object]:
+        """The pods of a namespace's gateway."""
+        return await self._list("Pod", namespace, {"labelSelector": f"{NAME_LABEL}={GATEWAY_NAME}"})
+
+    async def _wanted(self, program: Program, raw_spec: Mapping[str, Any], known: Mapping[str, Revision]) -> Wanted | Problem:
+        model = program.spec.model
+        registry = self._registries.get(model.registry)
+        if registry is None:
+            names = ", ".join(sorted(self._registries)) or "none"
+            return Problem("RegistryUnknown", f"spec.model.registry {model.registry!r} is not configured in the operator; known: {names}")
+        try:
+            version = await registry.resolve(model.uri)
+        except InvalidSpecError as error:
+            return Problem(error.reason, error.message)
+        if isinstance(version, Problem):
+            return version
+        mismatch = _mismatch(program.spec, version, self._settings)
+        if mismatch:
+            return mismatch
+        name = revision_name(program.name, raw_spec, version)
+        python = version.python or self._settings.runtime_pythons[0]
+        runtime = Runtime(self._settings.runtime_image.format(python=python), registry.url)
+        manifest = controller_revision(program, name, version, runtime)
+        return Wanted(known.get(name) or read_revision(manifest), manifest)
+
+    def _gateway(self, namespace: str, uid: str, table: PortTable) -> Gateway:
+        port = table.ports.get(uid)
+        pods, states, polled_at = self._poller.latest(namespace)
+        return Gateway(port.port if port and port.freed_at is None else None, pods, states, polled_at)
+
+    async def _services(self, namespace: str, program: str) -> dict[str, Object]:
+        """Services by name: ours by label, and whatever has the program's own name."""
+        found = await self._list("Service", namespace, {"labelSelector": f"{PROGRAM_LABEL}={program}"})
+        services = {item["metadata"]["name"]: item for item in found}
+        if program not in services and (stranger := await self._get("Service", namespace, program)) is not None:
+            services[program] = stranger
+        return services
+
+    async def _failed_mounts(self, namespace: str, pods: list[Object]) -> dict[str, str]:
+        """Why volumes could not be mounted, by pod, asked only for pods whose containers are not created yet."""
+        creating = [pod for pod in pods if _creating(pod)]
+        if not creating:
+            return {}
+        selector = "involvedObject.kind=Pod,reason=FailedMount"
+        events = await self._list("Event", namespace, {"fieldSelector": selector})
+        uids = {pod["metadata"]["uid"] for pod in creating}
+        return {
+            event["involvedObject"]["name"]: match[0]
+            for event in events
+            if event["involvedObject"].get("uid") in uids and (match := _SECRET.search(event.get("message", "")))
+        }
+
+    async def _list(self, kind: str, namespace: str, query: Mapping[str, str]) -> list[Object]:
+        return list((await self._kube.request("GET", path(kind, namespace), query))["items"])
+
+    async def _get(self, kind: str, namespace: str, name: str) -> Object | None:
+        try:
+            return await self._kube.request("GET", path(kind, namespace, name))
+        except NotFoundException:
+            return None
+
+
+def read_program(manifest: Object, known: Ledger | None) -> Program:
+    """A DSPyProgram as the plan sees it. Raises InvalidSpecError when the schema let something through."""
+    metadata, status = manifest["metadata"], manifest.get("status", {})
+    try:
+        spec = from_dict(manifest["spec"], ProgramSpec)
+    except (cattrs.BaseValidationError, KeyError, TypeError, ValueError) as error:
+        raise InvalidSpecError("Invalid", f"spec cannot be read: {'; '.join(cattrs.transform_error(error))}") from error
+    return Program(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        uid=metadata["uid"],
+        generation=metadata["generation"],
+        resource_version=metadata["resourceVersion"],
+        spec=spec,
+        request=metadata.get("annotations", {}).get(REQUEST_ANNOTATION, ""),
+        status=status,
+        ledger=_ledger(status, known),
+    )
+
+
+def _ledger(status: Mapping[str, Any], known: Ledger | None) -> Ledger | None:
+    """The stored ledger, with the evidence that this process gathered since it was stored."""
+    if "release" not in status:
+        return None
+    stored = from_dict(status["release"], Ledger)
+    if known is None or known.release is None or stored.release is None:
+        return stored
+    same = (known.release.candidate, known.release.started_at) == (stored.release.candidate, stored.release.started_at)
+    return known if same and known.serial == stored.serial and known.request == stored.request else stored
+
+
+def _policy(item: Object) -> Policy | None:
+    metadata = item["metadata"]
+    try:
+        spec = from_dict(item["spec"], RolloutSpec)
+    except (cattrs.BaseValidationError, KeyError, TypeError, ValueError):
+        return None
+    return Policy(
+        metadata["name"], metadata["uid"], metadata["creationTimestamp"], metadata["generation"], spec,
+        item.get("status", {}), metadata["resourceVersion"],
+    )  # fmt: skip
+
+
+def _workloads(
+    deployments: list[Object], pods: list[Object], services: Mapping[str, Object], mounts: Mapping[str, str]
+) -> dict[str, Workload]:
+    found = {}
+    for deployment in deployments:
+        revision = deployment["metadata"]["labels"].get(REVISION_LABEL, deployment["metadata"]["name"])
+        if deployment["metadata"].get("deletionTimestamp"):
+            continue
+        own = [pod for pod in pods if pod["metadata"]["labels"].get(REVISION_LABEL) == revision]
+        found[revision] = workload(deployment, own, mounts, revision in services)
+    return found
+
+
+def _creating(pod: Object) -> bool:
+    statuses = pod.get("status", {}).get("containerStatuses") or ()
+    return any(((status.get("state") or {}).get("waiting") or {}).get("reason") == "ContainerCreating" for status in statuses)
+
+
+def _routes(config_map: Object | None) -> Routes | None:
+    return load_routes(config_map["data"][CONTENT_KEY]) if config_map else None
+
+
+def _table(config_map: Object | None) -> PortTable:
+    return load_ports(config_map["data"][CONTENT_KEY]) if config_map else PortTable()
+
+
+def _target_port(service: Object | None) -> int | None:
+    return int(service["spec"]["ports"][0]["targetPort"]) if service else None
+
+
+def _taken(program: Program, objects: Mapping[str, Object | None]) -> str | None:
+    """The first object with a child's name that does not belong to this program."""
+    for kind, found in objects.items():
+        owners = (found or {}).get("metadata", {}).get("ownerReferences", ())
+        if found is not None and not any(owner["uid"] == program.uid for owner in owners):
+            return f"{kind} {found['metadata']['name']}"
+    return None
+
+
+def _mismatch(spec: ProgramSpec, version: Version, settings: Settings) -> Problem | None:
+    """A version that no runtime image can load; users who bring their own image know what they do."""
+    if spec.image is not None:
+        return None
+    if version.python and version.python not in settings.runtime_pythons:
+        known = ", ".join(settings.runtime_pythons)
+        words = f"Version {version.number} was logged with Python {version.python}; there are runtime images for {known}"
+        return Problem("PythonMismatch", f"{words}: log it again with one of these, or set spec.image")
+    if version.dspy and not _within(version.dspy, settings.runtime_dspy):
+        words = f"Version {version.number} needs DSPy {version.dspy}; the runtime images hold {settings.runtime_dspy}"
+        return Problem("DSPyMismatch", f"{words}: log it again with that, or set spec.image")
+    return None
+
+
+def _within(version: str, wanted: str) -> bool:
+    return SpecifierSet(wanted).contains(version, prereleases=True)

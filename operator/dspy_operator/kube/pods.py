@@ -1,0 +1,107 @@
+"""What the pods of a revision say about themselves, and which of it can heal. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from dspy_operator.domain.snapshot import Problem, Workload
+from dspy_operator.resources.revision import CONTAINER
+
+FATAL = frozenset({"ModelLoadFailed", "PythonMismatch", "ModelNotFound"})
+"""Reasons of the runtime that no time heals."""
+
+HEALING = frozenset({"RegistryUnavailable"})
+"""Reasons of the runtime that are somebody else's fault: such an exit is no crash of the candidate."""
+
+_IMAGE = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"})
+
+Object = Mapping[str, Any]
+
+
+def workload(deployment: Object, pods: Sequence[Object], mounts: Mapping[str, str], has_service: bool) -> Workload:
+    """A Deployment and its pods. `mounts` are the words of failed mounts by pod name."""
+    live = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
+    messages = [message for pod in live if not _ready(pod) and (message := _termination(pod))]
+    return Workload(
+        replicas=deployment["spec"].get("replicas", 1),
+        ready=sum(_ready(pod) for pod in live),
+        crashes=sum(_restarts(pod) for pod in live),
+        fatal=next((problem for problem in messages if problem.reason in FATAL), None),
+        problem=_problem(live, messages, mounts) or _cannot_create(deployment),
+        has_service=has_service,
+    )
+
+
+def _problem(pods: Iterable[Object], messages: Sequence[Problem], mounts: Mapping[str, str]) -> Problem | None:
+    for pod in pods:
+        if _ready(pod):
+            continue
+        found = _unschedulable(pod) or _missing_secret(pod, mounts) or _waiting(pod)
+        if found:
+            return found
+    return messages[0] if messages else None
+
+
+def _container(pod: Object) -> Object:
+    statuses = pod.get("status", {}).get("containerStatuses") or ()
+    return next((status for status in statuses if status["name"] == CONTAINER), {})
+
+
+def _ready(pod: Object) -> bool:
+    conditions = pod.get("status", {}).get("conditions") or ()
+    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+
+
+def _restarts(pod: Object) -> int:
+    """Exits by itself; one that the kubelet asked for (its liveness probe failed) counts as well."""
+    words = _termination(pod)
+    if words is not None and words.reason in HEALING:
+        return 0
+    return int(_container(pod).get("restartCount", 0))
+
+
+def _termination(pod: Object) -> Problem | None:
+    """The runtime's own words about why it did not start: the one JSON line of its termination message."""
+    status = _container(pod)
+    for state in (status.get("state") or {}, status.get("lastState") or {}):
+        message = (state.get("terminated") or {}).get("message")
+        if message:
+            try:
+                content = json.loads(message)
+                return Problem(str(content["reason"]), str(content["message"]))
+            except (ValueError, KeyError, TypeError):
+                return None
+    return None
+
+
+def _unschedulable(pod: Object) -> Problem | None:
+    for condition in pod.get("status", {}).get("conditions") or ():
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            return Problem("Unschedulable", condition.get("message", "no node takes the pod"))
+    return None
+
+
+def _missing_secret(pod: Object, mounts: Mapping[str, str]) -> Problem | None:
+    words = mounts.get(pod["metadata"]["name"])
+    return Problem("SecretNotFound" if "secret" in words else "MountFailed", words) if words else None
+
+
+def _waiting(pod: Object) -> Problem | None:
+    waiting = (_container(pod).get("state") or {}).get("waiting") or {}
+    reason = waiting.get("reason")
+    if reason in _IMAGE:
+        return Problem("ImageNotPulled", f"The image {_container(pod).get('image', '')} cannot be pulled")
+    if reason == "CreateContainerConfigError":
+        return Problem("ConfigurationMissing", waiting.get("message", "a Secret or ConfigMap is missing"))
+    if reason == "CrashLoopBackOff":
+        return Problem("Crashing", f"The runtime ended {_restarts(pod)} times; see kubectl logs {pod['metadata']['name']} --previous")
+    return None
+
+
+def _cannot_create(deployment: Object) -> Problem | None:
+    for condition in deployment.get("status", {}).get("conditions") or ():
+        if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
+            return Problem("PodsRefused", condition.get("message", "the API refuses the pods"))
+    return None

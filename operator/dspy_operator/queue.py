@@ -1,0 +1,103 @@
+"""The work queue: keys that are de-duplicated, worked on one at a time each, delayed, and tried again with backoff."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from prometheus_client import Counter, Gauge, Histogram
+
+FIRST_BACKOFF_SECONDS = 0.2
+LONGEST_BACKOFF_SECONDS = 30.0
+
+DEPTH = Gauge("dspy_operator_queue_depth", "Keys that wait to be worked on.")
+LATENCY = Histogram("dspy_operator_queue_latency_seconds", "Time between a key's due time and its work.", buckets=(0.001, 0.01, 0.1, 1, 10))
+RETRIES = Counter("dspy_operator_queue_retries", "Passes that failed and are tried again.", ["kind"])
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Key:
+    """What is worked on: `program` with a name, or `gateway` of a namespace."""
+
+    kind: str
+    namespace: str
+    name: str = ""
+
+
+class WorkQueue:
+    """Runs `work(key)` for every key that was added; a key added while it runs, runs once more afterwards."""
+
+    def __init__(self, work: Callable[[Key], Awaitable[float | None]]) -> None:
+        self._work = work
+        self._ready: asyncio.Queue[tuple[Key, float]] = asyncio.Queue()
+        self._queued: set[Key] = set()
+        self._running: set[Key] = set()
+        self._again: set[Key] = set()
+        self._timers: dict[Key, asyncio.TimerHandle] = {}
+        self._failures: dict[Key, int] = {}
+
+    def add(self, key: Key) -> None:
+        """Queues a key, unless it is queued already."""
+        self._cancel_timer(key)
+        if key in self._running:
+            self._again.add(key)
+        elif key not in self._queued:
+            self._queued.add(key)
+            self._ready.put_nowait((key, asyncio.get_running_loop().time()))
+            DEPTH.set(len(self._queued))
+
+    def add_after(self, key: Key, delay_seconds: float) -> None:
+        """Queues a key later; an earlier timer of the same key stays."""
+        loop = asyncio.get_running_loop()
+        known = self._timers.get(key)
+        if known is not None and known.when() <= loop.time() + delay_seconds:
+            return
+        self._cancel_timer(key)
+        self._timers[key] = loop.call_later(delay_seconds, self._due, key)
+
+    async def run(self, workers: int) -> None:
+        """Works for ever with that many keys at once."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(workers):
+                group.create_task(self._worker())
+
+    async def _worker(self) -> None:
+        while True:
+            key, due = await self._ready.get()
+            self._queued.discard(key)
+            DEPTH.set(len(self._queued))
+            LATENCY.observe(asyncio.get_running_loop().time() - due)
+            self._running.add(key)
+            try:
+                delay = await self._work(key)
+                self._failures.pop(key, None)
+            except RetryError:
+                delay = self._backoff(key)
+            finally:
+                self._running.discard(key)
+            if key in self._again:
+                self._again.discard(key)
+                self.add(key)
+            elif delay is not None:
+                self.add_after(key, delay)
+
+    def _due(self, key: Key) -> None:
+        self._timers.pop(key, None)
+        self.add(key)
+
+    def _cancel_timer(self, key: Key) -> None:
+        timer = self._timers.pop(key, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _backoff(self, key: Key) -> float:
+        RETRIES.labels(key.kind).inc()
+        failures = self._failures[key] = self._failures.get(key, 0) + 1
+        longest = min(FIRST_BACKOFF_SECONDS * 2.0 ** min(failures - 1, 10), LONGEST_BACKOFF_SECONDS)
+        return longest * random.uniform(0.5, 1.0)
+
+
+class RetryError(Exception):
+    """The work failed and should be tried again after a while."""

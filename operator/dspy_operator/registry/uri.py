@@ -1,0 +1,27 @@
+"""Model uris in MLflow's own syntax: `models:/name/3` and `models:/name@alias`. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from dspy_operator.errors import InvalidSpecError
+
+_URI = re.compile(r"^models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[\w.-]+))$")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelUri:
+    """A registered model with either a version or an alias."""
+
+    name: str
+    version: str | None
+    alias: str | None
+
+
+def parse(uri: str) -> ModelUri:
+    """A uri as its parts. Raises InvalidSpecError with what to write instead."""
+    match = _URI.match(uri)
+    if match is None:
+        raise InvalidSpecError("InvalidModelUri", f"spec.model.uri {uri!r} must be models:/name/3 or models:/name@alias")
+    return ModelUri(match["name"], match["version"], match["alias"])

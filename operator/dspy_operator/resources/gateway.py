@@ -1,0 +1,115 @@
+"""A namespace's gateway: Deployment, ServiceAccount, RoleBinding, PodDisruptionBudget and the port table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from dspy_gateway.routes import CONTENT_KEY, PORTS_LABEL, STATE_PORT, PortTable, dump
+from dspy_operator.api.names import FIELD_MANAGER, GATEWAY_CLUSTER_ROLE, GATEWAY_LABEL, GATEWAY_NAME, MANAGED_BY_LABEL, NAME_LABEL
+
+FOLDER = "/run/dspy-gateway"
+GRACE_SECONDS = 630
+BOOTSTRAP = f"{FOLDER}/bootstrap.yaml"
+
+Manifest = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySettings:
+    """What the operator's configuration says of gateways."""
+
+    image: str
+    replicas: int
+
+
+def port_table(namespace: str, table: PortTable) -> Manifest:
+    """The ConfigMap with every program's listener port."""
+    metadata = _metadata(namespace, {PORTS_LABEL: "true"})
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {CONTENT_KEY: dump(table)}}
+
+
+def gateway(namespace: str, settings: GatewaySettings) -> list[Manifest]:
+    """All objects but the port table, in the order in which they are applied."""
+    metadata = _metadata(namespace)
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": GATEWAY_CLUSTER_ROLE}
+    subject = {"kind": "ServiceAccount", "name": GATEWAY_NAME, "namespace": namespace}
+    budget = {"maxUnavailable": 1, "selector": {"matchLabels": {NAME_LABEL: GATEWAY_NAME}}}
+    return [
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata},
+        {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": metadata, "roleRef": role, "subjects": [subject]},
+        {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": metadata, "spec": budget},
+        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": _deployment(settings)},
+    ]
+
+
+def _metadata(namespace: str, labels: dict[str, str] | None = None) -> Manifest:
+    ours = {NAME_LABEL: GATEWAY_NAME, MANAGED_BY_LABEL: FIELD_MANAGER, GATEWAY_LABEL: "true"}
+    return {"name": GATEWAY_NAME, "namespace": namespace, "labels": {**ours, **(labels or {})}}
+
+
+def _deployment(settings: GatewaySettings) -> Manifest:
+    labels = {NAME_LABEL: GATEWAY_NAME, MANAGED_BY_LABEL: FIELD_MANAGER, GATEWAY_LABEL: "true"}
+    return {
+        "replicas": settings.replicas,
+        "selector": {"matchLabels": {NAME_LABEL: GATEWAY_NAME}},
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
+        "template": {"metadata": {"labels": labels}, "spec": _pod(settings.image)},
+    }
+
+
+def _pod(image: str) -> Manifest:
+    return {
+        "serviceAccountName": GATEWAY_NAME,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        "securityContext": {"runAsNonRoot": True, "runAsUser": 65532, "fsGroup": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
+        "initContainers": [_agent(image)],
+        "containers": [_envoy(image)],
+        "volumes": [{"name": "run", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}],
+    }
+
+
+def _agent(image: str) -> Manifest:
+    """The agent as a native sidecar: Envoy starts once the agent knows what to tell it, and ends before the agent does."""
+    return {
+        **_container("agent", image),
+        "args": ["agent"],
+        "restartPolicy": "Always",
+        "env": _environment(),
+        "ports": [{"name": "state", "containerPort": STATE_PORT}],
+        "startupProbe": {"httpGet": {"path": "/startz", "port": STATE_PORT}, "periodSeconds": 1, "failureThreshold": 600},
+        "resources": {"requests": {"cpu": "20m", "memory": "96Mi"}},
+    }
+
+
+def _envoy(image: str) -> Manifest:
+    return {
+        **_container("envoy", image),
+        "command": ["envoy"],
+        "args": ["-c", BOOTSTRAP, "--disable-hot-restart", "--log-level", "warning", "--component-log-level", "config:error"],
+        "env": _environment(),
+        "readinessProbe": {"httpGet": {"path": "/readyz", "port": STATE_PORT}, "periodSeconds": 1, "failureThreshold": 2},
+        "lifecycle": {"preStop": {"exec": {"command": ["python", "-m", "dspy_gateway", "drain"]}}},
+        "resources": {"requests": {"cpu": "50m", "memory": "96Mi"}},
+    }
+
+
+def _container(name: str, image: str) -> Manifest:
+    return {
+        "name": name,
+        "image": image,
+        "securityContext": {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}},
+        "volumeMounts": [{"name": "run", "mountPath": FOLDER}, {"name": "tmp", "mountPath": "/tmp"}],
+    }
+
+
+def _environment() -> list[Manifest]:
+    def from_field(path: str) -> Manifest:
+        return {"fieldRef": {"fieldPath": path}}
+
+    return [
+        {"name": "DSPY_GATEWAY_POD", "valueFrom": from_field("metadata.name")},
+        {"name": "DSPY_GATEWAY_NAMESPACE", "valueFrom": from_field("metadata.namespace")},
+        {"name": "DSPY_GATEWAY_FOLDER", "value": FOLDER},
+    ]

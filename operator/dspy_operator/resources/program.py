@@ -1,0 +1,37 @@
+"""The objects of a program that are not of one revision: its routes and its Service."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dspy_gateway.routes import CONTENT_KEY, PROGRAM_LABEL, ROUTES_LABEL, Routes, dump
+from dspy_operator.api.names import FIELD_MANAGER, GATEWAY_NAME, MANAGED_BY_LABEL, NAME_LABEL, routes_name
+from dspy_operator.domain.snapshot import Program
+from dspy_operator.resources.revision import owner
+
+Manifest = dict[str, Any]
+
+
+def routes(program: Program, content: Routes) -> Manifest:
+    """The ConfigMap that the gateways follow."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": _metadata(program, routes_name(program.name), {ROUTES_LABEL: "true"}),
+        "data": {CONTENT_KEY: dump(content)},
+    }
+
+
+def service(program: Program, port: int) -> Manifest:
+    """The program's stable address: port 80, which is the program's own listener on every gateway pod."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": _metadata(program, program.name, {}),
+        "spec": {"selector": {NAME_LABEL: GATEWAY_NAME}, "ports": [{"name": "http", "port": 80, "targetPort": port, "protocol": "TCP"}]},
+    }
+
+
+def _metadata(program: Program, name: str, labels: dict[str, str]) -> Manifest:
+    ours = {NAME_LABEL: program.name, MANAGED_BY_LABEL: FIELD_MANAGER, PROGRAM_LABEL: program.name}
+    return {"name": name, "namespace": program.namespace, "labels": {**ours, **labels}, "ownerReferences": [owner(program)]}

@@ -1,0 +1,212 @@
+"""A revision: its name, its ControllerRevision, and the Deployment and headless Service that it pins for good.
+
+The manifests are built once, when the revision is made, and kept inside the ControllerRevision: an upgrade of the
+operator changes no running Deployment.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dspy_gateway.routes import PROGRAM_LABEL, REVISION_LABEL, RUNTIME_PORT
+from dspy_operator.api.names import API_VERSION, FIELD_MANAGER, MANAGED_BY_LABEL, NAME_LABEL, STABLE_ANNOTATION
+from dspy_operator.api.program import NOT_IN_REVISION, ProgramSpec
+from dspy_operator.domain.snapshot import Program, Revision, Version
+
+PROBE_PORT = 8081
+PRE_STOP_SECONDS = 4
+"""Longer than an endpoint takes to leave every gateway, so that no request meets a pod that has stopped."""
+
+CREDENTIALS_FOLDER = "/var/run/secrets/dspy.dev/lm"
+CONTAINER = "runtime"
+
+Manifest = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """What the operator's configuration adds to a revision: the image of its Python minor, and the registry's address."""
+
+    image: str
+    registry_url: str
+
+
+def revision_name(program: str, spec: Mapping[str, Any], version: Version) -> str:
+    """`<program>-<hash8>` over the fields that the user set, before defaults, and the version's identity."""
+    settings = {name: value for name, value in spec.items() if name not in NOT_IN_REVISION}
+    settings["model"] = {name: value for name, value in spec.get("model", {}).items() if name != "uri"}
+    identity = {"spec": settings, "modelId": version.model_id, "digest": version.digest}
+    return f"{program}-{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]}"
+
+
+def controller_revision(program: Program, name: str, version: Version, runtime: Runtime) -> Manifest:
+    """The ControllerRevision of a version with the program's settings as they are now."""
+    labels = _labels(program.name, name)
+    data = {
+        "model": {"uri": version.uri, "version": version.number, "modelId": version.model_id, "digest": version.digest},
+        "python": version.python,
+        "lm": program.spec.lm.model,
+        "timeoutSeconds": program.spec.serving.timeout_seconds,
+        "deployment": _deployment(program, name, version, runtime),
+        "service": _headless_service(program, name),
+    }
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "ControllerRevision",
+        "metadata": {"name": name, "namespace": program.namespace, "labels": labels, "ownerReferences": [owner(program)]},
+        "data": data,
+        "revision": int(version.number) if version.number.isdigit() else 0,
+    }
+
+
+def read_revision(manifest: Mapping[str, Any]) -> Revision:
+    """A ControllerRevision as the plan sees it."""
+    data, metadata = manifest["data"], manifest["metadata"]
+    promoted = metadata.get("annotations", {}).get(STABLE_ANNOTATION)
+    return Revision(
+        name=metadata["name"],
+        created=metadata.get("creationTimestamp", ""),
+        promoted_at=float(promoted) if promoted else None,
+        model_uri=data["model"]["uri"],
+        version=data["model"]["version"],
+        lm=data["lm"],
+        timeout_seconds=data["timeoutSeconds"],
+        deployment=data["deployment"],
+        service=data["service"],
+    )
+
+
+def scaled(deployment: Mapping[str, Any], replicas: int) -> Manifest:
+    """A pinned Deployment with its number of replicas."""
+    result = copy.deepcopy(dict(deployment))
+    result["spec"]["replicas"] = replicas
+    return result
+
+
+def owner(program: Program) -> Manifest:
+    """The reference by which Kubernetes removes a child with its program."""
+    return {
+        "apiVersion": API_VERSION, "kind": "DSPyProgram", "name": program.name, "uid": program.uid,
+        "controller": True, "blockOwnerDeletion": True,
+    }  # fmt: skip
+
+
+def _labels(program: str, revision: str) -> dict[str, str]:
+    return {NAME_LABEL: program, MANAGED_BY_LABEL: FIELD_MANAGER, PROGRAM_LABEL: program, REVISION_LABEL: revision}
+
+
+def _headless_service(program: Program, name: str) -> Manifest:
+    """Only for its EndpointSlices, which tell the gateways where the pods are."""
+    labels = _labels(program.name, name)
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name, "namespace": program.namespace, "labels": labels, "ownerReferences": [owner(program)]},
+        "spec": {
+            "clusterIP": "None",
+            "selector": {REVISION_LABEL: name},
+            "ports": [{"name": "http", "port": RUNTIME_PORT, "targetPort": "http"}],
+        },
+    }
+
+
+def _deployment(program: Program, name: str, version: Version, runtime: Runtime) -> Manifest:
+    labels = _labels(program.name, name)
+    pod = program.spec.pod
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": name, "namespace": program.namespace, "labels": labels, "ownerReferences": [owner(program)]},
+        "spec": {
+            "selector": {"matchLabels": {REVISION_LABEL: name}},
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
+            "revisionHistoryLimit": 0,
+            "template": {
+                "metadata": {"labels": {**pod.labels, **labels}, "annotations": dict(pod.annotations)},
+                "spec": _pod_spec(program.spec, name, version, runtime),
+            },
+        },
+    }
+
+
+def _pod_spec(spec: ProgramSpec, name: str, version: Version, runtime: Runtime) -> Manifest:
+    pod = spec.pod
+    volumes = [{"name": "tmp", "emptyDir": {}}, *_credential_volumes(spec), *map(dict, pod.volumes)]
+    optional = {
+        "nodeSelector": dict(pod.node_selector), "tolerations": [*map(dict, pod.tolerations)], "affinity": dict(pod.affinity),
+        "topologySpreadConstraints": [*map(dict, pod.topology_spread_constraints)], "priorityClassName": pod.priority_class_name,
+        "serviceAccountName": pod.service_account_name, "imagePullSecrets": [*map(dict, pod.image_pull_secrets)],
+    }  # fmt: skip
+    return {
+        "automountServiceAccountToken": pod.service_account_name is not None,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": spec.serving.timeout_seconds + PRE_STOP_SECONDS + 30,
+        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [_container(spec, name, version, runtime)],
+        "volumes": volumes,
+        **{key: value for key, value in optional.items() if value},
+    }
+
+
+def _container(spec: ProgramSpec, name: str, version: Version, runtime: Runtime) -> Manifest:
+    container: Manifest = {
+        "name": CONTAINER,
+        "image": spec.image or runtime.image,
+        "env": [*_environment(spec, name, version, runtime), *map(dict, spec.env)],
+        "ports": [{"name": "http", "containerPort": RUNTIME_PORT}, {"name": "probes", "containerPort": PROBE_PORT}],
+        "startupProbe": _probe("/readyz", 1, failures=600),
+        "readinessProbe": _probe("/readyz", 1, failures=2),
+        "livenessProbe": _probe("/livez", 10, failures=6),
+        "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_SECONDS}}},
+        "terminationMessagePath": "/dev/termination-log",
+        "securityContext": {
+            "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, *_credential_mounts(spec), *map(dict, spec.pod.volume_mounts)],
+    }  # fmt: skip
+    if spec.resources:
+        container["resources"] = dict(spec.resources)
+    if spec.lm.credentials.env_from:
+        container["envFrom"] = [{"secretRef": {"name": spec.lm.credentials.env_from.name}}]
+    return container
+
+
+def _environment(spec: ProgramSpec, name: str, version: Version, runtime: Runtime) -> list[Manifest]:
+    lm, serving = spec.lm, spec.serving
+    variables = {
+        "DSPY_RUNTIME_MODEL": f"models:/{version.model_id}" if version.model_id else version.uri,
+        "DSPY_RUNTIME_REVISION": name,
+        "DSPY_RUNTIME_LM_MODEL": lm.model,
+        "DSPY_RUNTIME_LM_API_BASE": lm.api_base,
+        "DSPY_RUNTIME_LM_PARAMETERS": json.dumps(dict(lm.parameters), sort_keys=True),
+        "DSPY_RUNTIME_LM_TIMEOUT_SECONDS": lm.timeout_seconds,
+        "DSPY_RUNTIME_LM_MAX_RETRIES": lm.max_retries,
+        "DSPY_RUNTIME_LM_API_KEY_FILE": f"{CREDENTIALS_FOLDER}/{lm.credentials.api_key.key}" if lm.credentials.api_key else None,
+        "DSPY_RUNTIME_CONCURRENCY": serving.concurrency,
+        "DSPY_RUNTIME_QUEUE": serving.queue,
+        "DSPY_RUNTIME_TIMEOUT_SECONDS": serving.timeout_seconds,
+        "DSPY_RUNTIME_DRAIN_SECONDS": serving.timeout_seconds + 10,
+        "MLFLOW_TRACKING_URI": runtime.registry_url,
+    }
+    return [{"name": key, "value": str(value)} for key, value in variables.items() if value is not None]
+
+
+def _credential_volumes(spec: ProgramSpec) -> list[Manifest]:
+    key = spec.lm.credentials.api_key
+    return [{"name": "lm-credentials", "secret": {"secretName": key.name, "items": [{"key": key.key, "path": key.key}]}}] if key else []
+
+
+def _credential_mounts(spec: ProgramSpec) -> list[Manifest]:
+    mount = {"name": "lm-credentials", "mountPath": CREDENTIALS_FOLDER, "readOnly": True}
+    return [mount] if spec.lm.credentials.api_key else []
+
+
+def _probe(path: str, period_seconds: int, failures: int) -> Manifest:
+    return {
+        "httpGet": {"path": path, "port": "probes"}, "periodSeconds": period_seconds, "timeoutSeconds": 5, "failureThreshold": failures,
+    }  # fmt: skip

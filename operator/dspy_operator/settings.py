@@ -1,0 +1,46 @@
+"""The operator's configuration: DSPY_OPERATOR_* variables, set by its manifests."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class RegistrySettings(BaseModel):
+    """An MLflow registry that programs may name."""
+
+    url: str
+    """Where the operator and the runtime pods reach it."""
+    token_file: str | None = None
+    """A file with a bearer token for the operator's own requests."""
+
+
+class Settings(BaseSettings):
+    """Settings of the operator."""
+
+    model_config = SettingsConfigDict(env_prefix="DSPY_OPERATOR_")
+
+    registries: dict[str, RegistrySettings] = Field(default_factory=dict)
+    """Registries by the name that `spec.model.registry` uses, as JSON."""
+    registry_poll_seconds: float = 10.0
+    """How often an alias is looked up."""
+    runtime_image: str = "dspy-operator/runtime:0.1.0-py{python}"
+    """The runtime's image; `{python}` stands for a minor such as 3.11."""
+    runtime_pythons: list[str] = ["3.11", "3.12", "3.13"]
+    """The Python minors for which there is a runtime image."""
+    runtime_dspy: str = ">=3.4,<3.5"
+    """The DSPy versions that the runtime images can load."""
+    gateway_image: str = "dspy-operator/gateway:0.1.0"
+    """The gateway's image."""
+    gateway_replicas: int = 2
+    """Gateway pods of each namespace."""
+    namespace: str | None = None
+    """Watch this namespace only; None: all."""
+    resync_seconds: float = 600.0
+    """How often every program is looked at even when nothing changed."""
+    workers: int = 8
+    """Keys that are worked on at once."""
+    port: int = 8080
+    """The port of /healthz, /readyz and /metrics."""
+    log_level: str = "INFO"
+    """The lowest level that is logged."""
