@@ -7,13 +7,14 @@ import signal
 import time
 
 import kopf
+from kopf._cogs.structs.ids import Identity
 import structlog
 from aiohttp import web
 from prometheus_client import generate_latest
 
 from dspy_gateway.kube import UNREACHABLE, ApiException, Kube, configuration
 from dspy_operator import handlers
-from dspy_operator.api.names import API_VERSION
+from dspy_operator.api.names import API_VERSION, FIELD_MANAGER
 from dspy_operator.controller import Controller
 from dspy_operator.counts.poller import Poller
 from dspy_operator.kube.observe import Observer
@@ -63,6 +64,7 @@ async def _run_kopf(settings: Settings, queue: WorkQueue, tasks: list[asyncio.Ta
             clusterwide=settings.namespace is None,
             namespaces=[settings.namespace] if settings.namespace else (),
             standalone=True,
+            identity=Identity(FIELD_MANAGER),
             stop_flag=stop,
             ready_flag=ready,
         )

@@ -19,7 +19,7 @@ from dspy_operator.domain.release import recovered
 from dspy_operator.domain.snapshot import Problem, Snapshot
 from dspy_operator.domain.status import orphan_status, refused_status
 from dspy_operator.errors import InvalidSpecError
-from dspy_operator.kube.execute import Executor
+from dspy_operator.kube.execute import Executor, words
 from dspy_operator.kube.observe import Observer, read_program
 from dspy_operator.kube.paths import path
 from dspy_operator.queue import Key, RetryError
@@ -29,6 +29,7 @@ from dspy_operator.settings import Settings
 
 PASSES = Counter("dspy_operator_passes", "Passes by kind of key and result.", ["kind", "result"])
 SECONDS = Histogram("dspy_operator_pass_seconds", "Duration of a pass.", ["kind"])
+LONGEST_WORDS = 500
 log = structlog.get_logger(__name__)
 
 
@@ -145,5 +146,4 @@ _READABLE = {"model": {"uri": ""}, "lm": {"model": ""}}
 
 
 def _brief(error: BaseException) -> str:
-    status = getattr(error, "status", None)
-    return f"{type(error).__name__} {status or ''}".strip()
+    return f"{error.status} {words(error)}"[:LONGEST_WORDS] if isinstance(error, ApiException) else type(error).__name__

@@ -17,8 +17,9 @@ from pathlib import Path
 from tests.cluster.interface import CACHE, REPOSITORY, ClusterError
 from tests.cluster.node.configuration import PAUSE_IMAGE
 
-BASE_IMAGE = "localhost/dspy-operator-base:bookworm-1"
+BASE_IMAGE = "localhost/dspy-operator-base:bookworm-2"
 DEBIAN = "bookworm"
+SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEPENDENCIES = ("pyproject.toml", "uv.lock")
 STORAGE = ["--storage-driver", "overlay"]
 
@@ -33,7 +34,7 @@ class Image:
 
     def reference(self) -> str:
         """The name and content tag of the image as the sources stand now."""
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(BASE_IMAGE.encode())
         for path in _files([self.dockerfile, *self.copies]):
             digest.update(str(path.relative_to(REPOSITORY)).encode() + b"\0" + path.read_bytes() + b"\0")
         return f"localhost/dspy-operator-{self.name}:{digest.hexdigest()[:12]}"
@@ -81,7 +82,7 @@ def pause() -> str:
     """The image of a pod's sandbox: the local base image with a command that waits."""
     if not archive(PAUSE_IMAGE).exists():
         _base()
-        _from_base(PAUSE_IMAGE, ["--entrypoint", '["sleep", "infinity"]'])
+        _from_base(PAUSE_IMAGE, ["--entrypoint", '["/bin/sleep", "infinity"]'])
         _export(PAUSE_IMAGE)
     return PAUSE_IMAGE
 
@@ -131,7 +132,7 @@ def _base() -> None:
     (root / "var/lib/apt/lists").mkdir(parents=True)
     container = _buildah("from", "scratch")
     _buildah("add", container, str(root), "/")
-    _buildah("config", "--env", "LANG=C.UTF-8", container)
+    _buildah("config", "--env", "LANG=C.UTF-8", "--env", f"PATH={SEARCH_PATH}", container)
     _buildah("commit", "--rm", container, BASE_IMAGE)
     shutil.rmtree(folder)
 

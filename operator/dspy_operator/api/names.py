@@ -18,7 +18,8 @@ GATEWAY_LABEL = "dspy.dev/gateway"
 
 REQUEST_ANNOTATION = "dspy.dev/request"
 STABLE_ANNOTATION = "dspy.dev/promoted-at"
-"""On a ControllerRevision: when it became stable (Unix seconds). The newest is found again when a status is lost."""
+"""On a revision's Deployment: when it became stable (Unix seconds). The newest is found again when a status is lost.
+(A ControllerRevision cannot carry it: the API server takes a patch of its annotations for a change of its data.)"""
 
 
 def routes_name(program: str) -> str:

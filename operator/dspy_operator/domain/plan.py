@@ -56,7 +56,7 @@ class ApplyService:
 
 @dataclass(frozen=True, slots=True)
 class MarkStable:
-    """Notes on a ControllerRevision when it became stable."""
+    """Notes on a revision's Deployment when it became stable."""
 
     revision: str
     at: float
@@ -216,11 +216,11 @@ def _service(snapshot: Snapshot) -> tuple[ApplyService, ...]:
 
 
 def _marks(snapshot: Snapshot, ledger: Ledger, now: float) -> tuple[MarkStable, ...]:
-    stable = snapshot.revisions.get(str(ledger.stable))
-    newest = max((revision.promoted_at or 0.0 for revision in snapshot.revisions.values()), default=0.0)
+    stable = snapshot.workloads.get(str(ledger.stable))
+    newest = max((workload.promoted_at or 0.0 for workload in snapshot.workloads.values()), default=0.0)
     if stable is None or not ledger.stable_proven or (stable.promoted_at is not None and stable.promoted_at == newest):
         return ()
-    return (MarkStable(stable.name, now),)
+    return (MarkStable(str(ledger.stable), now),)
 
 
 def _deletions(snapshot: Snapshot, kept: list[str]) -> tuple[Delete, ...]:

@@ -56,9 +56,8 @@ def recovered(snapshot: Snapshot) -> Ledger:
             if backend is not heaviest:
                 ledger = ledger.with_draining(backend.revision, 0.0)
         return ledger
-    promoted = [revision for revision in snapshot.revisions.values() if revision.promoted_at is not None]
-    newest = max(promoted, key=lambda revision: revision.promoted_at or 0.0, default=None)
-    return Ledger(stable=newest.name, stable_proven=True) if newest else Ledger()
+    promoted = {name: workload.promoted_at for name, workload in snapshot.workloads.items() if workload.promoted_at is not None}
+    return Ledger(stable=max(promoted, key=lambda name: promoted[name]), stable_proven=True) if promoted else Ledger()
 
 
 def analysis_of(snapshot: Snapshot) -> Analysis:

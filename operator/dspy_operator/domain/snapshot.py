@@ -55,7 +55,6 @@ class Revision:
 
     name: str
     created: str
-    promoted_at: float | None
     model_uri: str
     version: str
     lm: str
@@ -85,6 +84,8 @@ class Workload:
     problem: Problem | None = None
     """A reason that can heal: an image that is not pulled, a pod that is not scheduled, a missing Secret."""
     has_service: bool = True
+    promoted_at: float | None = None
+    """When the revision became stable, as its Deployment remembers it (Unix seconds)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,7 +90,7 @@ class Executor:
                 await self.apply(manifests.service(program, port), create)
             case MarkStable(revision_name, at):
                 body = {"metadata": {"annotations": {STABLE_ANNOTATION: f"{at:.3f}"}}}
-                await self._kube.request("PATCH", path("ControllerRevision", program.namespace, revision_name), _MANAGER, body, MERGE)
+                await self._kube.request("PATCH", path("Deployment", program.namespace, revision_name), _MANAGER, body, MERGE)
             case Delete(kind, name):
                 await self.delete(kind, program.namespace, name)
 
@@ -104,7 +104,7 @@ class Executor:
             return
         except ApiException as error:
             if error.status in (400, 403, 422):
-                raise InvalidSpecError("InvalidPod", _words(error)) from error
+                raise InvalidSpecError("InvalidPod", words(error)) from error
             raise
 
     async def _create_ours(self, manifest: Object) -> None:
@@ -140,7 +140,8 @@ def _replacing(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str,
     return patch
 
 
-def _words(error: ApiException) -> str:
+def words(error: ApiException) -> str:
+    """The API's own sentence about why it refused."""
     try:
         return str(json.loads(error.body or "{}")["message"])
     except (ValueError, KeyError):

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from dspy_operator.api.names import STABLE_ANNOTATION
 from dspy_operator.domain.snapshot import Problem, Workload
 from dspy_operator.resources.revision import CONTAINER
 
@@ -31,6 +32,7 @@ def workload(deployment: Object, pods: Sequence[Object], mounts: Mapping[str, st
         fatal=next((problem for problem in messages if problem.reason in FATAL), None),
         problem=_problem(live, messages, mounts) or _cannot_create(deployment),
         has_service=has_service,
+        promoted_at=_promoted_at(deployment),
     )
 
 
@@ -42,6 +44,11 @@ def _problem(pods: Iterable[Object], messages: Sequence[Problem], mounts: Mappin
         if found:
             return found
     return messages[0] if messages else None
+
+
+def _promoted_at(deployment: Object) -> float | None:
+    promoted = (deployment["metadata"].get("annotations") or {}).get(STABLE_ANNOTATION)
+    return float(promoted) if promoted else None
 
 
 def _container(pod: Object) -> Object:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dspy_gateway.routes import PROGRAM_LABEL, REVISION_LABEL, RUNTIME_PORT
-from dspy_operator.api.names import API_VERSION, FIELD_MANAGER, MANAGED_BY_LABEL, NAME_LABEL, STABLE_ANNOTATION
+from dspy_operator.api.names import API_VERSION, FIELD_MANAGER, MANAGED_BY_LABEL, NAME_LABEL
 from dspy_operator.api.program import NOT_IN_REVISION, ProgramSpec
 from dspy_operator.domain.snapshot import Program, Revision, Version
 
@@ -67,11 +67,9 @@ def controller_revision(program: Program, name: str, version: Version, runtime: 
 def read_revision(manifest: Mapping[str, Any]) -> Revision:
     """A ControllerRevision as the plan sees it."""
     data, metadata = manifest["data"], manifest["metadata"]
-    promoted = metadata.get("annotations", {}).get(STABLE_ANNOTATION)
     return Revision(
         name=metadata["name"],
         created=metadata.get("creationTimestamp", ""),
-        promoted_at=float(promoted) if promoted else None,
         model_uri=data["model"]["uri"],
         version=data["model"]["version"],
         lm=data["lm"],

@@ -10,7 +10,7 @@ import yaml
 
 from tests.cluster.node.layout import Layout
 
-PAUSE_IMAGE = "localhost/dspy-operator-pause:1"
+PAUSE_IMAGE = "localhost/dspy-operator-pause:2"
 
 
 def write(layout: Layout) -> None:

@@ -1,0 +1,1 @@
+"""The demo: a real program in three versions, released on a cluster while one watches."""

@@ -1,0 +1,68 @@
+"""Logs versions of the demo's program to the MLflow server. Runs inside the server's pod, which has MLflow and DSPy.
+
+Takes a JSON list as its argument: [{"name": ..., "kind": "good" | "better" | "bad", "alias": ...}, ...] and prints the
+number of each version that it logged, as a JSON list.
+"""
+
+import json
+import sys
+import warnings
+
+warnings.simplefilter("ignore")
+
+import dspy
+import mlflow
+from mlflow import MlflowClient
+
+
+class Triage(dspy.Signature):
+    """Sort a customer's message into a category and say how urgent it is."""
+
+    message: str = dspy.InputField()
+    category: str = dspy.OutputField(desc="billing, technical or other")
+    urgency: str = dspy.OutputField(desc="low or high")
+
+
+INSTRUCTIONS = {
+    "good": "Sort a customer's message into a category and say how urgent it is.",
+    "better": "Sort a customer's message into a category and say how urgent it is. Words like `now` or `down` mean high urgency.",
+    # What teams really ship: a friendlier prompt, whose answers no longer have the fields that the program reads.
+    "bad": "Sort a customer's message into a category and say how urgent it is. Always answer warmly, in flowing prose.",
+}
+
+
+def program(kind: str) -> dspy.Module:
+    """The program with the prompt of that kind. `broken` is one that cannot be loaded."""
+    if kind == "broken":
+        return Broken()
+    return dspy.ChainOfThought(Triage.with_instructions(INSTRUCTIONS.get(kind, kind)))
+
+
+class Broken(dspy.Module):
+    """Pickles well, and raises when it is loaded."""
+
+    def forward(self) -> None:
+        """Never runs."""
+
+    def __reduce__(self):  # noqa: ANN204
+        return (__import__, ("a_module_that_the_image_does_not_have",))
+
+
+def log(wanted: dict[str, str]) -> str:
+    """Logs one version and moves the alias to it, if one is named."""
+    name = wanted["name"]
+    if wanted["kind"] != "move":
+        with mlflow.start_run():
+            mlflow.dspy.log_model(
+                program(wanted["kind"]), name="model", registered_model_name=name, pip_requirements=[f"dspy=={dspy.__version__}"]
+            )
+    client = MlflowClient()
+    version = wanted.get("version") or max((v.version for v in client.search_model_versions(f"name='{name}'")), key=int)
+    if "alias" in wanted:
+        client.set_registered_model_alias(name, wanted["alias"], version)
+    return str(version)
+
+
+if __name__ == "__main__":
+    mlflow.set_experiment("demo")
+    print("VERSIONS", json.dumps([log(wanted) for wanted in json.loads(sys.argv[1])]))
