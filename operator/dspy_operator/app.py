@@ -7,9 +7,9 @@ import signal
 import time
 
 import kopf
-from kopf._cogs.structs.ids import Identity
 import structlog
 from aiohttp import web
+from kopf._core.engines.peering import Identity
 from prometheus_client import generate_latest
 
 from dspy_gateway.kube import UNREACHABLE, ApiException, Kube, configuration

@@ -35,7 +35,7 @@ def deploy(cluster: Cluster, variables: Mapping[str, str] | None = None) -> None
     rendered = kubectl(cluster, "kustomize", str(REPOSITORY / OVERLAY))
     objects = [_with_local_images(item, references, variables or {}) for item in yaml.safe_load_all(rendered)]
     kubectl(cluster, "apply", "--server-side", "-f", "-", stdin=yaml.safe_dump_all(objects))
-    for name in ("mlflow", "lm", "dspy-operator"):
+    for name in ("mlflow", "lm", "client", "dspy-operator"):
         kubectl(cluster, "rollout", "status", "-n", SYSTEM, f"deployment/{name}", f"--timeout={TIMEOUT}")
 
 

@@ -7,9 +7,11 @@ changes, so a reference that exists is up to date and nothing is built or loaded
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +38,7 @@ class Image:
         """The name and content tag of the image as the sources stand now."""
         digest = hashlib.sha256(BASE_IMAGE.encode())
         for path in _files([self.dockerfile, *self.copies]):
-            digest.update(str(path.relative_to(REPOSITORY)).encode() + b"\0" + path.read_bytes() + b"\0")
+            digest.update(str(path.relative_to(REPOSITORY)).encode() + b"\0" + _content(path) + b"\0")
         return f"localhost/dspy-operator-{self.name}:{digest.hexdigest()[:12]}"
 
 
@@ -92,6 +94,15 @@ def _files(paths: Iterable[str]) -> Iterator[Path]:
         path = REPOSITORY / name
         found = path.rglob("*") if path.is_dir() else [path]
         yield from sorted(file for file in found if file.is_file() and "__pycache__" not in file.parts)
+
+
+def _content(path: Path) -> bytes:
+    """What of a file reaches an image. Of pyproject.toml only the dependencies do, not the settings of the linters."""
+    if path.name != "pyproject.toml":
+        return path.read_bytes()
+    project = tomllib.loads(path.read_text())
+    relevant = (project["project"], project["dependency-groups"], project["tool"]["uv"])
+    return json.dumps(relevant, sort_keys=True).encode()
 
 
 def _docker_build(image: Image, reference: str) -> None:

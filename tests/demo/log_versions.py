@@ -6,7 +6,9 @@ number of each version that it logged, as a JSON list.
 
 import json
 import sys
+import tempfile
 import warnings
+from pathlib import Path
 
 warnings.simplefilter("ignore")
 
@@ -44,19 +46,23 @@ class Broken(dspy.Module):
     def forward(self) -> None:
         """Never runs."""
 
-    def __reduce__(self):  # noqa: ANN204
+    def __reduce__(self):
         return (__import__, ("a_module_that_the_image_does_not_have",))
 
 
 def log(wanted: dict[str, str]) -> str:
     """Logs one version and moves the alias to it, if one is named."""
     name = wanted["name"]
+    client = MlflowClient()
     if wanted["kind"] != "move":
-        with mlflow.start_run():
+        with mlflow.start_run(), tempfile.TemporaryDirectory() as folder:
             mlflow.dspy.log_model(
                 program(wanted["kind"]), name="model", registered_model_name=name, pip_requirements=[f"dspy=={dspy.__version__}"]
             )
-    client = MlflowClient()
+            if "python" in wanted:
+                version = max(client.search_model_versions(f"name='{name}'"), key=lambda found: int(found.version))
+                Path(folder, "python_env.yaml").write_text(f"python: {wanted['python']}\n")
+                client.log_model_artifact(version.source.removeprefix("models:/"), f"{folder}/python_env.yaml")
     version = wanted.get("version") or max((v.version for v in client.search_model_versions(f"name='{name}'")), key=int)
     if "alias" in wanted:
         client.set_registered_model_alias(name, wanted["alias"], version)

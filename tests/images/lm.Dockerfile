@@ -12,4 +12,4 @@ COPY --from=build /opt/venv /opt/venv
 COPY tests/standin /opt/app/tests/standin
 ENV PATH=/opt/venv/bin:$PATH PYTHONPATH=/opt/app PYTHONUNBUFFERED=1
 USER 65532:65532
-CMD ["python", "-m", "tests.standin"]
+CMD ["python", "-m", "tests.standin", "serve"]

@@ -71,6 +71,10 @@ class Runtime:
         except aiohttp.ClientError:
             return False
 
+    def proc(self, file: str) -> str:
+        """What the kernel says of the process."""
+        return Path(f"/proc/{self.process.pid}/{file}").read_text()
+
     def memory_bytes(self) -> int:
         """Resident memory of the process."""
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])

@@ -1,19 +1,51 @@
-"""`python -m tests.standin`: runs the stand-in LM provider."""
+"""`python -m tests.standin`: the stand-in LM provider, its settings, and steady traffic to a program."""
 
 from __future__ import annotations
 
+import asyncio
+import json
+
+import aiohttp
 import click
 from aiohttp import web
 
 from tests.standin.server import Provider
+from tests.standin.traffic import send
 
 
-@click.command()
+@click.group()
+def main() -> None:
+    """A stand-in for an LM provider, and a client that sends traffic."""
+
+
+@main.command()
 @click.option("--host", default="0.0.0.0", show_default=True)
 @click.option("--port", default=8000, show_default=True)
-def main(host: str, port: int) -> None:
+def serve(host: str, port: int) -> None:
     """An OpenAI-compatible provider at /v1; PUT /settings changes latency, errors and answers."""
     web.run_app(Provider().application(), host=host, port=port, access_log=None)
+
+
+@main.command("set")
+@click.argument("settings")
+@click.option("--url", default="http://lm:8000/settings", show_default=True)
+def change(settings: str, url: str) -> None:
+    """Changes a provider's settings, given as JSON, and prints all of them and what it has seen."""
+
+    async def put() -> str:
+        async with aiohttp.ClientSession() as session, session.put(url, json=json.loads(settings)) as response:
+            return await response.text()
+
+    click.echo(asyncio.run(put()))
+
+
+@main.command()
+@click.argument("url")
+@click.option("--rate", default=20.0, show_default=True, help="Requests a second.")
+@click.option("--seconds", default=0.0, help="How long; 0: until standard input is closed.")
+def traffic(url: str, rate: float, seconds: float) -> None:
+    """Sends predictions to a program and prints one JSON line for each answer."""
+    asyncio.run(send(url, rate, seconds))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from dspy_operator.api.rollout import Step
-from dspy_operator.domain.evidence import Evidence
+from dspy_operator.domain.evidence import Evidence, Tally
 
 LONGEST_HISTORY = 10
 LONGEST_REFUSED = 20
@@ -53,6 +53,9 @@ class Refused:
     reason: str
     message: str
     at: float
+    step: str = ""
+    stable: Tally = Tally()
+    candidate: Tally = Tally()
 
 
 @dataclass(frozen=True, slots=True)

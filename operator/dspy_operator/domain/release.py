@@ -85,6 +85,11 @@ def waiting_for(ledger: Ledger, snapshot: Snapshot) -> str:
     return _describe_step(release, release.steps[release.step])
 
 
+def step_of(release: Release) -> str:
+    """The step at hand and how many there are, as 2/6; empty without steps."""
+    return f"{min(release.step + 1, len(release.steps))}/{len(release.steps)}" if release.steps else ""
+
+
 # The rules, in their order.
 
 
@@ -265,8 +270,10 @@ def _short(snapshot: Snapshot, revision: str | None) -> str:
 
 def _refuse(ledger: Ledger, snapshot: Snapshot, now: float, outcome: str, reason: str, message: str) -> Turn:
     assert ledger.release is not None
-    candidate = ledger.release.candidate
-    ledger = ledger.with_refused(Refused(candidate, reason, message, now)).with_draining(candidate, now)
+    release, candidate = ledger.release, ledger.release.candidate
+    step = step_of(release)
+    refused = Refused(candidate, reason, message, now, step, release.evidence.stable, release.evidence.candidate)
+    ledger = ledger.with_refused(refused).with_draining(candidate, now)
     ledger = replace(ledger, release=None).ended(candidate, outcome, message, now)
     return ledger, (Said(outcome, f"{_short(snapshot, candidate)} is refused: {message}", warning=True),)
 

@@ -38,7 +38,7 @@ def program_status(
     ):
         return ledger, None
     ledger = replace(ledger, checkpointed_at=now)
-    return ledger, {**content, "release": to_dict(ledger)}
+    return ledger, {**content, "release": _stored(ledger)}
 
 
 def refused_status(snapshot: Snapshot, ledger: Ledger, problem: Problem, now: float) -> Content | None:
@@ -105,10 +105,15 @@ def _base(snapshot: Snapshot, ledger: Ledger, conditions: list[Condition], now: 
     before = snapshot.program.status.get("conditions", ())
     return {
         "observedGeneration": snapshot.program.generation,
-        "release": to_dict(ledger),
+        "release": _stored(ledger),
         "history": [to_dict(ended) for ended in ledger.history],
         "conditions": merged(before, conditions, snapshot.program.generation, now),
     }
+
+
+def _stored(ledger: Ledger) -> Content:
+    """The ledger as it is stored. Its history stands beside it, for people, and is not stored twice."""
+    return {name: value for name, value in to_dict(ledger).items() if name != "history"}
 
 
 def _accepted(wanted: Wanted | Problem | None) -> Condition:
@@ -167,10 +172,10 @@ def _rollout(snapshot: Snapshot, ledger: Ledger, policy: Policy, now: float) -> 
     content["candidate"] = f"v{other.version}" if other else ""
     content["weight"] = f"{release.weight / 100:g}" if release else "0"
     if release:
-        content["step"] = f"{min(release.step + 1, len(release.steps))}/{len(release.steps)}"
+        content["step"] = releases.step_of(release)
         content |= _measured(snapshot, release.evidence, ledger)
-    elif refused and "errors" in policy.status:
-        content |= {name: policy.status[name] for name in ("errors", "metrics", "step") if name in policy.status}
+    elif refused:
+        content |= {"step": refused.step, "errors": _errors(refused.candidate, refused.stable)}
     return content
 
 
@@ -181,9 +186,8 @@ def _measured(snapshot: Snapshot, evidence: Evidence, ledger: Ledger) -> Content
         for pod, state in snapshot.gateway.states.items()
         if snapshot.program.uid in state.programs
     }
-    errors = f"{_percent(evidence.candidate)} vs {_percent(evidence.stable)}"
     return {
-        "errors": errors,
+        "errors": _errors(evidence.candidate, evidence.stable),
         "effectiveWeights": next(iter(effective.values()), {}),
         "metrics": [
             {
@@ -253,6 +257,10 @@ def _revision(revision: Revision) -> Content:
 
 def _tally(tally: Tally) -> Content:
     return {"requests": tally.requests, "failures": tally.failures, "clientErrors": tally.client_errors}
+
+
+def _errors(candidate: Tally, stable: Tally) -> str:
+    return f"{_percent(candidate)} vs {_percent(stable)}"
 
 
 def _percent(tally: Tally) -> str:

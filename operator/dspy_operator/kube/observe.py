@@ -164,7 +164,7 @@ def _ledger(status: Mapping[str, Any], known: Ledger | None) -> Ledger | None:
     """The stored ledger, with the evidence that this process gathered since it was stored."""
     if "release" not in status:
         return None
-    stored = from_dict(status["release"], Ledger)
+    stored = from_dict({**status["release"], "history": status.get("history", ())}, Ledger)
     if known is None or known.release is None or stored.release is None:
         return stored
     same = (known.release.candidate, known.release.started_at) == (stored.release.candidate, stored.release.started_at)

@@ -1,0 +1,55 @@
+# The habits of this project. `make` alone prints them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+RUN := uv run --frozen --all-extras --quiet
+PYTEST := $(RUN) pytest -q
+
+.PHONY: help setup demo test lint fmt unit sim integration e2e cluster images bench docs clean
+
+help: ## Print this list
+	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 20
+
+setup: # uv, and with it everything else that Python brings
+	@command -v uv >/dev/null || { echo "Installing uv from PyPI ..."; python3 -m pip install --quiet --break-system-packages uv 2>/dev/null || python3 -m pip install --quiet uv || { echo "uv is missing and pip cannot install it: install uv, then run this again" >&2; exit 1; }; }
+	@uv sync --frozen --all-extras --quiet
+
+demo: setup ## A cluster, a good release and a bad one, while you watch
+	@$(RUN) python -m tests.demo
+
+test: setup lint unit sim integration e2e ## Everything that CI runs
+
+lint: setup ## Format, lint, types, layers
+	@$(RUN) ruff format --check --quiet . && $(RUN) ruff check --quiet .
+	@$(RUN) mypy
+	@$(RUN) lint-imports --verbose 2>&1 | tail -n 3
+	@$(RUN) python -m docs.generate --check
+
+fmt: setup ## Format the code and mend what the linter can mend
+	@$(RUN) ruff check --fix --quiet . ; $(RUN) ruff format --quiet .
+
+unit: setup ## The pure core
+	@$(PYTEST) tests/unit
+
+sim: setup ## The plan against a simulated cluster, and the tables of the judgement
+	@$(PYTEST) tests/simulation
+
+integration: setup ## Parts against a real Envoy, a real MLflow artifact, a real API server
+	@$(PYTEST) tests/integration
+
+e2e: setup ## The whole thing on a cluster that is made and removed
+	@$(PYTEST) tests/e2e
+
+cluster: setup ## Create the cluster of the demo with the operator on it, and leave it
+	@$(RUN) python -m tests.cluster create
+
+images: setup ## Build the images
+	@$(RUN) python -m tests.cluster images
+
+bench: setup ## Print every figure beside its peer or limit
+	@$(RUN) python -m benchmarks
+
+docs: setup ## Generate the reference of the resources from their schemas
+	@$(RUN) python -m docs.generate
+
+clean: setup ## Remove the clusters that the demo and the tests made
+	@$(RUN) python -m tests.cluster delete; $(RUN) python -m tests.cluster --name dspy-test delete

@@ -1,0 +1,287 @@
+"""Releases on a real cluster: what a user does, and what the tables, events and clients then show."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.cluster.deploy import SYSTEM, kubectl
+from tests.cluster.interface import ClusterError
+from tests.world import World, program, rollout
+
+STEPS: list[dict[str, Any]] = [{"setWeight": 10}, {"pause": {"requests": 20}}, {"setWeight": 50}, {"pause": {"requests": 60}}]
+LONG: list[dict[str, Any]] = [{"setWeight": 20}, {"pause": {"seconds": 600}}]
+NAME = "triage"
+
+
+@pytest.fixture
+def serving(world: World, versions: dict[str, str]) -> World:
+    """The good version serves under a canary policy."""
+    world.apply(rollout(NAME, STEPS), program(NAME, versions["good"]))
+    world.wait_condition(NAME, "Current", "True")
+    world.wait_condition(NAME, "Available", "True", "Serving")
+    return world
+
+
+def version_of(world: World, which: str) -> str:
+    return str(world.get("dspyprogram", NAME)["status"].get(which, {}).get("version", ""))
+
+
+def revision_of(world: World, which: str) -> str:
+    return str(world.get("dspyprogram", NAME)["status"].get(which, {}).get("revision", ""))
+
+
+def events(world: World) -> list[str]:
+    return world.kubectl("get", "events", "-o", "jsonpath={.items[*].reason}").split()
+
+
+def test_a_first_program_is_deployed_and_answers(serving: World, versions: dict[str, str]) -> None:
+    with serving.traffic(NAME) as traffic:
+        serving.wait(lambda: len(traffic.answers) >= 20, "twenty answers")
+    assert not traffic.failed()
+    status = serving.get("dspyprogram", NAME)["status"]
+    assert status["url"] == f"http://{NAME}.{serving.namespace}.svc"
+    assert status["observedGeneration"] == 1
+    assert "v" + versions["good"].rpartition("/")[2] in serving.kubectl("get", "dspy")
+    assert "Idle" in serving.kubectl("get", "rollouts")
+
+
+def test_a_good_version_is_released_step_by_step_without_a_lost_request(serving: World, versions: dict[str, str]) -> None:
+    with serving.traffic(NAME, rate=60) as traffic:
+        serving.set_model(NAME, versions["better"])
+        serving.wait_condition(NAME, "Current", "False", "ReleaseInProgress")
+        serving.wait_condition(NAME, "Current", "True")
+        serving.wait(lambda: len(serving.names("deployments", f"dspy.dev/program={NAME}")) == 1, "the old revision is gone")
+    assert not traffic.failed()
+    assert version_of(serving, "stable") == "v" + versions["better"].rpartition("/")[2]
+    assert {"ReleaseStarted", "CandidateReady", "WeightSet", "Promoted"} <= set(events(serving))
+
+
+def test_a_bad_version_loses_its_traffic_by_itself(serving: World, versions: dict[str, str]) -> None:
+    with serving.traffic(NAME, rate=40) as traffic:
+        serving.set_model(NAME, versions["bad"])
+        serving.wait_condition(NAME, "Current", "False", "RolledBack")
+        candidate = revision_of(serving, "wanted")
+        serving.wait(lambda: candidate not in serving.names("deployments"), "the bad revision is gone")
+    assert not traffic.lost()
+    assert {answer.revision for answer in traffic.failed()} == {candidate}
+    assert len(traffic.failed()) <= 12
+    status = serving.rollout(NAME)
+    assert (status["phase"], status["weight"]) == ("Refused", "0")
+    assert status["errors"].startswith("100% vs")
+    assert "RolledBack" in events(serving)
+
+
+def test_a_refused_version_stays_refused_and_going_back_is_current_again(serving: World, versions: dict[str, str]) -> None:
+    with serving.traffic(NAME, rate=40):
+        serving.set_model(NAME, versions["bad"])
+        serving.wait_condition(NAME, "Current", "False", "RolledBack")
+    serving.kubectl("delete", "dspyrollout", NAME)
+    time_to_be_tempted(serving)
+    assert serving.condition(NAME, "Current")[:2] == ("False", "RolledBack")
+    serving.set_model(NAME, versions["good"])
+    serving.wait_condition(NAME, "Current", "True")
+
+
+def time_to_be_tempted(world: World) -> None:
+    """Waits until the operator has looked again: a change of the spec that makes no revision is observed."""
+    world.kubectl("patch", "dspyprogram", NAME, "--type=merge", "-p", json.dumps({"spec": {"replicas": 2}}))
+    generation = world.get("dspyprogram", NAME)["metadata"]["generation"]
+    world.wait(lambda: world.get("dspyprogram", NAME)["status"]["observedGeneration"] == generation, "the change is observed")
+
+
+def test_without_a_policy_a_version_takes_over_when_it_is_ready(world: World, versions: dict[str, str]) -> None:
+    world.apply(program(NAME, versions["good"]))
+    world.wait_condition(NAME, "Available", "True")
+    with world.traffic(NAME, rate=40) as traffic:
+        world.set_model(NAME, versions["better"])
+        world.wait(lambda: version_of(world, "stable") == version_of(world, "wanted") != "", "the new version is stable")
+        world.wait(lambda: len(world.names("deployments", f"dspy.dev/program={NAME}")) == 1, "the old revision is gone")
+    assert not traffic.failed()
+
+
+def test_a_required_policy_is_waited_for(world: World, versions: dict[str, str]) -> None:
+    world.apply(program(NAME, versions["good"], rolloutPolicy="Required"))
+    world.wait_condition(NAME, "Current", "True")
+    world.set_model(NAME, versions["better"])
+    assert "PolicyMissing" in world.wait_condition(NAME, "Current", "False", "Waiting")
+    world.apply(rollout(NAME, [{"setWeight": 50}], analysis={"onUndecided": "Promote"}))
+    world.wait_condition(NAME, "Current", "True")
+
+
+def test_an_image_that_cannot_be_pulled_is_named_and_never_refused(serving: World, versions: dict[str, str]) -> None:
+    serving.kubectl("patch", "dspyprogram", NAME, "--type=merge", "-p", json.dumps({"spec": {"image": "localhost/no-such-image:1"}}))
+    serving.wait(lambda: "localhost/no-such-image:1 cannot be pulled" in serving.condition(NAME, "Current")[2], "the reason is shown")
+    assert "cannot be pulled" in serving.kubectl("get", "rollouts", "-o", "wide")
+    serving.kubectl("patch", "dspyprogram", NAME, "--type=json", "-p", json.dumps([{"op": "remove", "path": "/spec/image"}]))
+    serving.wait_condition(NAME, "Current", "True")
+
+
+def test_a_model_that_does_not_load_is_refused_with_the_pods_words(serving: World, versions: dict[str, str]) -> None:
+    serving.set_model(NAME, versions["broken"])
+    message = serving.wait_condition(NAME, "Current", "False", "RolledBack")
+    assert "a_module_that_the_image_does_not_have" in message
+    assert "Refused" in serving.kubectl("get", "rollouts")
+
+
+def test_a_version_of_another_python_is_not_accepted(serving: World) -> None:
+    serving.log({"name": "old-python", "kind": "good", "python": "3.8.18"})
+    serving.set_model(NAME, "models:/old-python/1")
+    message = serving.wait_condition(NAME, "Accepted", "False", "PythonMismatch")
+    assert "3.8" in message
+    assert serving.condition(NAME, "Available")[0] == "True"
+
+
+def test_a_missing_secret_is_named_and_its_coming_heals(world: World, versions: dict[str, str]) -> None:
+    world.kubectl("delete", "secret", "lm")
+    world.apply(program(NAME, versions["good"]))
+    assert "lm" in world.wait_condition(NAME, "Available", "False", "SecretNotFound")
+    world.make_secret()
+    world.wait_condition(NAME, "Available", "True", seconds=150)
+
+
+def test_without_traffic_a_release_holds_and_says_so(serving: World, versions: dict[str, str]) -> None:
+    serving.set_model(NAME, versions["better"])
+    serving.wait(lambda: serving.rollout(NAME).get("message") == "waiting for 20 candidate requests, 0 so far", "it holds")
+    assert serving.rollout(NAME)["weight"] == "10"
+    assert serving.rollout(NAME)["phase"] == "Progressing"
+
+
+def test_a_step_that_waits_too_long_is_shown_as_paused_and_goes_on_with_traffic(world: World, versions: dict[str, str]) -> None:
+    world.apply(rollout(NAME, STEPS, stepDeadlineSeconds=3), program(NAME, versions["good"]))
+    world.wait_condition(NAME, "Available", "True")
+    world.set_model(NAME, versions["better"])
+    world.wait_condition(NAME, "Stalled", "True", "StepDeadlineExceeded")
+    assert world.rollout(NAME)["phase"] == "Paused"
+    with world.traffic(NAME, rate=60):
+        world.wait_condition(NAME, "Current", "True")
+
+
+def test_a_moved_alias_starts_a_release(world: World) -> None:
+    first, second = world.log({"name": "moving", "kind": "good", "alias": "champion"}, {"name": "moving", "kind": "better"})
+    world.apply(program(NAME, "models:/moving@champion"))
+    world.wait_condition(NAME, "Available", "True")
+    assert version_of(world, "stable") == f"v{first}"
+    world.log({"name": "moving", "kind": "move", "alias": "champion", "version": second})
+    world.wait(lambda: version_of(world, "stable") == f"v{second}", "the new version is stable")
+
+
+def test_what_the_registry_does_not_have_is_told_apart(world: World, versions: dict[str, str]) -> None:
+    world.apply(
+        program("no-alias", "models:/triage@nobody"), program("no-model", "models:/nothing/1"), program("no-version", "models:/triage/999")
+    )
+    assert "nobody" in world.wait_condition("no-alias", "Accepted", "False", "AliasNotFound")
+    assert "nothing" in world.wait_condition("no-model", "Accepted", "False", "ModelNotFound")
+    assert "999" in world.wait_condition("no-version", "Accepted", "False", "ModelNotFound")
+
+
+def test_abort_takes_the_traffic_away_and_is_handled_once(world: World, versions: dict[str, str]) -> None:
+    world.apply(rollout(NAME, LONG), program(NAME, versions["good"]))
+    world.wait_condition(NAME, "Available", "True")
+    with world.traffic(NAME) as traffic:
+        world.set_model(NAME, versions["better"])
+        world.wait(lambda: len(traffic.by_revision()) == 2, "the candidate has traffic")
+        candidate = revision_of(world, "wanted")
+        world.kubectl("annotate", "dspyprogram", NAME, f"dspy.dev/request=abort {candidate} 1")
+        world.wait_condition(NAME, "Current", "False", "Refused")
+        world.wait(lambda: candidate not in world.names("deployments"), "the candidate is gone")
+    assert not traffic.failed()
+    world.kubectl("annotate", "--overwrite", "dspyprogram", NAME, "dspy.dev/request=abort somebody-else 2")
+    world.wait(lambda: "RequestIgnored" in events(world), "the request that names another is told so")
+
+
+def test_a_new_revision_in_mid_release_starts_over_from_stable(world: World, versions: dict[str, str]) -> None:
+    world.apply(rollout(NAME, LONG), program(NAME, versions["good"]))
+    world.wait_condition(NAME, "Available", "True")
+    with world.traffic(NAME) as traffic:
+        world.set_model(NAME, versions["better"])
+        world.wait(lambda: len(traffic.by_revision()) == 2, "the candidate has traffic")
+        first = revision_of(world, "wanted")
+        world.kubectl("patch", "dspyprogram", NAME, "--type=merge", "-p", json.dumps({"spec": {"serving": {"concurrency": 100}}}))
+        world.wait(lambda: len(traffic.by_revision()) == 3, "the newer candidate has traffic")
+        world.wait(lambda: first not in world.names("deployments"), "the older candidate is gone")
+    assert not traffic.failed()
+    outcomes = [(ended["revision"], ended["outcome"]) for ended in world.get("dspyprogram", NAME)["status"]["history"]]
+    assert outcomes == [(first, "Cancelled")]
+
+
+def test_an_operator_that_dies_in_mid_release_goes_on_where_it_was(serving: World, versions: dict[str, str]) -> None:
+    with serving.traffic(NAME, rate=40) as traffic:
+        serving.set_model(NAME, versions["better"])
+        serving.wait(lambda: len(traffic.by_revision()) == 2, "the candidate has traffic")
+        kubectl(serving.cluster, "delete", "pod", "-n", SYSTEM, "-l", "app.kubernetes.io/name=dspy-operator", "--grace-period=0", "--force")
+        serving.wait_condition(NAME, "Current", "True")
+    assert not traffic.failed()
+    assert events(serving).count("Promoted") == 1
+
+
+def test_a_gateway_pod_that_is_deleted_loses_no_request(serving: World) -> None:
+    with serving.traffic(NAME, rate=40) as traffic:
+        before = serving.names("pods", "app.kubernetes.io/name=dspy-gateway")
+        serving.kubectl("delete", "pod", before[0], "--wait=false")
+        serving.wait(lambda: before[0] not in serving.names("pods", "app.kubernetes.io/name=dspy-gateway"), "the pod is gone")
+        seen = len(traffic.answers)
+        serving.wait(lambda: len(traffic.answers) > seen + 40, "traffic goes on")
+    assert not traffic.failed()
+
+
+def test_a_worse_candidate_behind_a_failing_provider_is_not_blamed(serving: World, versions: dict[str, str]) -> None:
+    with serving.traffic(NAME, rate=40) as traffic:
+        serving.set_model(NAME, versions["better"])
+        serving.wait(lambda: len(traffic.by_revision()) == 2, "the candidate has traffic")
+        serving.set_lm(error_share=1.0)
+        serving.wait(
+            lambda: (
+                "Stable itself fails" in serving.condition(NAME, "Current")[2]
+                or serving.rollout(NAME).get("message", "").startswith("Stable itself")
+            ),
+            "it is held",
+        )
+        serving.set_lm(error_share=0.0)
+        serving.wait_condition(NAME, "Current", "True", seconds=180)
+    assert "RolledBack" not in events(serving)
+
+
+def test_a_strangers_service_is_not_taken_over(world: World, versions: dict[str, str]) -> None:
+    world.kubectl("create", "service", "clusterip", NAME, "--tcp=80:80")
+    world.apply(program(NAME, versions["good"]))
+    assert f"Service {NAME}" in world.wait_condition(NAME, "Accepted", "False", "NameTaken")
+    assert "dspy-operator" not in json.dumps(world.get("service", NAME)["metadata"].get("labels", {}))
+
+
+def test_deleting_programs_leaves_nothing_behind(world: World, versions: dict[str, str]) -> None:
+    world.apply(rollout(NAME, STEPS), program(NAME, versions["good"]), program("other", versions["good"]))
+    world.wait_condition(NAME, "Available", "True")
+    world.wait_condition("other", "Available", "True")
+    world.kubectl("delete", "dspyprogram", NAME)
+
+    def left(label: str) -> list[str]:
+        return world.names("deployments,services,configmaps,controllerrevisions,pods,endpointslices", label)
+
+    world.wait(lambda: not left(f"dspy.dev/program={NAME}"), "nothing of the first is left")
+    assert world.names("deployments", "dspy.dev/gateway=true") == ["dspy-gateway"]
+    world.wait(lambda: bool(world.rollout(NAME)["conditions"][0]["reason"] == "ProgramNotFound"), "its rollout says so")
+    world.kubectl("delete", "dspyprogram", "other")
+    kinds = "deployments,configmaps,serviceaccounts,rolebindings,poddisruptionbudgets,pods"
+    world.wait(lambda: not world.names(kinds, "dspy.dev/gateway=true"), "no gateway is left", 120)
+
+
+def test_ten_releases_at_a_hundred_requests_a_second_lose_none(world: World, versions: dict[str, str]) -> None:
+    quick = rollout(NAME, [{"setWeight": 50}, {"pause": {"seconds": 1}}], analysis={"onUndecided": "Promote"})
+    world.apply(quick, program(NAME, versions["good"]))
+    world.wait_condition(NAME, "Available", "True")
+    with world.traffic(NAME, rate=100) as traffic:
+        for release in range(10):
+            wanted = versions["better" if release % 2 == 0 else "good"]
+            world.set_model(NAME, wanted)
+            world.wait(lambda wanted=wanted: version_of(world, "stable") == f"v{wanted.rpartition('/')[2]}", f"release {release} is done")  # type: ignore[misc]
+    assert not traffic.lost(), traffic.lost()[:5]
+    assert not traffic.failed(), traffic.failed()[:5]
+    assert len(traffic.answers) > 2_000
+
+
+def test_kubectl_names_what_is_wrong_with_a_program(world: World) -> None:
+    with pytest.raises(ClusterError, match="register the model first"):
+        world.apply(program(NAME, "runs:/0123/model"))

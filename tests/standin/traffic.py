@@ -1,0 +1,49 @@
+"""Steady traffic to a program, one JSON line for each answer: when it was asked and answered, by whom, and how."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from typing import Any
+
+import aiohttp
+
+LONGEST_ANSWER = aiohttp.ClientTimeout(total=30, connect=5)
+
+
+async def send(url: str, rate: float, seconds: float) -> None:
+    """Sends `rate` predictions a second, for that long or until standard input is closed."""
+    closed = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
+    started = time.time()
+    async with aiohttp.ClientSession(timeout=LONGEST_ANSWER, connector=aiohttp.TCPConnector(limit=0)) as session:
+        waiting: set[asyncio.Task[None]] = set()
+        sent = 0
+        while (not closed.done() or seconds > 0) and (seconds <= 0 or sent < seconds * rate):
+            task = asyncio.create_task(_ask(session, url, sent))
+            waiting.add(task)
+            task.add_done_callback(waiting.discard)
+            sent += 1
+            await asyncio.sleep(max(0.0, started + sent / rate - time.time()))
+        await asyncio.gather(*waiting)
+
+
+async def _ask(session: aiohttp.ClientSession, url: str, number: int) -> None:
+    line: dict[str, Any] = {"asked": time.time()}
+    try:
+        async with session.post(url, json={"message": f"My bill {number} is wrong"}) as response:
+            await response.read()
+            headers = response.headers
+            line |= {
+                "status": response.status,
+                "revision": headers.get("x-dspy-revision", ""),
+                "outcome": headers.get("x-dspy-outcome", ""),
+                "serial": int(headers.get("x-dspy-serial", "0")),
+                "gateway": headers.get("x-dspy-gateway", ""),
+            }
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        line |= {"status": 0, "error": repr(error)}
+    line["answered"] = time.time()
+    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.flush()
