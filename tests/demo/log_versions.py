@@ -46,7 +46,7 @@ class Broken(dspy.Module):
     def forward(self) -> None:
         """Never runs."""
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[object, ...]:
         return (__import__, ("a_module_that_the_image_does_not_have",))
 
 

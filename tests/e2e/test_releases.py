@@ -121,7 +121,7 @@ def test_an_image_that_cannot_be_pulled_is_named_and_never_refused(serving: Worl
 
 def test_a_model_that_does_not_load_is_refused_with_the_pods_words(serving: World, versions: dict[str, str]) -> None:
     serving.set_model(NAME, versions["broken"])
-    message = serving.wait_condition(NAME, "Current", "False", "RolledBack")
+    message = serving.wait_condition(NAME, "Current", "False", "Refused")
     assert "a_module_that_the_image_does_not_have" in message
     assert "Refused" in serving.kubectl("get", "rollouts")
 

@@ -158,6 +158,7 @@ def _growth(before: int, after: int) -> int:
 
 def _with(evidence: Evidence, stable: Tally, candidate: Tally, analysis: Analysis) -> Evidence:
     keep = math.exp(-stable.requests / RECENT_REQUESTS)
+    held = evidence.stable_unhealthy
     evidence = replace(
         evidence,
         stable=evidence.stable + stable,
@@ -170,7 +171,8 @@ def _with(evidence: Evidence, stable: Tally, candidate: Tally, analysis: Analysi
     if analysis.error_rate.max_percent is not None:
         evidence = _ceiling(evidence, stable, candidate, analysis.error_rate.max_percent / 100)
     if evidence.open_stable.requests and evidence.open_candidate.requests:
-        return _closed(evidence, analysis)
+        # Decided by the past alone, so that what is left out is no choice by outcome.
+        return _set_aside(evidence) if held else _closed(evidence, analysis)
     return evidence
 
 
@@ -190,6 +192,11 @@ def _closed(evidence: Evidence, analysis: Analysis) -> Evidence:
         # Decided by the block before, so that no block chooses by its own outcomes what counts in it.
         stable_overloaded=left.overloaded > 0,
     )
+
+
+def _set_aside(evidence: Evidence) -> Evidence:
+    """Ends the open block without judging it: while stable itself fails, a comparison teaches nothing and spoils its rate."""
+    return replace(evidence, open_stable=Tally(), open_candidate=Tally())
 
 
 def _ceiling(evidence: Evidence, stable: Tally, candidate: Tally, limit: float) -> Evidence:

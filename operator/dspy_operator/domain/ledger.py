@@ -47,9 +47,10 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A revision that was rolled back or aborted; not tried again until it changes."""
+    """A revision that was rolled back or aborted; not tried again until it changes. `outcome` is as in `Ended`."""
 
     revision: str
+    outcome: str
     reason: str
     message: str
     at: float

@@ -272,7 +272,7 @@ def _refuse(ledger: Ledger, snapshot: Snapshot, now: float, outcome: str, reason
     assert ledger.release is not None
     release, candidate = ledger.release, ledger.release.candidate
     step = step_of(release)
-    refused = Refused(candidate, reason, message, now, step, release.evidence.stable, release.evidence.candidate)
+    refused = Refused(candidate, outcome, reason, message, now, step, release.evidence.stable, release.evidence.candidate)
     ledger = ledger.with_refused(refused).with_draining(candidate, now)
     ledger = replace(ledger, release=None).ended(candidate, outcome, message, now)
     return ledger, (Said(outcome, f"{_short(snapshot, candidate)} is refused: {message}", warning=True),)

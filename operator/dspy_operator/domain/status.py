@@ -145,7 +145,7 @@ def _current(snapshot: Snapshot, ledger: Ledger) -> Condition:
         return false("Current", "Waiting", problem_of(snapshot.workloads.get(wanted.name)).message)
     refused = ledger.refusal(wanted.name)
     if refused:
-        return false("Current", "RolledBack" if refused.reason not in ("Aborted",) else "Refused", refused.message)
+        return false("Current", "RolledBack" if refused.outcome == "RolledBack" else "Refused", refused.message)
     if snapshot.policy is None and snapshot.program.spec.rollout_policy == "Required":
         return false("Current", "Waiting", "PolicyMissing: spec.rolloutPolicy is Required and no DSPyRollout names this program")
     return false("Current", "Waiting", "Stable has not been ready yet")
