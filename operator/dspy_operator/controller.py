@@ -11,6 +11,7 @@ from prometheus_client import Counter, Histogram
 from dspy_gateway.kube import UNREACHABLE, ApiException, ConflictException, Kube, NotFoundException, Object
 from dspy_gateway.routes import CONTENT_KEY, load_ports
 from dspy_operator.api.names import GATEWAY_NAME
+from dspy_operator.api.program import Serving
 from dspy_operator.counts.poller import Poller
 from dspy_operator.domain.gateway import plan_gateway
 from dspy_operator.domain.ledger import Ledger
@@ -122,7 +123,11 @@ class Controller:
         }
         known = await self._get("ConfigMap", namespace, GATEWAY_NAME)
         decided = plan_gateway(programs, load_ports(known["data"][CONTENT_KEY]) if known else None, self._clock())
-        wanted = gateways.gateway(namespace, GatewaySettings(self._settings.gateway_image, self._settings.gateway_replicas))
+        longest = max(
+            (item["spec"].get("serving", {}).get("timeoutSeconds", Serving().timeout_seconds) for item in found["items"]), default=0
+        )
+        settings = GatewaySettings(self._settings.gateway_image, self._settings.gateway_replicas, gateways.grace_seconds(longest))
+        wanted = gateways.gateway(namespace, settings)
         if not decided.needed:
             for manifest in reversed(wanted):
                 await self._executor.delete(manifest["kind"], namespace, GATEWAY_NAME)

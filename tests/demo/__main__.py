@@ -133,9 +133,12 @@ def _play(console: Console, cluster: Cluster) -> None:
 
 def _clean_world(cluster: Cluster) -> World:
     """The demo's namespace, new: a second run begins from the beginning."""
-    kubectl(cluster, "delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait=true")
     world = World(cluster, NAMESPACE)
-    world.begin()
+    if kubectl(cluster, "get", "namespace", NAMESPACE, "--ignore-not-found"):
+        world.kubectl("delete", "dspyprograms,dspyrollouts,events", "--all")
+        world.wait(lambda: not world.names("pods", f"dspy.dev/program={NAME}"), "the last demo's program is gone")
+    else:
+        world.begin()
     return world
 
 

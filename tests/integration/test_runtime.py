@@ -76,11 +76,12 @@ async def test_a_program_answers_with_its_fields_and_the_configured_lm_and_key(r
 
 
 async def test_wrong_input_names_the_field_and_calls_no_lm(runtime: Runtime, provider: RunningProvider) -> None:
-    for fields, wrong in [
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"question": "why?"}, "limit"),
         ({"question": "?", "limit": "many"}, "limit"),
         ({"question": "?", "limit": 1, "x": 1}, "x"),
-    ]:
+    ]
+    for fields, wrong in cases:
         status, body, headers = await runtime.predict(**fields)
         assert (status, headers["x-dspy-outcome"]) == (422, "client_error")
         assert [field["field"] for field in body["error"]["fields"]] == [wrong]

@@ -16,8 +16,9 @@ LONGEST_ANSWER = aiohttp.ClientTimeout(total=30, connect=5)
 async def send(url: str, rate: float, seconds: float) -> None:
     """Sends `rate` predictions a second, for that long or until standard input is closed."""
     closed = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
-    started = time.time()
     async with aiohttp.ClientSession(timeout=LONGEST_ANSWER, connector=aiohttp.TCPConnector(limit=0)) as session:
+        await _reachable(session, url)
+        started = time.time()
         waiting: set[asyncio.Task[None]] = set()
         sent = 0
         while (not closed.done() or seconds > 0) and (seconds <= 0 or sent < seconds * rate):
@@ -27,6 +28,16 @@ async def send(url: str, rate: float, seconds: float) -> None:
             sent += 1
             await asyncio.sleep(max(0.0, started + sent / rate - time.time()))
         await asyncio.gather(*waiting)
+
+
+async def _reachable(session: aiohttp.ClientSession, url: str) -> None:
+    """Waits until the node knows the Service's address, which takes a moment after the Service was made."""
+    while True:
+        try:
+            async with session.get(url):
+                return
+        except aiohttp.ClientConnectionError:
+            await asyncio.sleep(0.05)
 
 
 async def _ask(session: aiohttp.ClientSession, url: str, number: int) -> None:

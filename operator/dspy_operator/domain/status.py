@@ -15,7 +15,7 @@ from dspy_operator.api.rollout import Policy
 from dspy_operator.domain import release as releases
 from dspy_operator.domain.evidence import Evidence, Tally
 from dspy_operator.domain.ledger import Ledger
-from dspy_operator.domain.readiness import able, listening, problem_of
+from dspy_operator.domain.readiness import able, problem_of
 from dspy_operator.domain.snapshot import Problem, Revision, Snapshot, Wanted
 
 LIVE_SECONDS = 5.0
@@ -127,7 +127,7 @@ def _available(snapshot: Snapshot, ledger: Ledger) -> Condition:
     if not able(snapshot, ledger.stable):
         problem = problem_of(snapshot.workloads.get(str(ledger.stable)))
         return false("Available", problem.reason, problem.message)
-    if snapshot.service_port is None and not listening(snapshot.gateway, snapshot.program.uid):
+    if snapshot.service_port is None:
         return false("Available", "GatewayNotReady", "The namespace's gateway is starting")
     return true("Available", "Serving")
 

@@ -9,7 +9,11 @@ from dspy_gateway.routes import CONTENT_KEY, PORTS_LABEL, STATE_PORT, PortTable,
 from dspy_operator.api.names import FIELD_MANAGER, GATEWAY_CLUSTER_ROLE, GATEWAY_LABEL, GATEWAY_NAME, MANAGED_BY_LABEL, NAME_LABEL
 
 FOLDER = "/run/dspy-gateway"
-GRACE_SECONDS = 630
+GRACES_SECONDS = (120, 630, 3_660)
+"""How long a gateway pod may take to end: the least that covers the namespace's longest request. A namespace that is
+deleted waits for half of it, so it is no longer than it must be; few values, so that it seldom changes."""
+
+NOTICE_SECONDS = 40
 BOOTSTRAP = f"{FOLDER}/bootstrap.yaml"
 
 Manifest = dict[str, Any]
@@ -21,6 +25,7 @@ class GatewaySettings:
 
     image: str
     replicas: int
+    grace_seconds: int
 
 
 def port_table(namespace: str, table: PortTable) -> Manifest:
@@ -43,6 +48,12 @@ def gateway(namespace: str, settings: GatewaySettings) -> list[Manifest]:
     ]
 
 
+def grace_seconds(longest_request_seconds: int) -> int:
+    """How long a gateway pod may take to end when its longest request may take that long."""
+    needed = longest_request_seconds + NOTICE_SECONDS
+    return next((grace for grace in GRACES_SECONDS if grace >= needed), GRACES_SECONDS[-1])
+
+
 def _metadata(namespace: str, labels: dict[str, str] | None = None) -> Manifest:
     ours = {NAME_LABEL: GATEWAY_NAME, MANAGED_BY_LABEL: FIELD_MANAGER, GATEWAY_LABEL: "true"}
     return {"name": GATEWAY_NAME, "namespace": namespace, "labels": {**ours, **(labels or {})}}
@@ -54,41 +65,41 @@ def _deployment(settings: GatewaySettings) -> Manifest:
         "replicas": settings.replicas,
         "selector": {"matchLabels": {NAME_LABEL: GATEWAY_NAME}},
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
-        "template": {"metadata": {"labels": labels}, "spec": _pod(settings.image)},
+        "template": {"metadata": {"labels": labels}, "spec": _pod(settings)},
     }
 
 
-def _pod(image: str) -> Manifest:
+def _pod(settings: GatewaySettings) -> Manifest:
     return {
         "serviceAccountName": GATEWAY_NAME,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        "terminationGracePeriodSeconds": settings.grace_seconds,
         "securityContext": {"runAsNonRoot": True, "runAsUser": 65532, "fsGroup": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
-        "initContainers": [_agent(image)],
-        "containers": [_envoy(image)],
+        "initContainers": [_agent(settings)],
+        "containers": [_envoy(settings)],
         "volumes": [{"name": "run", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}],
     }
 
 
-def _agent(image: str) -> Manifest:
+def _agent(settings: GatewaySettings) -> Manifest:
     """The agent as a native sidecar: Envoy starts once the agent knows what to tell it, and ends before the agent does."""
     return {
-        **_container("agent", image),
+        **_container("agent", settings.image),
         "args": ["agent"],
         "restartPolicy": "Always",
-        "env": _environment(),
+        "env": _environment(settings),
         "ports": [{"name": "state", "containerPort": STATE_PORT}],
         "startupProbe": {"httpGet": {"path": "/startz", "port": STATE_PORT}, "periodSeconds": 1, "failureThreshold": 600},
         "resources": {"requests": {"cpu": "20m", "memory": "96Mi"}},
     }
 
 
-def _envoy(image: str) -> Manifest:
+def _envoy(settings: GatewaySettings) -> Manifest:
     return {
-        **_container("envoy", image),
+        **_container("envoy", settings.image),
         "command": ["envoy"],
         "args": ["-c", BOOTSTRAP, "--disable-hot-restart", "--log-level", "warning", "--component-log-level", "config:error"],
-        "env": _environment(),
+        "env": _environment(settings),
         "readinessProbe": {"httpGet": {"path": "/readyz", "port": STATE_PORT}, "periodSeconds": 1, "failureThreshold": 2},
         "lifecycle": {"preStop": {"exec": {"command": ["python", "-m", "dspy_gateway", "drain"]}}},
         "resources": {"requests": {"cpu": "50m", "memory": "96Mi"}},
@@ -104,7 +115,7 @@ def _container(name: str, image: str) -> Manifest:
     }
 
 
-def _environment() -> list[Manifest]:
+def _environment(settings: GatewaySettings) -> list[Manifest]:
     def from_field(path: str) -> Manifest:
         return {"fieldRef": {"fieldPath": path}}
 
@@ -112,4 +123,5 @@ def _environment() -> list[Manifest]:
         {"name": "DSPY_GATEWAY_POD", "valueFrom": from_field("metadata.name")},
         {"name": "DSPY_GATEWAY_NAMESPACE", "valueFrom": from_field("metadata.namespace")},
         {"name": "DSPY_GATEWAY_FOLDER", "value": FOLDER},
+        {"name": "DSPY_GATEWAY_DRAIN_SECONDS", "value": str(settings.grace_seconds - NOTICE_SECONDS // 2)},
     ]

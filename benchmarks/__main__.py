@@ -1,0 +1,28 @@
+"""`make bench`: every figure; `python -m benchmarks NAME ...` for some of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import click
+
+from benchmarks import gateway, judgement, releases, runtime
+
+BENCHES: dict[str, Callable[[], None]] = {
+    "runtime": runtime.main,
+    "gateway": gateway.main,
+    "releases": releases.main,
+    "judgement": judgement.main,
+}
+
+
+@click.command()
+@click.argument("names", nargs=-1, type=click.Choice(list(BENCHES)))
+def main(names: tuple[str, ...]) -> None:
+    """Runs the benches that are named, or all of them."""
+    for name in names or BENCHES:
+        BENCHES[name]()
+
+
+if __name__ == "__main__":
+    main()

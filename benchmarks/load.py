@@ -1,0 +1,66 @@
+"""Load on loopback, bounded in count, and the CPU time that a process tree spent meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a load measured: requests a second, latencies in seconds, and failures."""
+
+    rate: float
+    latencies: list[float]
+    failures: int
+
+
+async def load(url: str, body: Any, requests: int, clients: int) -> Result:
+    """Sends `requests` over `clients` connections, each as soon as its last was answered."""
+    left: Iterator[int] = iter(range(requests))
+    latencies: list[float] = []
+    failures = 0
+
+    async def client(session: aiohttp.ClientSession) -> None:
+        nonlocal failures
+        for _ in left:
+            started = time.perf_counter()
+            async with session.post(url, json=body) as response:
+                await response.read()
+                failures += response.status != 200
+            latencies.append(time.perf_counter() - started)
+
+    connector = aiohttp.TCPConnector(limit=clients)
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=120)) as session:
+        started = time.perf_counter()
+        await asyncio.gather(*(client(session) for _ in range(clients)))
+        return Result(requests / (time.perf_counter() - started), latencies, failures)
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time of a process and of all its descendants so far."""
+    total = 0.0
+    for process in [pid, *_descendants(pid)]:
+        try:
+            fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        total += (int(fields[11]) + int(fields[12])) / TICKS
+    return total
+
+
+def _descendants(pid: int) -> list[int]:
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in task.read_text().split():
+            found += [int(child), *_descendants(int(child))]
+    return found

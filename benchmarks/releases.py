@@ -1,0 +1,167 @@
+"""Figures of releases on a cluster: rollback, route change, first answer, candidate's start."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+import aiohttp
+
+from benchmarks.show import percentile, show, spread
+from dspy_gateway.kube import MERGE, Kube
+from dspy_gateway.routes import CONTENT_KEY, Backend, Routes, dump, load_routes
+from tests.cluster.choose import cluster as choose
+from tests.cluster.deploy import SYSTEM, deploy, kubectl
+from tests.cluster.interface import Cluster
+from tests.world import World, program, rollout
+
+CLUSTER = "dspy-bench"
+NAME = "triage"
+ROLLBACKS, STARTS, CHANGES = 10, 5, 50
+RATE = 20.0
+RIVALS = "Argo Rollouts, most aggressive: 2.1 s, 6; Flagger: 19 s, 41 (measured once on such a cluster)"
+
+
+def main() -> None:
+    """Makes a cluster, measures, and removes the cluster."""
+    cluster = choose(CLUSTER)
+    cluster.create()
+    try:
+        deploy(cluster, {"DSPY_OPERATOR_REGISTRY_POLL_SECONDS": "2"})
+        numbers = World(cluster, "default").log(*({"name": NAME, "kind": kind} for kind in ("good", "better", "bad")))
+        uris = [f"models:/{NAME}/{number}" for number in numbers]
+        _starts(cluster, uris)
+        _rollbacks(cluster, uris)
+        _route_changes(cluster, uris)
+    finally:
+        if not os.environ.get("KEEP_CLUSTER"):
+            cluster.delete()
+
+
+def _starts(cluster: Cluster, uris: list[str]) -> None:
+    """kubectl apply of a namespace's first program to its first 200; a candidate's creation to its readiness."""
+    first, candidate = [], []
+    for run in range(STARTS):
+        world = World(cluster, f"start-{run}")
+        world.begin()
+        applied = time.time()
+        world.apply(rollout(NAME, [{"setWeight": 10}, {"pause": {"seconds": 600}}]), program(NAME, uris[0]))
+        with world.traffic(NAME, RATE) as traffic:
+            world.wait(lambda: any(answer.status == 200 for answer in traffic.answers), "the first 200")
+            first.append(min(answer.answered for answer in traffic.answers if answer.status == 200) - applied)
+        world.set_model(NAME, uris[1])
+        world.wait(lambda: "CandidateReady" in _reasons(world), "the candidate is ready")  # noqa: B023
+        candidate.append(_event_time(world, "CandidateReady") - _event_time(world, "ReleaseStarted"))
+        world.end()
+    rows = [
+        ["first program applied to its first 200", spread(first), "<= 10 s"],
+        ["candidate created to ready", spread(candidate), "<= 5 s"],
+    ]
+    show("Start", ["", "median", "aim"], rows)
+
+
+def _rollbacks(cluster: Cluster, uris: list[str]) -> None:
+    """First bad answer that a client saw to the last request that reached the candidate, which always fails."""
+    world = World(cluster, "rollback")
+    world.begin()
+    world.apply(rollout(NAME, [{"setWeight": 10}, {"pause": {"seconds": 600}}]), program(NAME, uris[0]))
+    world.wait_condition(NAME, "Available", "True")
+    seconds, bad = [], []
+    for run in range(ROLLBACKS):
+        with world.traffic(NAME, RATE) as traffic:
+            # A setting that changes no answer makes a new revision of the bad version for every run.
+            serving = {"serving": {"queue": 65 + run}, "model": {"uri": uris[2]}}
+            world.kubectl("patch", "dspyprogram", NAME, "--type=merge", "-p", json.dumps({"spec": serving}))
+            world.wait(lambda: _refused(world, run), f"rollback {run}")  # noqa: B023
+            wanted = world.get("dspyprogram", NAME)["status"]["wanted"]["revision"]
+            world.wait(lambda: wanted not in world.names("deployments"), "the candidate is gone")  # noqa: B023
+        own = [answer for answer in traffic.answers if answer.revision == wanted]
+        failures = [answer.answered for answer in own if answer.status != 200]
+        seconds.append(max(0.0, max(answer.asked for answer in own) - min(failures)))
+        bad.append(float(len(failures)))
+    world.end()
+    rows = [
+        ["first bad answer to the last request at the candidate", spread(seconds), "<= 1.5 s"],
+        ["bad answers", spread(bad, "", 0), "<= 4"],
+        ["  three failures at 2 a second: their limit", "1.0 s", ""],
+        ["  rivals", RIVALS, ""],
+    ]
+    show("Rollback (20 requests a second, weight 10%, a candidate that always fails)", ["", "median", "aim"], rows)
+
+
+def _route_changes(cluster: Cluster, uris: list[str]) -> None:
+    """ConfigMap write returned to the last answer under the old serial, at the slower of the gateway pods."""
+    world = World(cluster, "routes")
+    world.begin()
+    world.apply(rollout(NAME, [{"setWeight": 50}, {"pause": {"seconds": 6000}}]), program(NAME, uris[0]))
+    world.wait_condition(NAME, "Available", "True")
+    world.set_model(NAME, uris[1])
+    world.wait(lambda: world.rollout(NAME).get("weight") == "50", "two revisions serve")
+    kubectl(cluster, "scale", "-n", SYSTEM, "deployment/dspy-operator", "--replicas=0")
+    kubectl(cluster, "wait", "-n", SYSTEM, "--for=delete", "pod", "-l", "app.kubernetes.io/name=dspy-operator", "--timeout=60s")
+    seconds = asyncio.run(_change(cluster, world))
+    kubectl(cluster, "scale", "-n", SYSTEM, "deployment/dspy-operator", "--replicas=1")
+    rows = [["ConfigMap write returned to the last old answer", f"{spread([1000 * each for each in seconds], 'ms', 1)}", "<= 25 ms"],
+            ["  95th percentile", f"{1000 * percentile(seconds, 95):.1f} ms", ""]]  # fmt: skip
+    show("Route change (one client for each gateway pod)", ["", "median", "aim"], rows)
+
+
+async def _change(cluster: Cluster, world: World) -> list[float]:
+    os.environ["KUBECONFIG"] = str(cluster.kubeconfig())
+    kube = await Kube.connect()
+    path = f"/api/v1/namespaces/{world.namespace}/configmaps/{NAME}-routes"
+    routes = load_routes((await kube.request("GET", path))["data"][CONTENT_KEY])
+    addresses = world.kubectl("get", "pods", "-l", "app.kubernetes.io/name=dspy-gateway", "-o", "jsonpath={.items[*].status.podIP}").split()
+    port = world.get("service", NAME)["spec"]["ports"][0]["targetPort"]
+    seen: list[tuple[float, int]] = []
+    seconds = []
+    async with aiohttp.ClientSession() as session:
+        clients = [asyncio.create_task(_ask_on(session, f"http://{address}:{port}/schema", seen)) for address in addresses]
+        for change in range(CHANGES):
+            routes = _flipped(routes, change)
+            await kube.request("PATCH", path, {}, {"data": {CONTENT_KEY: dump(routes)}}, MERGE)
+            returned = time.time()
+            await asyncio.sleep(0.4)
+            old = [answered for answered, serial in seen if serial < routes.serial]
+            seconds.append(max(0.0, max(old, default=returned) - returned))
+            seen.clear()
+        for client in clients:
+            client.cancel()
+    await kube.close()
+    return seconds
+
+
+def _flipped(routes: Routes, change: int) -> Routes:
+    weights = (10_000, 0) if change % 2 else (0, 10_000)
+    backends = tuple(Backend(backend.revision, weight) for backend, weight in zip(routes.backends, weights, strict=False))
+    return replace(routes, serial=routes.serial + 1, backends=backends)
+
+
+async def _ask_on(session: aiohttp.ClientSession, url: str, seen: list[tuple[float, int]]) -> None:
+    while True:
+        async with session.get(url) as response:
+            await response.read()
+            seen.append((time.time(), int(response.headers["x-dspy-serial"])))
+
+
+def _reasons(world: World) -> list[str]:
+    return world.kubectl("get", "events", "-o", "jsonpath={.items[*].reason}").split()
+
+
+def _event_time(world: World, reason: str) -> float:
+    """When the operator told an event, to the fraction of a second: from its own log, since events have whole seconds."""
+    for line in kubectl(world.cluster, "logs", "-n", SYSTEM, "deployment/dspy-operator").splitlines():
+        told: dict[str, Any] = json.loads(line)
+        if told.get("reason") == reason and told.get("namespace") == world.namespace:
+            return datetime.fromisoformat(told["timestamp"].replace("Z", "+00:00")).timestamp()
+    raise LookupError(reason)
+
+
+def _refused(world: World, run: int) -> bool:
+    status = world.get("dspyprogram", NAME)["status"]
+    return len([ended for ended in status.get("history", ()) if ended["outcome"] == "RolledBack"]) >= min(run + 1, 10)

@@ -1,0 +1,119 @@
+"""The schemas, judged by a real API server: what is valid passes, and each refusal names the field and what to do."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cluster.deploy import kubectl
+from tests.cluster.interface import Cluster, ClusterError
+from tests.world import program, rollout
+
+PAUSE: dict[str, Any] = {"pause": {"requests": 1}}
+
+
+def with_spec(**spec: Any) -> dict[str, Any]:
+    return program("qa", "models:/qa/1", **spec)
+
+
+def with_lm(**lm: Any) -> dict[str, Any]:
+    return with_spec(lm={"model": "openai/gpt-4o-mini", **lm})
+
+
+def named(name: str) -> dict[str, Any]:
+    return program(name, "models:/qa/1")
+
+
+VALID: list[dict[str, Any]] = [
+    program("qa", "models:/qa/3"),
+    program("qa", "models:/qa@champion"),
+    named("a" * 40),
+    with_lm(),
+    with_lm(credentials={"envFrom": {"name": "keys"}}, parameters={"temperature": 0.2, "stop": ["x"]}, apiBase="https://gateway.example/v1"),
+    with_spec(serving={"concurrency": 1, "queue": 0, "timeoutSeconds": 3600}, replicas=0),
+    with_spec(resources={"requests": {"cpu": "1"}}, env=[{"name": "A", "value": "b"}], image="mine:1", rolloutPolicy="Required"),
+    with_spec(pod={"labels": {"team": "a"}, "nodeSelector": {"disk": "ssd"}, "tolerations": [{"key": "gpu", "operator": "Exists"}],
+                   "volumes": [{"name": "v", "emptyDir": {}}], "volumeMounts": [{"name": "v", "mountPath": "/v"}]}),
+    rollout("qa", [{"setWeight": 0.01}, {"pause": {"seconds": 60}}, {"setWeight": 100}]),
+    *[rollout("qa", [{"setWeight": weight}]) for weight in (0, 0.29, 8.2, 33.33, 99.99)],
+    rollout("qa", [PAUSE], paused=True, analysis={"falseRollbackPercent": 1, "marginPercent": 0.5, "errorRate": {"maxPercent": 5},
+                                                  "onUndecided": "Promote"}, progressDeadlineSeconds=60, stepDeadlineSeconds=60),
+]  # fmt: skip
+
+INVALID: list[tuple[dict[str, Any], str, str]] = [
+    (program("qa", "runs:/abc/model"), "spec.model.uri", "register the model first"),
+    (program("qa", "models:/qa"), "spec.model.uri", "models:/name/3"),
+    (program("qa", "models:/qa/latest"), "spec.model.uri", "models:/name@alias"),
+    (program("qa", "s3://bucket/model"), "spec.model.uri", "models:/name/3"),
+    (named("qa.v2"), "metadata.name", "at most 40 characters"),
+    (named("2qa"), "metadata.name", "begin with a letter"),
+    (named("a" * 41), "metadata.name", "at most 40 characters"),
+    (with_spec(model={"uri": "models:/qa/1", "registry": "Not A Name"}), "spec.model.registry", "should match"),
+    (with_lm(model="gpt-4o-mini"), "spec.lm.model", "provider/model"),
+    (with_lm(apiBase="gateway.example"), "spec.lm.apiBase", "http:// or https://"),
+    (with_lm(credentials={"apiKey": {"name": "a", "key": "b"}, "envFrom": {"name": "c"}}), "spec.lm.credentials", "not both"),
+    (with_lm(credentials={"apiKey": {"name": "a"}}), "spec.lm.credentials.apiKey.key", "Required"),
+    (with_lm(timeoutSeconds=0), "spec.lm.timeoutSeconds", "greater than or equal to 1"),
+    (with_lm(maxRetries=11), "spec.lm.maxRetries", "less than or equal to 10"),
+    (with_spec(serving={"concurrency": 0}), "spec.serving.concurrency", "greater than or equal to 1"),
+    (with_spec(serving={"queue": -1}), "spec.serving.queue", "greater than or equal to 0"),
+    (with_spec(serving={"timeoutSeconds": 3601}), "spec.serving.timeoutSeconds", "less than or equal to 3600"),
+    (with_spec(replicas=-1), "spec.replicas", "greater than or equal to 0"),
+    (with_spec(rolloutPolicy="Sometimes"), "spec.rolloutPolicy", '"Optional", "Required"'),
+    (with_spec(env=[{"value": "b"}]), "spec.env[0].name", "Required"),
+    (with_spec(replica=2), "spec.replica", "unknown field"),
+    (rollout("qa", []), "spec.strategy.canary.steps", "at least 1"),
+    (rollout("qa", [{}]), "spec.strategy.canary.steps[0]", "exactly one of them"),
+    (rollout("qa", [{"setWeight": 5, "pause": {"seconds": 1}}]), "spec.strategy.canary.steps[0]", "exactly one of them"),
+    (rollout("qa", [{"pause": {}}]), "spec.strategy.canary.steps[0].pause", "exactly one of them"),
+    (rollout("qa", [{"pause": {"seconds": 1, "requests": 1}}]), "spec.strategy.canary.steps[0].pause", "exactly one of them"),
+    (rollout("qa", [{"setWeight": 101}]), "spec.strategy.canary.steps[0].setWeight", "less than or equal to 100"),
+    (rollout("qa", [{"setWeight": -1}]), "spec.strategy.canary.steps[0].setWeight", "greater than or equal to 0"),
+    (rollout("qa", [{"setWeight": 0.001}]), "spec.strategy.canary.steps[0].setWeight", "two decimals"),
+    (rollout("qa", [PAUSE], programRef={"name": ""}), "spec.programRef.name", "at least 1"),
+    (rollout("qa", [PAUSE], strategy={"type": "Canary"}), "spec.strategy", "needs canary.steps"),
+    (rollout("qa", [PAUSE], strategy={"type": "Wild"}), "spec.strategy.type", '"Canary"'),
+    (rollout("qa", [PAUSE], analysis={"falseRollbackPercent": 0}), "spec.analysis.falseRollbackPercent", "greater than or equal to"),
+    (rollout("qa", [PAUSE], analysis={"marginPercent": 51}), "spec.analysis.marginPercent", "less than or equal to 50"),
+    (rollout("qa", [PAUSE], analysis={"errorRate": {"maxPercent": 100}}), "spec.analysis.errorRate.maxPercent", "less than or equal to 99"),
+    (rollout("qa", [PAUSE], analysis={"onUndecided": "Guess"}), "spec.analysis.onUndecided", '"Pause", "Promote"'),
+    (rollout("qa", [PAUSE], progressDeadlineSeconds=0), "spec.progressDeadlineSeconds", "greater than or equal to 1"),
+    (rollout("qa", [PAUSE], stepDeadlineSeconds=0), "spec.stepDeadlineSeconds", "greater than or equal to 1"),
+]
+
+
+def dry_run(cluster: Cluster, manifest: dict[str, Any]) -> None:
+    kubectl(cluster, "create", "--dry-run=server", "--validate=strict", "-f", "-", stdin=yaml.safe_dump(manifest))
+
+
+@pytest.mark.parametrize("manifest", VALID, ids=lambda manifest: str(manifest["spec"])[:60])
+def test_valid(cluster: Cluster, manifest: dict[str, Any]) -> None:
+    dry_run(cluster, manifest)
+
+
+@pytest.mark.parametrize(("manifest", "field", "words"), INVALID, ids=[f"{field} {words}" for _, field, words in INVALID])
+def test_a_refusal_names_the_field_and_what_to_do(cluster: Cluster, manifest: dict[str, Any], field: str, words: str) -> None:
+    with pytest.raises(ClusterError) as refusal:
+        dry_run(cluster, manifest)
+    assert field in str(refusal.value)
+    assert words in str(refusal.value)
+
+
+def test_every_field_has_a_description_and_no_status_field_an_enum(cluster: Cluster) -> None:
+    for name in ("dspyprograms.dspy.dev", "dspyrollouts.dspy.dev"):
+        schema = json.loads(kubectl(cluster, "get", "crd", name, "-o", "json"))["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+        for path, field in walk(schema, ""):
+            assert field.get("description") or path in (".metadata",) or path.endswith("[]"), path
+            assert not (path.startswith(".status") and "enum" in field), path
+
+
+def walk(schema: dict[str, Any], path: str) -> list[tuple[str, dict[str, Any]]]:
+    found = [(path, schema)]
+    for name, field in schema.get("properties", {}).items():
+        found += walk(field, f"{path}.{name}")
+    if isinstance(schema.get("items"), dict):
+        found += walk(schema["items"], f"{path}[]")
+    return found
