@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 import tempfile
@@ -30,11 +31,11 @@ def main() -> None:
 
 
 async def _main(folder: Path) -> None:
-    async with _provider(FAST_LM_SECONDS) as fast, _provider(SLOW_LM_SECONDS) as slow:
+    async with provider(FAST_LM_SECONDS) as fast, provider(SLOW_LM_SECONDS) as slow:
         model = folder / "model"
-        _save(model, fast)
+        save(model, fast)
         slow_model = folder / "slow"
-        _save(slow_model, slow)
+        save(slow_model, slow)
         (folder / "fast").mkdir()
         async with running_runtime(model, fast, folder / "fast") as ours, _mlflow(model, folder) as peer:
             await load(f"{ours.url}/predict", FIELDS, 300, 16)
@@ -69,7 +70,7 @@ async def _cpu(pid: int, url: str, body: Any, requests: int) -> tuple[float, str
 
 
 @asynccontextmanager
-async def _provider(latency_seconds: float) -> AsyncIterator[str]:
+async def provider(latency_seconds: float) -> AsyncIterator[str]:
     """The stand-in provider in a process of its own, so that its CPU is not the runtime's."""
     port = free_port()
     process = await asyncio.create_subprocess_exec(
@@ -86,7 +87,9 @@ async def _provider(latency_seconds: float) -> AsyncIterator[str]:
         await process.wait()
 
 
-def _save(folder: Path, base: str) -> None:
+def save(folder: Path, base: str) -> None:
+    """Saves a program as MLflow does, with the stand-in provider as its own language model, for the peer's sake."""
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import dspy

@@ -8,7 +8,7 @@ from statistics import median, quantiles
 from rich.console import Console
 from rich.table import Table
 
-CONSOLE = Console(highlight=False)
+CONSOLE = Console(highlight=False, width=140)
 
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

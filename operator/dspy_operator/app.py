@@ -88,7 +88,7 @@ async def _wait_for_resources(kube: Kube) -> None:
         try:
             await kube.request("GET", f"/apis/{API_VERSION}")
         except ApiException as error:
-            log.warning("The CRDs are not installed yet: kubectl apply -f crds/", status=error.status)
+            log.warning("The CRDs are not installed yet: kubectl apply --server-side -k crds", status=error.status)
         except UNREACHABLE as error:
             log.warning("The API server does not answer yet", error=type(error).__name__)
         else:

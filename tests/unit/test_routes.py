@@ -1,0 +1,108 @@
+"""The contract between operator and agents: weights that add up, outcomes that are told apart, values that survive JSON."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dspy_gateway.routes import (
+    FIRST_PORT,
+    TOTAL_WEIGHT,
+    Backend,
+    GatewayState,
+    Port,
+    PortTable,
+    ProgramState,
+    RevisionCounts,
+    Routes,
+    dump,
+    effective_weights,
+    load_ports,
+    load_routes,
+    load_state,
+    next_port,
+    outcome_of,
+)
+
+names = st.lists(st.sampled_from(["a", "b", "c", "d"]), min_size=1, unique=True)
+
+
+@st.composite
+def routes(draw: st.DrawFn) -> Routes:
+    """Routes whose desired weights sum to 10,000."""
+    revisions = draw(names)
+    cuts = sorted(draw(st.lists(st.integers(0, TOTAL_WEIGHT), min_size=len(revisions) - 1, max_size=len(revisions) - 1)))
+    weights = [high - low for low, high in zip([0, *cuts], [*cuts, TOTAL_WEIGHT], strict=True)]
+    return Routes("qa", "uid", 1, 60, tuple(Backend(name, weight) for name, weight in zip(revisions, weights, strict=True)))
+
+
+@given(routes(), st.sets(st.sampled_from(["a", "b", "c", "d"])))
+def test_effective_weights_sum_to_all_and_go_where_answers_come_from(desired: Routes, usable: set[str]) -> None:
+    weights = effective_weights(desired, usable)
+    assert sum(weights.values()) == TOTAL_WEIGHT
+    able = usable & {backend.revision for backend in desired.backends}
+    if able:
+        assert all(weight == 0 for revision, weight in weights.items() if revision not in able)
+    else:
+        assert weights == {backend.revision: backend.weight for backend in desired.backends}
+
+
+@given(routes())
+def test_when_everybody_can_answer_weights_are_as_desired(desired: Routes) -> None:
+    everybody = {backend.revision for backend in desired.backends}
+    assert effective_weights(desired, everybody) == {backend.revision: backend.weight for backend in desired.backends}
+
+
+def test_stable_takes_what_the_candidate_cannot_and_the_other_way_round() -> None:
+    desired = Routes("qa", "uid", 1, 60, (Backend("stable", 9_000), Backend("candidate", 1_000)))
+    assert effective_weights(desired, {"stable"}) == {"stable": 10_000, "candidate": 0}
+    assert effective_weights(desired, {"candidate"}) == {"stable": 0, "candidate": 10_000}
+
+
+def test_a_revision_without_weight_answers_only_when_nobody_else_can() -> None:
+    desired = Routes("qa", "uid", 1, 60, (Backend("stable", 10_000), Backend("refused", 0)))
+    assert effective_weights(desired, {"stable", "refused"}) == {"stable": 10_000, "refused": 0}
+    assert effective_weights(desired, {"refused"}) == {"stable": 0, "refused": 10_000}
+
+
+@pytest.mark.parametrize(
+    ("header", "code", "flags", "outcome"),
+    [
+        ("ok", 200, ["-"], "ok"),
+        ("program_error", 502, ["-"], "program_error"),
+        ("client_error", 422, ["-"], "client_error"),
+        ("", 404, ["-"], "client_error"),
+        ("", 200, ["-"], "ok"),
+        ("", 500, ["-"], "program_error"),
+        ("made-up", 500, ["-"], "program_error"),
+        ("", 504, ["UT"], "timeout"),
+        ("", 503, ["UH"], "connection_failure"),
+        ("", 503, ["URX", "UF"], "connection_failure"),
+        ("ok", 200, ["UPE"], "connection_failure"),
+        ("", 0, ["DC"], "cancelled"),
+        ("ok", 200, ["DC"], "cancelled"),
+    ],
+)
+def test_outcomes(header: str, code: int, flags: list[str], outcome: str) -> None:
+    assert outcome_of(header, code, flags) == outcome
+
+
+@given(routes())
+def test_routes_survive_json(desired: Routes) -> None:
+    assert load_routes(dump(desired)) == desired
+
+
+def test_states_and_ports_survive_json() -> None:
+    program = ProgramState(3, True, {"a": 10_000}, {"a": RevisionCounts(5, {"ok": 4})})
+    state = GatewayState("pod", 1.5, "token", {"uid": program})
+    assert load_state(dump(state)) == state
+    assert state.programs["uid"].revisions["a"].active == 1
+    table = PortTable({"uid": Port("qa", FIRST_PORT), "gone": Port("old", FIRST_PORT + 1, 12.0)})
+    assert load_ports(dump(table)) == table
+
+
+def test_ports_rest_before_they_are_given_again() -> None:
+    table = PortTable({"gone": Port("old", FIRST_PORT, freed_at=100.0)})
+    assert next_port(table, now=150.0, rest_seconds=600) == FIRST_PORT + 1
+    assert next_port(table, now=800.0, rest_seconds=600) == FIRST_PORT
