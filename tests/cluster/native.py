@@ -27,6 +27,7 @@ class NativeCluster:
     def __init__(self, name: str) -> None:
         self.name = name
         self.folder = CACHE / "clusters" / name
+        self._process: subprocess.Popen[bytes] | None = None
 
     def create(self) -> None:
         """Installs what is missing, starts the node, and waits until it is Ready."""
@@ -68,6 +69,8 @@ class NativeCluster:
         pid = self._running()
         if pid is not None:
             os.kill(pid, signal.SIGKILL)
+            if self._process is not None:
+                self._process.wait()
             _wait(lambda: not Path(f"/proc/{pid}").exists(), 30, "the node's processes did not end")
         if (self.folder / "slot").exists():
             layout = self._layout()
@@ -93,7 +96,7 @@ class NativeCluster:
     def _start(self, layout: Layout) -> None:
         supervisor = [sys.executable, "-m", "tests.cluster.node.supervise", layout.name, str(layout.slot), str(layout.folder)]
         with (self.folder / "supervisor.log").open("wb") as log:
-            process = subprocess.Popen(
+            self._process = process = subprocess.Popen(
                 ["unshare", "--net", "--mount", "--propagation", "private", "--pid", "--fork", "--mount-proc", "--", *supervisor],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=REPOSITORY, start_new_session=True,
             )  # fmt: skip
