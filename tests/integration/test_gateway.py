@@ -13,10 +13,13 @@ from statistics import NormalDist
 
 import aiohttp
 import pytest
+from kubernetes.aio import client
 
 from dspy_gateway.drain import drain
+from dspy_gateway.kube import Kube
 from dspy_gateway.published import Inputs
 from dspy_gateway.routes import Backend, Port, PortTable, RevisionCounts, Routes
+from dspy_gateway.watch import Watcher
 from tests.integration.gateway import Gateway, Upstream, ask, ask_many, free_port, inputs_of, running_gateway, until, weighted
 
 UID = "0b5c6d7e-0000-4000-8000-000000000001"
@@ -215,3 +218,18 @@ async def test_a_program_that_goes_leaves_a_listener_that_says_so_until_its_port
 
     await until(refuses, "the listener answers 503")
     assert not gateway.agent.discovery.names("type.googleapis.com/envoy.config.cluster.v3.Cluster")
+
+
+async def test_without_the_api_server_a_gateway_starts_again_with_its_last_routes(gateway: Gateway) -> None:
+    await gateway.stop_agent()
+    await gateway.kill_envoy()
+    await gateway.start_agent()
+    kube = Kube(client.Configuration(host="http://127.0.0.1:9"))
+    watching = asyncio.create_task(Watcher(kube, gateway.agent).run())
+    await gateway.start_envoy()
+    await gateway.confirmed()
+    assert await gateway.agent.admin.ready()
+    assert set(await ask_many(gateway.url(UID), 50)) == {(200, "old")}
+    assert not watching.done()
+    watching.cancel()
+    await kube.close()
