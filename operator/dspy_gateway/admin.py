@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from yarl import URL
 
 TIMEOUT = aiohttp.ClientTimeout(total=5)
 
@@ -45,8 +46,6 @@ class Admin:
         return sum(statistic["value"] for statistic in content["stats"] if not statistic["name"].startswith("http.admin."))
 
 
-def path_url(path: str) -> Any:
+def path_url(path: str) -> URL:
     """A URL that keeps the path's own escapes."""
-    from yarl import URL
-
     return URL(f"http://envoy{path}", encoded=True)

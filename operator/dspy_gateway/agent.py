@@ -49,6 +49,7 @@ class Agent:
         self._changed = asyncio.Condition()
         self._wake_reader = asyncio.Event()
         self._server: grpc.aio.Server | None = None
+        self._opening = False
         self._due = False
         self._telling: asyncio.Future[None] | None = None
         self._wanted: list[Program] = []
@@ -72,7 +73,8 @@ class Agent:
 
     async def open(self) -> None:
         """Opens the xDS socket, once, when there is something to tell: Envoy would drop what it is not told of."""
-        if self.informed and self._server is None:
+        if self.informed and not self._opening:
+            self._opening = True
             self.publish()
             self._server = await xds.serve(str(self.settings.folder / "xds.sock"), self.discovery)
 
@@ -104,12 +106,15 @@ class Agent:
             self._wanted_for = self.inputs
         wanted = self._wanted
         for program in wanted:
-            self._publish_program(program)
+            try:
+                self._publish_program(program)
+            except ValueError as error:  # one program's fault must not stop the others
+                log.error("A program could not be published", program=program.uid, error=repr(error))
         for uid in self.discovery.names(xds.LISTENER) - {program.uid for program in wanted}:
             self.discovery.withdraw(xds.LISTENER, uid)
             self.discovery.withdraw(xds.ROUTES, uid)
-        confirmed = {program.uid for program in wanted if self._routes_confirmed(program)}
-        for name in published.removable(self.discovery.names(xds.CLUSTER), wanted, confirmed):
+        settled = {program.uid for program in wanted if self._routes_settled(program)}
+        for name in published.removable(self.discovery.names(xds.CLUSTER), wanted, settled):
             self.discovery.withdraw(xds.CLUSTER, name)
             self.discovery.withdraw(xds.ENDPOINTS, name)
 
@@ -123,14 +128,17 @@ class Agent:
                 self.discovery.publish(xds.ENDPOINTS, name, resource)
         for name, resource in program.clusters.items():
             self.discovery.publish(xds.CLUSTER, name, resource)
-        if not self.discovery.connected or all(self.discovery.holds((xds.CLUSTER, name)) for name in program.clusters):
+        first = not self.discovery.has((xds.ROUTES, program.uid))
+        if first or all(self.discovery.holds((xds.CLUSTER, name)) for name in program.clusters):
             self.discovery.publish(xds.ROUTES, program.uid, program.routes)
             self.discovery.publish(xds.LISTENER, program.uid, program.listener)
         for name in program.emptied:
             self.discovery.publish(xds.ENDPOINTS, name, program.endpoints[name])
 
-    def _routes_confirmed(self, program: Program) -> bool:
-        return self.discovery.confirmed_version((xds.ROUTES, program.uid)) == program.routes.version
+    def _routes_settled(self, program: Program) -> bool:
+        """True when Envoy obeys the newest routes, or has never asked for any because it refused the listener."""
+        key = (xds.ROUTES, program.uid)
+        return self.discovery.confirmed_version(key) == program.routes.version or not self.discovery.asked_for(key)
 
     def state(self) -> GatewayState:
         """What the operator is told."""
@@ -178,11 +186,8 @@ class Agent:
             reading = read_statistics(await self.admin.json(STATS_QUERY))
         except (aiohttp.ClientError, TimeoutError, OSError):
             return
-        if reading.counters != self.counts.latest.counters:
-            self.counts.take(reading)
+        if self.counts.take(reading, set(self.inputs.ports.ports)):
             snapshot.save_counts(self._counts_file, self.since, self.counts)
-        else:
-            self.counts.take(reading)
         await self._tell_waiting()
 
     async def _tell_waiting(self) -> None:

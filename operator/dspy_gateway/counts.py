@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from dspy_gateway.envoy import PREDICT, STATS_PREFIX
 from dspy_gateway.routes import RevisionCounts, outcome_of
 
-STATS_QUERY = f"/stats?format=json&filter=%5E({STATS_PREFIX}%5C.%7Cserver%5C.uptime%24)"
+STATS_QUERY = f"/stats?format=json&filter=%5E{STATS_PREFIX}%5C."
 _NAME = re.compile(
     rf"^{STATS_PREFIX}\.(?P<uid>[^.]+)\.(?P<kind>started|answers)\.cluster\.(?P<revision>[^./]+)/(?P<route>[^./]+)"
     r"(?:\.outcome\.(?P<outcome>.*)\.code\.(?P<code>\d+)\.flags\.(?P<flags>[A-Za-z0-9,_-]+))?$"
@@ -25,30 +25,30 @@ Key = tuple[str, str, str]
 """Program uid, revision, and either `started` or an outcome."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """One look at Envoy: how long it has been up, and its counters by program, revision and outcome."""
-
-    uptime_seconds: int
-    counters: Mapping[Key, int]
-
-
 @dataclass(slots=True)
 class Counts:
     """The sums of a pod: what earlier lives of Envoy counted (`base`) plus the latest reading of this one."""
 
     base: Counter[Key] = field(default_factory=Counter)
-    latest: Reading = Reading(0, {})
+    latest: Counter[Key] = field(default_factory=Counter)
 
-    def take(self, reading: Reading) -> None:
-        """Adds a reading. A shorter uptime means that Envoy restarted and counts from zero."""
-        if reading.uptime_seconds < self.latest.uptime_seconds:
-            self.base.update(self.latest.counters)
-        self.latest = reading
+    def take(self, reading: Counter[Key], programs: Collection[str]) -> bool:
+        """Adds a reading and forgets programs that are not in `programs`. True when the sums have changed.
+
+        A counter that fell means that Envoy began anew: what it held goes into the base, and the requests that were in
+        flight then, which nobody will answer, are counted as cancelled.
+        """
+        before = self.total()
+        if any(reading[key] < count for key, count in self.latest.items()):
+            self.base.update(self.latest)
+            self.base.update(_unanswered(self.latest))
+        self.latest = Counter({key: count for key, count in reading.items() if key[0] in programs})
+        self.base = Counter({key: count for key, count in self.base.items() if key[0] in programs})
+        return self.total() != before
 
     def total(self) -> Counter[Key]:
         """All that was counted so far."""
-        return self.base + Counter(self.latest.counters)
+        return self.base + self.latest
 
     def by_program(self) -> dict[str, dict[str, RevisionCounts]]:
         """The sums by program uid and revision."""
@@ -65,16 +65,13 @@ class Counts:
         return dict(result)
 
 
-def read_statistics(content: Mapping[str, Any]) -> Reading:
-    """Envoy's JSON of statistics as a reading. Only predictions count: other requests have clusters of their own."""
+def read_statistics(content: Mapping[str, Any]) -> Counter[Key]:
+    """Envoy's JSON of statistics as counters. Only predictions count: other requests have clusters of their own."""
     counters: Counter[Key] = Counter()
-    uptime = 0
     for statistic in content["stats"]:
-        if statistic.get("name") == "server.uptime":
-            uptime = statistic["value"]
-        elif (match := _NAME.match(statistic.get("name", ""))) and match["route"] == PREDICT:
+        if (match := _NAME.match(statistic.get("name", ""))) and match["route"] == PREDICT:
             counters[match["uid"], match["revision"], _what(match)] += statistic["value"]
-    return Reading(uptime, counters)
+    return counters
 
 
 def bad_answers(programs: Iterable[Mapping[str, RevisionCounts]]) -> int:
@@ -86,6 +83,14 @@ def bad_answers(programs: Iterable[Mapping[str, RevisionCounts]]) -> int:
         for outcome, count in counts.outcomes.items()
         if outcome not in ("ok", "cancelled")
     )
+
+
+def _unanswered(counters: Counter[Key]) -> Counter[Key]:
+    """What was in flight, as cancelled requests."""
+    open_requests: Counter[Key] = Counter()
+    for (uid, revision, what), count in counters.items():
+        open_requests[uid, revision, "cancelled"] += count if what == STARTED else -count
+    return +open_requests
 
 
 def _what(match: re.Match[str]) -> str:

@@ -4,22 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import aiohttp
 
 from dspy_gateway.admin import Admin
 from dspy_gateway.settings import Settings
 
 LOOK_SECONDS = 0.2
+T = TypeVar("T")
 
 
 async def drain(settings: Settings) -> None:
     """Fails readiness, gives notice, drains listeners gracefully, and returns when no request is active."""
     admin = Admin(settings.folder / "admin.sock")
+    deadline = time.monotonic() + settings.drain_seconds
     try:
-        await admin.post("/healthcheck/fail")
+        await _insist(lambda: admin.post("/healthcheck/fail"), deadline)
         await asyncio.sleep(settings.drain_notice_seconds)
-        await admin.post("/drain_listeners?graceful&skip_exit")
-        deadline = time.monotonic() + settings.drain_seconds
-        while await admin.active_requests() > 0 and time.monotonic() < deadline:  # noqa: ASYNC110 Envoy tells nobody
+        await _insist(lambda: admin.post("/drain_listeners?graceful&skip_exit"), deadline)
+        while await _insist(admin.active_requests, deadline) and time.monotonic() < deadline:  # noqa: ASYNC110 Envoy tells nobody
             await asyncio.sleep(LOOK_SECONDS)
     finally:
         await admin.close()
+
+
+async def _insist(order: Callable[[], Awaitable[T]], deadline: float) -> T | None:
+    """Repeats an order until Envoy takes it or the time is over: a hiccup must not cut what is in flight."""
+    while True:
+        try:
+            return await order()
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            if time.monotonic() > deadline:
+                return None
+            await asyncio.sleep(LOOK_SECONDS)

@@ -180,7 +180,7 @@ def _action(routes: Routes, weights: Mapping[str, int], route: str) -> Resource:
     ]
     return {
         "timeout": f"{routes.timeout_seconds + 1}s",
-        "idle_timeout": f"{STREAM_IDLE_SECONDS}s",
+        "idle_timeout": f"{max(STREAM_IDLE_SECONDS, routes.timeout_seconds + 1)}s",
         "retry_policy": {
             "retry_on": "connect-failure,refused-stream,reset-before-request",
             "num_retries": 3,

@@ -6,13 +6,13 @@ Plain dicts pass the official client unchanged; its generated models would refus
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Self
 
 import aiohttp
+import structlog
 from kubernetes.aio import client, config
 from kubernetes.aio.client.exceptions import ApiException, ConflictException, NotFoundException
 
@@ -27,7 +27,11 @@ WATCH_SECONDS = 300
 SILENCE_SECONDS = 70
 """Bookmarks come every minute; a watch that is silent for longer is dead."""
 
+RETRY_SECONDS = 0.5
+"""Between the loss of a watch and the next listing."""
+
 Object = dict[str, Any]
+log = structlog.get_logger(__name__)
 
 
 async def configuration() -> client.Configuration:
@@ -70,7 +74,7 @@ class Kube:
     async def watch(self, path: str, query: Mapping[str, Any]) -> AsyncIterator[tuple[str, Object]]:
         """Yields ("LIST", list) and then the changes (type, object), for ever; lists again whenever the watch is lost."""
         while True:
-            with contextlib.suppress(asyncio.TimeoutError, aiohttp.ClientError, _GoneError):
+            try:
                 listed = await self.request("GET", path, query)
                 yield "LIST", listed
                 version = listed["metadata"]["resourceVersion"]
@@ -79,7 +83,11 @@ class Kube:
                         version = item["metadata"]["resourceVersion"]
                         if kind != "BOOKMARK":
                             yield kind, item
-            await asyncio.sleep(0.3)
+            except _GoneError:
+                pass
+            except (ApiException, ValueError, KeyError, *UNREACHABLE) as error:
+                log.warning("A watch was lost and begins again", path=path, error=type(error).__name__)
+            await asyncio.sleep(RETRY_SECONDS)
 
     async def _changes(self, path: str, query: Mapping[str, Any], version: str) -> AsyncIterator[tuple[str, Object]]:
         parameters = {**query, "watch": True, "allowWatchBookmarks": True, "resourceVersion": version, "timeoutSeconds": WATCH_SECONDS}

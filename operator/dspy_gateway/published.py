@@ -50,6 +50,16 @@ class Inputs:
         slices = {**self.slices, revision: {**others, name: endpoints} if endpoints else others}
         return replace(self, slices={key: value for key, value in slices.items() if value})
 
+    def keeping(self, uids: Collection[str], slices: Collection[tuple[str, str]]) -> Inputs:
+        """What remains of routes and EndpointSlices (by revision and name) when only these still exist."""
+        kept = {
+            revision: {name: endpoints for name, endpoints in named.items() if (revision, name) in slices}
+            for revision, named in self.slices.items()
+        }
+        return Inputs(
+            self.ports, {uid: self.routes[uid] for uid in self.routes if uid in uids}, {name: each for name, each in kept.items() if each}
+        )
+
     def usable(self, revision: str) -> tuple[Endpoint, ...]:
         """The endpoints that can answer: the ready ones or, when none is, those that terminate and still serve."""
         known = [endpoint for endpoints in self.slices.get(revision, {}).values() for endpoint in endpoints]
@@ -124,12 +134,12 @@ def serial_of(version: str) -> int:
     return int(version.partition(":")[0])
 
 
-def removable(held: Collection[str], wanted: Collection[Program], confirmed: Collection[str]) -> set[str]:
-    """The clusters among `held` that no program needs, once every program's newest routes are confirmed (`confirmed`: uids).
+def removable(held: Collection[str], wanted: Collection[Program], settled: Collection[str]) -> set[str]:
+    """The clusters among `held` that no program needs, once every program's newest routes are settled (`settled`: uids).
 
-    Waiting for the confirmation makes removal a later version than the routes that stopped using the cluster.
+    Waiting for that makes removal a later version than the routes that stopped using the cluster.
     """
-    if any(program.uid not in confirmed for program in wanted):
+    if any(program.uid not in settled for program in wanted):
         return set()
     return set(held) - {name for program in wanted for name in program.clusters}
 

@@ -29,6 +29,12 @@ OUTCOME_HEADER = "x-dspy-outcome"
 FAILURES = frozenset({"program_error", "upstream_error", "timeout", "connection_failure"})
 """Outcomes that count against a revision. `overloaded` joins them only while stable is not overloaded itself."""
 
+CLIENT_FLAGS = frozenset({"DC", "DR", "DPE"})
+"""Envoy's flags of a client that left, reset its stream, or broke the protocol."""
+
+TIMEOUT_FLAGS = frozenset({"UT", "SI", "DT"})
+"""Envoy's flags of an answer that took too long."""
+
 OUTCOMES = FAILURES | {"ok", "client_error", "cancelled", "overloaded"}
 
 
@@ -127,10 +133,10 @@ def effective_weights(routes: Routes, usable: Collection[str]) -> dict[str, int]
 
 def outcome_of(header: str, code: int, flags: Collection[str]) -> str:
     """The outcome of one answer: what the runtime said, else derived from Envoy's response code and flags."""
-    if "DC" in flags:
+    if CLIENT_FLAGS & set(flags):
         return "cancelled"
     if any(flag != "-" for flag in flags):
-        return "timeout" if "UT" in flags else "connection_failure"
+        return "timeout" if TIMEOUT_FLAGS & set(flags) else "connection_failure"
     if header in OUTCOMES:
         return header
     if code >= 500:
@@ -153,15 +159,18 @@ def dump(value: Routes | PortTable | GatewayState) -> str:
 
 
 def load_routes(text: str) -> Routes:
-    """Reads `dump(Routes)`. Raises ValueError, KeyError or TypeError for anything else."""
+    """Reads `dump(Routes)`; unknown fields, of a newer operator, are ignored. Raises ValueError, KeyError, TypeError or
+    AttributeError for anything else."""
     content = json.loads(text)
-    backends = tuple(Backend(**backend) for backend in content["backends"])
-    return Routes(**{**content, "backends": backends})
+    backends = tuple(Backend(str(each["revision"]), _whole(each["weight"], TOTAL_WEIGHT)) for each in content["backends"])
+    serial, timeout = _whole(content["serial"]), _whole(content["timeout_seconds"])
+    return Routes(str(content["program"]), str(content["uid"]), serial, timeout, backends)
 
 
 def load_ports(text: str) -> PortTable:
-    """Reads `dump(PortTable)`. Raises ValueError, KeyError or TypeError for anything else."""
-    return PortTable({uid: Port(**port) for uid, port in json.loads(text)["ports"].items()})
+    """Reads `dump(PortTable)`; as forgiving, and as strict, as `load_routes`."""
+    ports = json.loads(text)["ports"].items()
+    return PortTable({uid: Port(str(port["program"]), _whole(port["port"], 65_535), port.get("freed_at")) for uid, port in ports})
 
 
 def load_state(text: str | bytes) -> GatewayState:
@@ -170,6 +179,13 @@ def load_state(text: str | bytes) -> GatewayState:
     return GatewayState(
         content["pod"], content["since"], content["token"], {uid: _program(state) for uid, state in content["programs"].items()}
     )
+
+
+def _whole(value: Any, most: int = 2**62) -> int:
+    """A whole number from 0 to `most`. Raises ValueError."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+        raise ValueError(f"{value!r} is no whole number from 0 to {most}")
+    return value
 
 
 def _program(content: dict[str, Any]) -> ProgramState:

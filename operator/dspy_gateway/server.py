@@ -60,7 +60,10 @@ class Page:
         serials = GaugeMetricFamily("dspy_gateway_routes_serial", "Serial of the routes that Envoy confirmed.", labels=["program"])
         state = self._agent.state()
         for uid, program in state.programs.items():
-            name = self._agent.inputs.ports.ports[uid].program
+            port = self._agent.inputs.ports.ports[uid]
+            if port.freed_at is not None:
+                continue  # its name may belong to another program by now
+            name = port.program
             serials.add_metric([name], program.serial)
             for revision, weight in program.effective.items():
                 weights.add_metric([name, revision], weight)

@@ -10,9 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dspy_gateway.counts import Counts, Key, Reading
+import structlog
+
+from dspy_gateway.counts import Counts, Key
 from dspy_gateway.published import Endpoint, Inputs
 from dspy_gateway.routes import load_ports, load_routes
+
+log = structlog.get_logger(__name__)
 
 
 def save_inputs(path: Path, inputs: Inputs) -> None:
@@ -35,7 +39,7 @@ def load_inputs(path: Path) -> Inputs | None:
 
 def save_counts(path: Path, since: float, counts: Counts) -> None:
     """Writes the sums and since when (Unix seconds) they are counted."""
-    content = {"since": since, "base": _rows(counts.base), "uptime": counts.latest.uptime_seconds, "latest": _rows(counts.latest.counters)}
+    content = {"since": since, "base": _rows(counts.base), "latest": _rows(counts.latest)}
     _write(path, content)
 
 
@@ -43,7 +47,7 @@ def load_counts(path: Path) -> tuple[float, Counts] | None:
     """The sums that were saved; None without a readable file."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         content = json.loads(path.read_text())
-        return content["since"], Counts(_counter(content["base"]), Reading(content["uptime"], _counter(content["latest"])))
+        return content["since"], Counts(_counter(content["base"]), _counter(content["latest"]))
     return None
 
 
@@ -57,5 +61,8 @@ def _counter(rows: list[list[Any]]) -> Counter[Key]:
 
 def _write(path: Path, content: Any) -> None:
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content))
-    partial.rename(path)
+    try:
+        partial.write_text(json.dumps(content))
+        partial.rename(path)
+    except OSError as error:  # a full disk must not stop the gateway
+        log.error("A snapshot could not be written", path=str(path), error=repr(error))

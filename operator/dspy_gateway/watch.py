@@ -21,7 +21,6 @@ from dspy_gateway.routes import (
     ROUTES_LABEL,
     RUNTIME_PORT,
     PortTable,
-    Routes,
     load_ports,
     load_routes,
 )
@@ -51,22 +50,39 @@ class Watcher:
     async def _follow(self, what: str, path: str, label: str, fold: Callable[[Inputs, str, Object], Inputs]) -> None:
         async for kind, item in self._kube.watch(path, {"labelSelector": label}):
             if kind == "LIST":
-                known = _without(self._known, what)
-                for each in item["items"]:
-                    known = fold(known, "ADDED", each)
-                self._known = known
+                self._known = self._relisted(what, item["items"], fold)
                 self._listed.add(what)
             else:
                 self._known = fold(self._known, kind, item)
             if len(self._listed) == 3:
                 await self._agent.take(self._known)
 
+    def _relisted(self, what: str, items: list[Object], fold: Callable[[Inputs, str, Object], Inputs]) -> Inputs:
+        """What is known after a listing: what is listed, over what was known, without what is gone.
+
+        An object that cannot be read keeps its last good content, and a serial never goes back.
+        """
+        known = self._known
+        for each in items:
+            known = fold(known, "ADDED", each)
+        names = {each["metadata"]["name"] for each in items}
+        match what:
+            case "routes":
+                self._uid_of = {name: uid for name, uid in self._uid_of.items() if name in names}
+                there = set(self._uid_of.values())
+                # Before the first listing, routes of a snapshot are known by uid only.
+                return known.keeping(there, _slices_of(known))
+            case "slices":
+                there_slices = {(each["metadata"]["labels"][REVISION_LABEL], each["metadata"]["name"]) for each in items}
+                return known.keeping(known.routes, there_slices)
+        return known if items else Inputs(PortTable(), known.routes, known.slices)
+
     def _ports(self, known: Inputs, kind: str, item: Object) -> Inputs:
         if kind == "DELETED":
             return Inputs(PortTable(), known.routes, known.slices)
         try:
             return Inputs(load_ports(item["data"][CONTENT_KEY]), known.routes, known.slices)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             log.error("A port table could not be read", name=item["metadata"]["name"], error=repr(error))
             return known
 
@@ -76,7 +92,7 @@ class Watcher:
             return known.without_routes(self._uid_of.pop(name, ""))
         try:
             routes = load_routes(item["data"][CONTENT_KEY])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             log.error("Routes could not be read", name=name, error=repr(error))
             return known
         self._uid_of[name] = routes.uid
@@ -99,14 +115,5 @@ def endpoints_of(item: Object) -> tuple[Endpoint, ...]:
     return tuple(found)
 
 
-def _without(known: Inputs, what: str) -> Inputs:
-    """What remains known when one kind is listed anew. Routes stay, since their serials guard them; gone ones are dropped."""
-    match what:
-        case "slices":
-            return Inputs(known.ports, known.routes, {})
-        case "routes":
-            return Inputs(known.ports, _EMPTY_ROUTES, known.slices)
-    return Inputs(PortTable(), known.routes, known.slices)
-
-
-_EMPTY_ROUTES: dict[str, Routes] = {}
+def _slices_of(known: Inputs) -> set[tuple[str, str]]:
+    return {(revision, name) for revision, named in known.slices.items() for name in named}

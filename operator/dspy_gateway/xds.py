@@ -121,6 +121,10 @@ class DiscoveryServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type:
         """True when the resource is published."""
         return key in self.published
 
+    def asked_for(self, key: Key) -> bool:
+        """True unless an Envoy is connected and none has subscribed to the resource."""
+        return not self._streams or any(stream.wants(key) for stream in self._streams)
+
     def names(self, type_url: str) -> set[str]:
         """The names of the published resources of one type."""
         return {name for kind, name in self.published if kind == type_url}

@@ -41,7 +41,7 @@ async def run(settings: Settings) -> None:
     controller = Controller(kube, observer, poller, settings)
     page = await _serve_page(settings, controller)
     # Tasks that start before kopf are not ended by kopf.
-    tasks = [asyncio.create_task(queue.run(settings.workers)), asyncio.create_task(_resync(kube, queue, settings))]
+    tasks = [asyncio.create_task(queue.run(settings.workers)), asyncio.create_task(_resync(kube, queue, controller, settings))]
     try:
         await _run_kopf(settings, queue, tasks)
     finally:
@@ -96,11 +96,13 @@ async def _wait_for_resources(kube: Kube) -> None:
         await asyncio.sleep(1)
 
 
-async def _resync(kube: Kube, queue: WorkQueue, settings: Settings) -> None:
+async def _resync(kube: Kube, queue: WorkQueue, controller: Controller, settings: Settings) -> None:
     """Looks at everything now and then, whatever events were lost; at start also at gateways whose programs went."""
     while True:
         try:
             programs = await kube.request("GET", path("DSPyProgram", settings.namespace))
+            if not programs["items"]:
+                controller.worked_at = time.time()
             for item in programs["items"]:
                 namespace = item["metadata"]["namespace"]
                 queue.add(Key("program", namespace, item["metadata"]["name"]))

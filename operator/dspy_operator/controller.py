@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import structlog
 from prometheus_client import Counter, Histogram
 
 from dspy_gateway.kube import UNREACHABLE, ApiException, ConflictException, Kube, NotFoundException, Object
-from dspy_gateway.routes import CONTENT_KEY, load_ports
 from dspy_operator.api.names import GATEWAY_NAME
 from dspy_operator.api.program import Serving
 from dspy_operator.counts.poller import Poller
@@ -17,11 +17,11 @@ from dspy_operator.domain.gateway import plan_gateway
 from dspy_operator.domain.ledger import Ledger
 from dspy_operator.domain.plan import RolloutStatus, moving, plan
 from dspy_operator.domain.release import recovered
-from dspy_operator.domain.snapshot import Problem, Snapshot
+from dspy_operator.domain.snapshot import Problem, Snapshot, Wanted
 from dspy_operator.domain.status import orphan_status, refused_status
 from dspy_operator.errors import InvalidSpecError
 from dspy_operator.kube.execute import Executor, words
-from dspy_operator.kube.observe import Observer, read_program
+from dspy_operator.kube.observe import Observer, read_ports, read_program
 from dspy_operator.kube.paths import path
 from dspy_operator.queue import Key, RetryError
 from dspy_operator.resources import gateway as gateways
@@ -31,6 +31,7 @@ from dspy_operator.settings import Settings
 PASSES = Counter("dspy_operator_passes", "Passes by kind of key and result.", ["kind", "result"])
 SECONDS = Histogram("dspy_operator_pass_seconds", "Duration of a pass.", ["kind"])
 LONGEST_WORDS = 500
+REFUSAL_SECONDS = 10.0
 log = structlog.get_logger(__name__)
 
 
@@ -45,6 +46,7 @@ class Controller:
         self._settings = settings
         self._clock = clock
         self._known: dict[tuple[str, str], Ledger] = {}
+        self._refusals: dict[tuple[str, str], _Refusal] = {}
         self.worked_at = clock()
 
     async def work(self, key: Key) -> float | None:
@@ -62,6 +64,10 @@ class Controller:
             result = "failed"
             log.warning("A pass failed and is tried again", key=str(key), error=_brief(error))
             raise RetryError from error
+        except InvalidSpecError as error:
+            result = "refused"
+            log.error("A key cannot be carried out", key=str(key), reason=error.reason, error=error.message)
+            return self._settings.registry_poll_seconds
         except Exception as error:
             result = "bug"
             log.exception("A pass failed unexpectedly", key=str(key))
@@ -74,6 +80,7 @@ class Controller:
         manifest = await self._observer.program(namespace, name)
         if manifest is None:
             self._known.pop((namespace, name), None)
+            self._refusals.pop((namespace, name), None)
             self._poller.follow(namespace, name, wanted=False)
             await self._orphans(namespace, name)
             return None
@@ -82,19 +89,31 @@ class Controller:
         except InvalidSpecError as error:
             await self._refuse(Snapshot(read_program({**manifest, "spec": _READABLE}, None)), error)
             return self._settings.resync_seconds
-        return await self._decide(snapshot)
+        return await self._decide(self._with_refusal(snapshot))
+
+    def _with_refusal(self, snapshot: Snapshot) -> Snapshot:
+        """The snapshot with what the API said a moment ago of the revision that is wanted, so that it is not asked on and on."""
+        refusal = self._refusals.get((snapshot.program.namespace, snapshot.program.name))
+        wanted = snapshot.wanted
+        if refusal is None or not isinstance(wanted, Wanted) or wanted.revision.name != refusal.revision:
+            return snapshot
+        return replace(snapshot, wanted=refusal.problem) if self._clock() < refusal.until else snapshot
 
     async def _decide(self, snapshot: Snapshot) -> float:
         program, now = snapshot.program, self._clock()
         decided = plan(snapshot, now)
+        watch = moving(decided.ledger) or (snapshot.service_port is None and decided.ledger.stable is not None)
+        self._poller.follow(program.namespace, program.name, wanted=watch)
         try:
             await self._executor.execute(program, decided, now)
         except InvalidSpecError as error:
-            await self._refuse(snapshot, error)
-            return self._settings.registry_poll_seconds
+            if not isinstance(snapshot.wanted, Wanted):
+                raise
+            problem = Problem(error.reason, error.message)
+            known = _Refusal(snapshot.wanted.revision.name, problem, now + REFUSAL_SECONDS)
+            self._refusals[program.namespace, program.name] = known
+            return 0.0
         self._known[program.namespace, program.name] = decided.ledger
-        watch = moving(decided.ledger) or snapshot.service_port is None
-        self._poller.follow(program.namespace, program.name, wanted=watch)
         poll = self._settings.registry_poll_seconds
         return min(poll, decided.wake_after_seconds) if decided.wake_after_seconds is not None else poll
 
@@ -104,7 +123,7 @@ class Controller:
         if found is None:
             return
         fresh = read_program({**found, "spec": _READABLE}, None)
-        ledger = fresh.ledger or recovered(snapshot)
+        ledger = fresh.ledger or recovered(snapshot, self._clock())
         content = refused_status(Snapshot(fresh), ledger, Problem(error.reason, error.message), self._clock())
         if content is not None:
             await self._executor.write_status(fresh, content)
@@ -122,7 +141,7 @@ class Controller:
             item["metadata"]["uid"]: item["metadata"]["name"] for item in found["items"] if not item["metadata"].get("deletionTimestamp")
         }
         known = await self._get("ConfigMap", namespace, GATEWAY_NAME)
-        decided = plan_gateway(programs, load_ports(known["data"][CONTENT_KEY]) if known else None, self._clock())
+        decided = plan_gateway(programs, read_ports(known), self._clock())
         longest = max(
             (item["spec"].get("serving", {}).get("timeoutSeconds", Serving().timeout_seconds) for item in found["items"]), default=0
         )
@@ -135,8 +154,9 @@ class Controller:
             return None
         if decided.table is not None:
             await self._executor.apply(gateways.port_table(namespace, decided.table), create=known is None)
+        new = await self._get("Deployment", namespace, GATEWAY_NAME) is None
         for manifest in wanted:
-            await self._executor.apply(manifest, create=False)
+            await self._executor.apply(manifest, create=new)
         return decided.wake_after_seconds
 
     async def _get(self, kind: str, namespace: str, name: str) -> Object | None:
@@ -144,6 +164,15 @@ class Controller:
             return await self._kube.request("GET", path(kind, namespace, name))
         except NotFoundException:
             return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """What the API said of a revision's objects, and until when (Unix seconds) it is not asked again."""
+
+    revision: str
+    problem: Problem
+    until: float
 
 
 _READABLE = {"model": {"uri": ""}, "lm": {"model": ""}}

@@ -1,4 +1,4 @@
-"""Every error that a pass may raise; the queue's worker is the one place that catches them.
+"""Every error of our own that a pass may raise; the controller is the one place that catches them.
 
 OperatorError
 ├── InvalidSpecError  what the user wrote cannot work: no retry, `Accepted=False`
@@ -20,11 +20,3 @@ class InvalidSpecError(OperatorError):
         super().__init__(message)
         self.reason = reason
         self.message = message
-
-
-class NotYetError(OperatorError):
-    """Nothing is wrong; something else has to happen first, and will wake the key."""
-
-
-class TransientError(OperatorError):
-    """An API or a registry failed; the same pass may succeed later."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import sys
+import time
 from pathlib import Path
 
 import click
@@ -17,8 +19,10 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
-from dspy_runtime.failures import StartError, write_termination
+from dspy_runtime.failures import RegistryUnavailableError, StartError, write_termination
 from dspy_runtime.settings import Settings
+
+REGISTRY_RETRY_SECONDS = 5
 
 
 @click.command()
@@ -32,6 +36,8 @@ def main(**given: str | int | None) -> None:
 
     Every other setting is a DSPY_RUNTIME_* variable; what is given here goes before it.
     """
+    # Without a handler the first process of a container ignores SIGTERM, and a pod that is deleted would load on.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     settings = Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     if not settings.model or not settings.lm_model:
         missing = "MODEL" if not settings.model else "--lm"
@@ -44,10 +50,22 @@ def main(**given: str | int | None) -> None:
         sys.exit(1)
 
 
-def _serve(settings: Settings) -> None:
-    from dspy_runtime.load import check_python, fetch, load_program
+def _fetched(settings: Settings) -> Path:
+    """The model's files. A registry that is down is waited for: that is no crash of this version."""
+    from dspy_runtime.load import fetch
 
-    folder = fetch(settings.model, settings.work_folder)
+    while True:
+        try:
+            return fetch(settings.model, settings.work_folder)
+        except RegistryUnavailableError as error:
+            click.echo(f"{error.reason}: {error}; trying again in {REGISTRY_RETRY_SECONDS} s", err=True)
+            time.sleep(REGISTRY_RETRY_SECONDS)
+
+
+def _serve(settings: Settings) -> None:
+    from dspy_runtime.load import check_python, load_program
+
+    folder = _fetched(settings)
     check_python(folder)
     os.environ.setdefault("DSPY_CACHEDIR", str(Path(settings.work_folder) / "dspy-cache"))
     program, adapter = load_program(folder)

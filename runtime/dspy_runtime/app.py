@@ -15,7 +15,7 @@ from dspy.utils.usage_tracker import track_usage
 from fastapi import FastAPI, Request, Response
 from prometheus_client import generate_latest
 from pydantic import ValidationError
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic_core import to_json
 
 from dspy_runtime import outcomes, schema
 from dspy_runtime.admission import Admission, OverloadedError
@@ -25,6 +25,7 @@ from dspy_runtime.outcomes import Outcome
 from dspy_runtime.settings import Settings
 
 OUTCOME_HEADER = "x-dspy-outcome"
+LARGEST_BODY_BYTES = 16 << 20
 
 
 class Served:
@@ -74,16 +75,20 @@ class Served:
         except OverloadedError:
             return outcomes.OVERLOADED, _problem(outcomes.OVERLOADED)
         except asyncio.CancelledError:
-            self.metrics.record(outcomes.CANCELLED.name, 0.0, {})
+            self.metrics.record_cancelled()
             raise
-        except (Exception, PydanticSerializationError) as error:
+        except Exception as error:
             outcome = outcomes.of_exception(error)
             return outcome, _problem(outcome)
 
     async def _in_thread(self, arguments: dict[str, Any], leave: Any) -> Any:
         """Runs a program that cannot be awaited. Its place is free only when its thread is, whoever waits for it."""
         call = functools.partial(contextvars.copy_context().run, self.program, **arguments)
-        future = asyncio.get_running_loop().run_in_executor(self._threads, call)
+        try:
+            future = asyncio.get_running_loop().run_in_executor(self._threads, call)
+        except RuntimeError:  # no more threads
+            leave()
+            raise
         future.add_done_callback(lambda done: (leave(), done.cancelled() or done.exception()))
         return await asyncio.shield(future)
 
@@ -94,9 +99,9 @@ def prediction_app(served: Served) -> FastAPI:
 
     @app.post("/predict")
     async def predict(request: Request) -> Response:
-        body = await request.body()
-        if served.draining and served.admission.waiting:
-            return _response(outcomes.DRAINING, _problem(outcomes.DRAINING))
+        body = await _bounded_body(request)
+        if body is None:
+            return _response(outcomes.TOO_LARGE, _problem(outcomes.TOO_LARGE))
         work = asyncio.ensure_future(served.predict(body))
         leaving = asyncio.ensure_future(request.receive())
         try:
@@ -132,6 +137,17 @@ def probe_app(served: Served) -> FastAPI:
         return Response(generate_latest(served.metrics.registry), media_type="text/plain; version=0.0.4")
 
     return app
+
+
+async def _bounded_body(request: Request) -> bytes | None:
+    """A request's body; None when it is larger than a prediction's input can be."""
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > LARGEST_BODY_BYTES:
+            return None
+        parts.append(part)
+    return b"".join(parts)
 
 
 def _problem(outcome: Outcome, fields: list[dict[str, str]] | None = None) -> bytes:

@@ -7,6 +7,7 @@ connections fit where the default pool has a hundred.
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ PROVIDERS = {
 
 CONNECT_SECONDS = 5.0
 KEY_CHECK_SECONDS = 5.0
-CLOSE_AFTER_SECONDS = 600.0
+CLOSE_NOTICE_SECONDS = 30.0
 NO_KEY = "none"
 """What is sent where neither a key nor a key in the environment is meant: self-hosted servers ignore it."""
 
@@ -62,12 +63,12 @@ class LanguageModel:
             if key and key != self._key:
                 before, self._key = self.current, key
                 self.current = connect(self._settings, key)
-                asyncio.get_running_loop().call_later(CLOSE_AFTER_SECONDS, _close_soon, before)
+                asyncio.get_running_loop().call_later(self._settings.timeout_seconds + CLOSE_NOTICE_SECONDS, _close_soon, before)
 
     def _read_key(self) -> str | None:
         path = self._settings.lm_api_key_file
         if path is None:
-            return NO_KEY if self._settings.lm_api_base else None
+            return NO_KEY if self._settings.lm_api_base and not _key_in_environment(self._settings.lm_model) else None
         return _text(path)
 
 
@@ -108,5 +109,11 @@ def _close_soon(connection: Connection) -> None:
 def _text(path: Path) -> str | None:
     try:
         return path.read_text().strip() or None
-    except OSError:
+    except (OSError, ValueError):
         return None
+
+
+def _key_in_environment(model: str) -> bool:
+    """True when a variable such as OPENAI_API_KEY is there: the engine finds it, and a placeholder would go before it."""
+    prefix = model.partition("/")[0].upper()
+    return any(name.endswith("_API_KEY") and name.startswith(prefix) for name in os.environ)

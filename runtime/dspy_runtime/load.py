@@ -25,6 +25,7 @@ def fetch(uri: str, folder: Path) -> Path:
             raise ModelNotFoundError(f"{uri} holds no MLmodel file; name a directory that MLflow logged or a models:/ uri")
         return Path(uri)
     import mlflow.artifacts
+    import requests
     from mlflow.exceptions import MlflowException
 
     target = folder / "model"
@@ -35,6 +36,8 @@ def fetch(uri: str, folder: Path) -> Path:
         if error.error_code in _MISSING:
             raise ModelNotFoundError(f"the registry has no {uri}") from error
         raise RegistryUnavailableError(f"the registry did not deliver {uri}: {described(error)}") from error
+    except (requests.RequestException, OSError) as error:
+        raise RegistryUnavailableError(f"the registry did not deliver {uri}: {type(error).__name__}") from error
 
 
 def check_python(folder: Path) -> None:

@@ -38,15 +38,22 @@ class Metrics:
         self._duration = self._seconds.labels(revision)
         self._outcomes: dict[str, Any] = {}
 
+    def record_cancelled(self) -> None:
+        """Counts a request whose client left; how long it would have taken is not known."""
+        self._count("cancelled")
+
     def record(self, outcome: str, seconds: float, usage: Mapping[str, Mapping[str, Any]]) -> None:
         """Counts the end of a request. `usage` is DSPy's: by language model, the tokens by kind."""
-        counter = self._outcomes.get(outcome)
-        if counter is None:
-            counter = self._outcomes[outcome] = self._requests.labels(self._revision, outcome)
-        counter.inc()
+        self._count(outcome)
         self._duration.observe(seconds)
         for lm, tokens in usage.items():
             for kind in ("prompt", "completion"):
                 count = tokens.get(f"{kind}_tokens")
                 if count:
                     self._tokens.labels(self._revision, lm, kind).inc(count)
+
+    def _count(self, outcome: str) -> None:
+        counter = self._outcomes.get(outcome)
+        if counter is None:
+            counter = self._outcomes[outcome] = self._requests.labels(self._revision, outcome)
+        counter.inc()

@@ -25,7 +25,7 @@ OK = Outcome("ok", 200, "ok", "")
 TIMEOUT = Outcome("timeout", 504, "timeout", "The program did not answer within serving.timeoutSeconds")
 CANCELLED = Outcome("cancelled", 499, "cancelled", "The client left")
 OVERLOADED = Outcome("overloaded", 503, "overloaded", "All places are taken; try again", 1)
-DRAINING = Outcome("overloaded", 503, "draining", "This server is going away; try again", 1)
+TOO_LARGE = Outcome("client_error", 413, "too_large", "The request is larger than 16 MiB")
 
 _PARSE = Outcome("program_error", 502, "parse", "The language model's answer has not the fields of the program's signature")
 _CONTEXT = Outcome("program_error", 413, "context_window", "The prompt is longer than the language model takes")

@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 
 import dspy
 from pydantic import BaseModel, ConfigDict, create_model
+from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic.fields import FieldInfo
 
 
@@ -26,8 +27,7 @@ class Schema:
 
     def document(self) -> dict[str, Any]:
         """The answer of `/schema`: JSON Schema of both sides, null where it is not known."""
-        output = self.output.model_json_schema() if self.output else None
-        return {"source": self.source, "input": self.input.model_json_schema(), "output": output}
+        return {"source": self.source, "input": _json_schema(self.input), "output": _json_schema(self.output)}
 
     def arguments(self, body: bytes) -> dict[str, Any]:
         """A request's body as the program's arguments. Raises pydantic.ValidationError."""
@@ -53,6 +53,14 @@ def is_async(program: Any) -> bool:
     return hasattr(program, "aforward")
 
 
+def _json_schema(model: type[BaseModel] | None) -> dict[str, Any] | None:
+    """JSON Schema of a side; None where it is not known or has types that JSON Schema has no words for."""
+    try:
+        return model.model_json_schema() if model else None
+    except PydanticInvalidForJsonSchema:
+        return None
+
+
 def _signature(program: Any) -> Any:
     if isinstance(program, dspy.ChainOfThought):
         return program.predict.signature
@@ -75,7 +83,7 @@ def _from_annotations(program: Any) -> Schema | None:
         return None
     try:
         hints = get_type_hints(function)
-    except NameError:
+    except Exception:  # annotations are the program's own code: whatever they raise, they tell nothing
         return None
     parameters = list(inspect.signature(function).parameters.values())[1:]
     if any(parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL) for parameter in parameters):

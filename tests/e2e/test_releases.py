@@ -285,3 +285,15 @@ def test_ten_releases_at_a_hundred_requests_a_second_lose_none(world: World, ver
 def test_kubectl_names_what_is_wrong_with_a_program(world: World) -> None:
     with pytest.raises(ClusterError, match="register the model first"):
         world.apply(program(NAME, "runs:/0123/model"))
+
+
+def test_pods_that_the_api_refuses_are_told_in_its_own_words_while_stable_serves(serving: World) -> None:
+    limits = {"spec": {"resources": {"limits": {"cpu": "a lot"}}}}
+    serving.kubectl("patch", "dspyprogram", NAME, "--type=merge", "-p", json.dumps(limits))
+    assert "quantities must match" in serving.wait_condition(NAME, "Accepted", "False", "InvalidPod")
+    assert serving.condition(NAME, "Available")[0] == "True"
+    before = serving.get("dspyprogram", NAME)["metadata"]["resourceVersion"]
+    serving.log({"name": "time-passes", "kind": "good"})
+    assert serving.get("dspyprogram", NAME)["metadata"]["resourceVersion"] == before
+    serving.kubectl("patch", "dspyprogram", NAME, "--type=json", "-p", json.dumps([{"op": "remove", "path": "/spec/resources"}]))
+    serving.wait_condition(NAME, "Current", "True")

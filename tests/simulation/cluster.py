@@ -120,7 +120,8 @@ class World:
         known = self.memory
         stored = from_dict(self.status["release"], Ledger) if "release" in self.status else None
         if known and known.release and stored and stored.release and known.release.candidate == stored.release.candidate:
-            stored = known if known.serial == stored.serial and known.request == stored.request else stored
+            same = (known.serial, known.request, known.checkpointed_at) == (stored.serial, stored.request, stored.checkpointed_at)
+            stored = known if same else stored
         spec = ProgramSpec(Model(f"models:/qa/{self.wanted}"), LM("openai/x"), replicas=self.replicas)
         program = Program("ns", "qa", UID, self.generation, str(self.resource_version), spec, self.request, self.status, stored)
         policies = (Policy("qa", "policy-uid", "2026-01-01", 1, self.policy, self.rollout_status, "1"),) if self.policy else ()
@@ -220,7 +221,7 @@ class World:
                 serial = pod.obeyed.serial if pod.obeyed else 0
                 state = ProgramState(serial, True, dict(self.effective(pod)), dict(pod.counts))
                 states[name] = GatewayState(name, pod.since, "", {UID: state})
-        return Gateway(PORT, frozenset(self.gateways), states, self.now)
+        return Gateway(PORT, frozenset(self.gateways), states)
 
     def _request(self, pod: GatewayPod) -> None:
         weights = self.effective(pod)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from syrupy.assertion import SnapshotAssertion
 
-from dspy_operator.api.rollout import Analysis, ErrorRate, OnUndecided, Step
+from dspy_operator.api.rollout import Analysis, ErrorRate, OnUndecided, Pause, Step
 from tests.simulation.cluster import CANARY, START, World, serving
 
 
@@ -244,3 +244,69 @@ def test_a_refused_revision_stays_refused_with_and_without_a_policy(refused_by: 
     world.settle(20, requests=20)
     assert world.ledger.stable == "qa-1"
     assert "qa-2" not in world.workloads
+
+
+def test_a_broken_stable_without_a_policy_can_be_replaced() -> None:
+    world = serving()
+    world.policy = None
+    world.versions[1].failure_rate = 1.0
+    world.settle(10, requests=20)
+    world.publish(2)
+    world.want(2)
+    world.settle(20, requests=20)
+    assert world.ledger.stable == "qa-2"
+
+
+def test_a_status_lost_in_mid_release_leaves_stable_stable() -> None:
+    world = serving(steps=(Step(set_weight=80), Step(pause=Pause(seconds=30))))
+    world.publish(2)
+    world.want(2)
+    world.settle(6, requests=5)
+    assert world.routes is not None
+    assert world.routes.weight("qa-2") == 8_000
+    world.status, world.memory = {}, None
+    world.operate()
+    assert world.ledger.stable == "qa-1"
+    assert "qa-1" in world.workloads
+    world.settle(90, requests=20)
+    assert world.ledger.stable == "qa-2"
+    assert not world.lost
+
+
+def test_going_back_to_a_revision_that_crashed_long_ago_is_no_crash() -> None:
+    world = serving()
+    world.workloads["qa-1"].crashes = 5
+    world.policy = None
+    world.publish(2)
+    world.want(2)
+    for pod in world.gateways.values():
+        pod.reachable = False
+    world.settle(8)
+    assert world.ledger.stable == "qa-2"
+    assert "qa-1" in world.workloads
+    world.want(1)
+    world.settle(10)
+    assert world.ledger.refusal("qa-1") is None
+    assert world.ledger.stable == "qa-1"
+
+
+def test_nothing_is_promoted_while_stable_cannot_answer() -> None:
+    world = serving(analysis=Analysis(on_undecided=OnUndecided.PROMOTE))
+    world.publish(2)
+    world.want(2)
+    world.settle(4, requests=5)
+    world.workloads["qa-1"].down_until = world.now + 60
+    world.settle(50, requests=20)
+    assert world.ledger.stable == "qa-1"
+    assert not world.lost
+
+
+def test_a_gateway_that_never_confirms_pauses_the_release() -> None:
+    world = serving(step_deadline_seconds=30)
+    world.publish(2)
+    world.want(2)
+    world.lag_seconds = 1e9
+    world.settle(60)
+    assert world.ledger.release is not None
+    assert world.ledger.release.paused is not None
+    assert world.ledger.release.paused.reason == "StepDeadlineExceeded"

@@ -97,3 +97,12 @@ def test_evidence_survives_the_status() -> None:
     looks = [{"a": gateway(101.0, old=counted(20 * n, ok=19 * n, timeout=n), new=counted(2 * n, ok=2 * n))} for n in range(1, 9)]
     evidence = folded(*looks)
     assert from_dict(to_dict(evidence), Evidence) == evidence
+
+
+def test_the_ceiling_counts_failures_that_arrive_after_their_starts() -> None:
+    limit = Analysis(error_rate=ErrorRate(max_percent=5))
+    looks = []
+    for n in range(1, 20):
+        looks.append({"a": gateway(101.0, new=counted(2 * n, timeout=2 * n - 2))})
+        looks.append({"a": gateway(101.0, new=counted(2 * n, timeout=2 * n))})
+    assert judge(folded(*looks, analysis=limit), limit).reason == "AboveCeiling"

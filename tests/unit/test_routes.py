@@ -82,6 +82,8 @@ def test_a_revision_without_weight_answers_only_when_nobody_else_can() -> None:
         ("ok", 200, ["UPE"], "connection_failure"),
         ("", 0, ["DC"], "cancelled"),
         ("ok", 200, ["DC"], "cancelled"),
+        ("", 0, ["DR"], "cancelled"),
+        ("", 504, ["SI"], "timeout"),
     ],
 )
 def test_outcomes(header: str, code: int, flags: list[str], outcome: str) -> None:

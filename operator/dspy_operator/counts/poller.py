@@ -30,6 +30,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass
 class _Pod:
+    address: str
     task: asyncio.Task[None]
     state: GatewayState | None = None
     at: float = 0.0
@@ -64,14 +65,13 @@ class Poller:
             if not known.interested:
                 self._drop(namespace)
 
-    def latest(self, namespace: str) -> tuple[frozenset[str], dict[str, GatewayState], float | None]:
-        """The pods that carry traffic, what those that answer said last, and when the oldest of it was read."""
+    def latest(self, namespace: str) -> tuple[frozenset[str], dict[str, GatewayState]]:
+        """The pods that carry traffic, and what those that answer said last."""
         known = self._namespaces.get(namespace)
         if known is None:
-            return frozenset(), {}, None
+            return frozenset(), {}
         fresh = {name: pod for name, pod in known.pods.items() if pod.state is not None and time.monotonic() - pod.at < FRESH_SECONDS}
-        states = {name: pod.state for name, pod in fresh.items() if pod.state is not None}
-        return known.carrying, states, min((pod.at for pod in fresh.values()), default=None)
+        return known.carrying, {name: pod.state for name, pod in fresh.items() if pod.state is not None}
 
     async def close(self) -> None:
         """Ends every poll."""
@@ -93,7 +93,7 @@ class Poller:
         while True:
             try:
                 pods = await self._list_pods(namespace)
-            except (ApiException, *UNREACHABLE):
+            except (ApiException, ValueError, KeyError, *UNREACHABLE):
                 await asyncio.sleep(PODS_SECONDS)
                 continue
             running = {pod["metadata"]["name"]: pod for pod in pods if pod.get("status", {}).get("podIP")}
@@ -101,9 +101,12 @@ class Poller:
             for name in known.pods.keys() - running.keys():
                 known.pods.pop(name).task.cancel()
             for name, pod in running.items():
-                if name not in known.pods:
-                    address = pod["status"]["podIP"]
-                    known.pods[name] = _Pod(asyncio.create_task(self._poll(namespace, known, name, address)))
+                address, polled = pod["status"]["podIP"], known.pods.get(name)
+                if polled is not None and (polled.address != address or polled.task.done()):
+                    polled.task.cancel()
+                    polled = None
+                if polled is None:
+                    known.pods[name] = _Pod(address, asyncio.create_task(self._poll(namespace, known, name, address)))
             await asyncio.sleep(PODS_SECONDS)
 
     async def _poll(self, namespace: str, known: _Namespace, name: str, address: str) -> None:
@@ -114,6 +117,8 @@ class Poller:
             try:
                 async with self._session.get(url, params={"wait": str(WAIT_SECONDS), "seen": token}) as response:
                     state = load_state(await response.read())
+                if state.pod != name:
+                    raise ValueError(f"{address} is {state.pod}")
             except (aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError, TypeError):
                 POLLS.labels("failed").inc()
                 await asyncio.sleep(WAIT_SECONDS / 2)

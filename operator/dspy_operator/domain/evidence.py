@@ -74,6 +74,8 @@ class Evidence:
     ceiling: Worse = Worse()
     open_stable: Tally = Tally()
     open_candidate: Tally = Tally()
+    open_ceiling: Tally = Tally()
+    open_ceiling_stable: Tally = Tally()
     stable: Tally = Tally()
     candidate: Tally = Tally()
     recent_requests: float = 0.0
@@ -201,7 +203,11 @@ def _set_aside(evidence: Evidence) -> Evidence:
 
 def _ceiling(evidence: Evidence, stable: Tally, candidate: Tally, limit: float) -> Evidence:
     """The ceiling counts only while stable is under it: else the provider, not the candidate, is at fault."""
-    if candidate.requests == 0 or stable.failures > limit * stable.requests:
+    stable, candidate = evidence.open_ceiling_stable + stable, evidence.open_ceiling + candidate
+    if candidate.requests == 0:
+        return replace(evidence, open_ceiling=candidate, open_ceiling_stable=stable)
+    evidence = replace(evidence, open_ceiling=_excess(candidate), open_ceiling_stable=Tally())
+    if stable.failures > limit * stable.requests:
         return evidence
     return replace(evidence, ceiling=evidence.ceiling.after_alone(_bounded(_arm(candidate, False)), limit))
 

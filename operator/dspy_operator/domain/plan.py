@@ -103,7 +103,7 @@ class Plan:
 
 def plan(snapshot: Snapshot, now: float) -> Plan:
     """What one pass decides for a program."""
-    before = snapshot.program.ledger or release.recovered(snapshot)
+    before = snapshot.program.ledger or release.recovered(snapshot, now)
     if snapshot.taken:
         return _refused(
             snapshot, before, Problem("NameTaken", f"{snapshot.taken} exists and is not ours: rename the program or delete it"), now
@@ -143,7 +143,8 @@ def _assembled(snapshot: Snapshot, before: Ledger, ledger: Ledger, routes: Route
 def _refused(snapshot: Snapshot, ledger: Ledger, problem: Problem, now: float) -> Plan:
     """Nothing serves and nothing can: the status says why."""
     content = status.refused_status(snapshot, ledger, problem, now)
-    return Plan(ledger, content, rollouts=_rollouts(snapshot, ledger, now), wake_after_seconds=MOVING_SECONDS)
+    soon = problem.reason in ("Resolving", "NameTaken")
+    return Plan(ledger, content, rollouts=_rollouts(snapshot, ledger, now), wake_after_seconds=MOVING_SECONDS if soon else None)
 
 
 def _rollouts(snapshot: Snapshot, ledger: Ledger, now: float) -> tuple[RolloutStatus, ...]:
@@ -220,7 +221,7 @@ def _marks(snapshot: Snapshot, ledger: Ledger, now: float) -> tuple[MarkStable, 
     newest = max((workload.promoted_at or 0.0 for workload in snapshot.workloads.values()), default=0.0)
     if stable is None or not ledger.stable_proven or (stable.promoted_at is not None and stable.promoted_at == newest):
         return ()
-    return (MarkStable(str(ledger.stable), now),)
+    return (MarkStable(str(ledger.stable), max(now, newest + 0.001)),)
 
 
 def _deletions(snapshot: Snapshot, kept: list[str]) -> tuple[Delete, ...]:
@@ -228,7 +229,7 @@ def _deletions(snapshot: Snapshot, kept: list[str]) -> tuple[Delete, ...]:
     old = sorted((revision for revision in snapshot.revisions.values() if revision.name not in kept), key=lambda each: each.created)
     surplus = old[: max(len(old) - KEPT_REVISIONS, 0)]
     return (
-        *(Delete("Deployment", name) for name in gone),
         *(Delete("Service", name) for name in gone),
+        *(Delete("Deployment", name) for name in gone),
         *(Delete("ControllerRevision", revision.name) for revision in surplus),
     )

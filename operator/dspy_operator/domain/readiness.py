@@ -30,7 +30,8 @@ def problem_of(workload: Workload | None) -> Problem:
 
 def confirmed(gateway: Gateway, uid: str, serial: int, since: float, now: float) -> bool:
     """True when every gateway pod that carries traffic obeys the serial, which was written at `since`."""
-    serials = [state.programs[uid].serial if uid in state.programs else 0 for state in gateway.states.values()]
+    carrying = [state for pod, state in gateway.states.items() if pod in gateway.pods]
+    serials = [state.programs[uid].serial if uid in state.programs else 0 for state in carrying]
     if not serials or any(known < serial for known in serials):
         return False
     silent = gateway.pods - set(gateway.states)

@@ -46,15 +46,14 @@ def advance(ledger: Ledger, snapshot: Snapshot, now: float) -> Turn:
     return ledger, said
 
 
-def recovered(snapshot: Snapshot) -> Ledger:
-    """The ledger of a program whose status is lost: stable is what the routes say, else what was promoted last."""
+def recovered(snapshot: Snapshot, now: float) -> Ledger:
+    """The ledger of a program whose status is lost: stable is what the routes list first, else what was promoted last."""
     routes = snapshot.routes
     if routes is not None and routes.backends:
-        heaviest = max(routes.backends, key=lambda backend: backend.weight)
-        ledger = Ledger(serial=routes.serial, stable=heaviest.revision, stable_proven=True)
-        for backend in routes.backends:
-            if backend is not heaviest:
-                ledger = ledger.with_draining(backend.revision, 0.0)
+        stable, *others = routes.backends
+        ledger = Ledger(serial=routes.serial, stable=stable.revision, stable_proven=True)
+        for backend in others:
+            ledger = ledger.with_draining(backend.revision, now)
         return ledger
     promoted = {name: workload.promoted_at for name, workload in snapshot.workloads.items() if workload.promoted_at is not None}
     return Ledger(stable=max(promoted, key=lambda name: promoted[name]), stable_proven=True) if promoted else Ledger()
@@ -141,7 +140,9 @@ def _begun(ledger: Ledger, snapshot: Snapshot, now: float) -> Turn:
     if policy is None and snapshot.program.spec.rollout_policy == "Required":
         return ledger, ()
     steps = policy.spec.strategy.canary.steps if policy else ()
-    release = Release(wanted, now, policy.name if policy else None, steps, step_started_at=now)
+    workload = snapshot.workloads.get(wanted)
+    crashes = workload.crashes if workload else 0
+    release = Release(wanted, now, policy.name if policy else None, steps, step_started_at=now, step_started_crashes=crashes)
     how = f"in {len(steps)} steps" if policy else "when it is ready (there is no rollout policy)"
     said = Said("ReleaseStarted", f"{_short(snapshot, wanted)} takes over from {_short(snapshot, ledger.stable)} {how}")
     return replace(ledger, release=release).without_draining(wanted), (said,)
@@ -301,7 +302,9 @@ def _obstacle(ledger: Ledger, snapshot: Snapshot) -> Paused | None:
     if not able(snapshot, release.candidate) or not (release.ready_once or complete(snapshot, release.candidate)):
         problem = problem_of(snapshot.workloads.get(release.candidate))
         return Paused(problem.reason, f"The candidate is not ready: {problem.message}")
-    if release.evidence.stable_unhealthy:
+    if release.policy and not able(snapshot, ledger.stable):
+        return Paused("StableNotReady", "Stable cannot answer: the candidate has the traffic that can be answered, and nothing is decided")
+    if release.policy and release.evidence.stable_unhealthy:
         return Paused("StableUnhealthy", "Stable itself fails more than half of its requests: nothing is decided until it heals")
     return None
 
@@ -323,10 +326,11 @@ def _pause(ledger: Ledger, snapshot: Snapshot, now: float) -> Paused | None:
 
 
 def _waits_for_data(release: Release) -> bool:
+    """True while a step waits for somebody else: requests, proof, or gateways that have not confirmed a weight."""
     if release.step >= len(release.steps):
         return bool(release.policy)
     pause = release.steps[release.step].pause
-    return pause is not None and pause.requests is not None
+    return pause is None or pause.requests is not None
 
 
 def _describe_now(release: Release, snapshot: Snapshot) -> str:

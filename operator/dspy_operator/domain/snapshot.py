@@ -96,8 +96,6 @@ class Gateway:
     pods: frozenset[str] = frozenset()
     """Pods that are Ready or Terminating: those that carry traffic."""
     states: Mapping[str, GatewayState] = field(default_factory=dict)
-    polled_at: float | None = None
-    """When the oldest of `states` was read; None without any."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 
 from dspy_gateway.kube import APPLY, MERGE, ApiException, ConflictException, Kube, NotFoundException, Object
-from dspy_operator.api.names import FIELD_MANAGER, STABLE_ANNOTATION
+from dspy_operator.api.names import FIELD_MANAGER, MANAGED_BY_LABEL, STABLE_ANNOTATION
 from dspy_operator.domain.plan import (
     Action,
     ApplyService,
@@ -38,13 +38,21 @@ class Executor:
         self._kube = kube
 
     async def execute(self, program: Program, plan: Plan, now: float) -> None:
-        """Carries out one plan. What is done stays done when a later action fails."""
+        """Carries out one plan. What is done stays done when a later action fails.
+
+        A new revision's pods are shown to the API first: what it refuses must not reach the ledger.
+        """
+        for action in plan.actions:
+            if isinstance(action, CreateRevision):
+                await self._dry_run(action.wanted.revision.deployment)
         if plan.status is not None:
             await self.write_status(program, plan.status)
-        for action in (*plan.urgent, *plan.actions):
+        for action in plan.urgent:
             await self._act(program, action)
         for said in plan.said:
             await tell(self._kube, program, said, now)
+        for action in plan.actions:
+            await self._act(program, action)
         for rollout in plan.rollouts:
             await self.write_rollout(program.namespace, rollout)
 
@@ -79,7 +87,6 @@ class Executor:
     async def _act(self, program: Program, action: Action) -> None:
         match action:
             case CreateRevision(wanted):
-                await self._dry_run(wanted.revision.deployment)
                 await self._create_ours(dict(wanted.manifest))
             case ServeRevision(revision, replicas, create):
                 await self.apply(dict(revision.service), create)
@@ -124,7 +131,8 @@ class Executor:
         found = await self._kube.request("GET", path(kind, namespace, name))
         ours = {owner["uid"] for owner in manifest["metadata"].get("ownerReferences", ())}
         theirs = {owner["uid"] for owner in found["metadata"].get("ownerReferences", ())}
-        if ours != theirs:
+        managed = found["metadata"].get("labels", {}).get(MANAGED_BY_LABEL) == FIELD_MANAGER
+        if ours != theirs or not managed:
             raise InvalidSpecError("NameTaken", f"{kind} {name} exists and is not ours: rename the program or delete it")
 
 

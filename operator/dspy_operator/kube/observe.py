@@ -14,7 +14,7 @@ from packaging.specifiers import SpecifierSet
 from dspy_gateway.kube import Kube, Object
 from dspy_gateway.routes import CONTENT_KEY, PROGRAM_LABEL, REVISION_LABEL, PortTable, Routes, load_ports, load_routes
 from dspy_operator.api.convert import from_dict
-from dspy_operator.api.names import GATEWAY_NAME, NAME_LABEL, REQUEST_ANNOTATION, routes_name
+from dspy_operator.api.names import GATEWAY_LABEL, GATEWAY_NAME, REQUEST_ANNOTATION, routes_name
 from dspy_operator.api.program import ProgramSpec
 from dspy_operator.api.rollout import Policy, RolloutSpec, policies_of
 from dspy_operator.counts.poller import Poller
@@ -27,6 +27,7 @@ from dspy_operator.registry.mlflow import Registry
 from dspy_operator.resources.revision import Runtime, controller_revision, read_revision, revision_name
 from dspy_operator.settings import Settings
 
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)
 _SECRET = re.compile(r'(secret|configmap) "[^"]+" not found|references non-existent (secret|config) key: \S+')
 
 
@@ -63,6 +64,7 @@ class Observer:
             ),
             asyncio.gather(*(self._list(kind, namespace, label) for kind in ("ControllerRevision", "Deployment", "Pod"))),
         )
+        revisions, deployments = _owned(revisions, program.uid), _owned(deployments, program.uid)
         known_revisions = {item["metadata"]["name"]: read_revision(item) for item in revisions}
         mounts = await self._failed_mounts(namespace, pods)
         taken = _taken(program, {"Service": services.get(name), "ConfigMap": routes_map})
@@ -73,14 +75,14 @@ class Observer:
             revisions=known_revisions,
             workloads=_workloads(deployments, pods, services, mounts),
             routes=None if taken else _routes(routes_map),
-            gateway=self._gateway(namespace, program.uid, _table(ports)),
+            gateway=self._gateway(namespace, program.uid, read_ports(ports) or PortTable()),
             service_port=None if taken else _target_port(services.get(name)),
             taken=taken,
         )
 
     async def gateway_pods(self, namespace: str) -> list[Object]:
         """The pods of a namespace's gateway."""
-        return await self._list("Pod", namespace, {"labelSelector": f"{NAME_LABEL}={GATEWAY_NAME}"})
+        return await self._list("Pod", namespace, {"labelSelector": f"{GATEWAY_LABEL}=true"})
 
     async def _wanted(self, program: Program, raw_spec: Mapping[str, Any], known: Mapping[str, Revision]) -> Wanted | Problem:
         model = program.spec.model
@@ -105,8 +107,8 @@ class Observer:
 
     def _gateway(self, namespace: str, uid: str, table: PortTable) -> Gateway:
         port = table.ports.get(uid)
-        pods, states, polled_at = self._poller.latest(namespace)
-        return Gateway(port.port if port and port.freed_at is None else None, pods, states, polled_at)
+        pods, states = self._poller.latest(namespace)
+        return Gateway(port.port if port and port.freed_at is None else None, pods, states)
 
     async def _services(self, namespace: str, program: str) -> dict[str, Object]:
         """Services by name: ours by label, and whatever has the program's own name."""
@@ -168,7 +170,8 @@ def _ledger(status: Mapping[str, Any], known: Ledger | None) -> Ledger | None:
     if known is None or known.release is None or stored.release is None:
         return stored
     same = (known.release.candidate, known.release.started_at) == (stored.release.candidate, stored.release.started_at)
-    return known if same and known.serial == stored.serial and known.request == stored.request else stored
+    current = (known.serial, known.request, known.checkpointed_at) == (stored.serial, stored.request, stored.checkpointed_at)
+    return known if same and current else stored
 
 
 def _policy(item: Object) -> Policy | None:
@@ -201,12 +204,25 @@ def _creating(pod: Object) -> bool:
     return any(((status.get("state") or {}).get("waiting") or {}).get("reason") == "ContainerCreating" for status in statuses)
 
 
+def _owned(items: list[Object], uid: str) -> list[Object]:
+    """The objects that belong to the program itself, not to one of the same name that is being removed, or to a stranger."""
+    return [item for item in items if any(owner["uid"] == uid for owner in item["metadata"].get("ownerReferences", ()))]
+
+
 def _routes(config_map: Object | None) -> Routes | None:
-    return load_routes(config_map["data"][CONTENT_KEY]) if config_map else None
+    """The routes as written; None, so that they are written anew, when somebody made them unreadable."""
+    try:
+        return load_routes(config_map["data"][CONTENT_KEY]) if config_map else None
+    except UNREADABLE:
+        return None
 
 
-def _table(config_map: Object | None) -> PortTable:
-    return load_ports(config_map["data"][CONTENT_KEY]) if config_map else PortTable()
+def read_ports(config_map: Object | None) -> PortTable | None:
+    """The port table as written; None when there is none that can be read."""
+    try:
+        return load_ports(config_map["data"][CONTENT_KEY]) if config_map else None
+    except UNREADABLE:
+        return None
 
 
 def _target_port(service: Object | None) -> int | None:

@@ -13,9 +13,6 @@ from dspy_operator.resources.revision import CONTAINER
 FATAL = frozenset({"ModelLoadFailed", "PythonMismatch", "ModelNotFound"})
 """Reasons of the runtime that no time heals."""
 
-HEALING = frozenset({"RegistryUnavailable"})
-"""Reasons of the runtime that are somebody else's fault: such an exit is no crash of the candidate."""
-
 _IMAGE = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"})
 
 Object = Mapping[str, Any]
@@ -63,9 +60,6 @@ def _ready(pod: Object) -> bool:
 
 def _restarts(pod: Object) -> int:
     """Exits by itself; one that the kubelet asked for (its liveness probe failed) counts as well."""
-    words = _termination(pod)
-    if words is not None and words.reason in HEALING:
-        return 0
     return int(_container(pod).get("restartCount", 0))
 
 

@@ -26,6 +26,9 @@ from dspy_operator.settings import RegistrySettings
 API = "/api/2.0/mlflow"
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 TIMEOUT = aiohttp.ClientTimeout(total=20, connect=3)
+FILE_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=3, sock_read=20)
+PATIENCE_SECONDS = 0.5
+"""How long a pass waits for an answer before it goes on with what is known."""
 LARGEST_TEXT_BYTES = 1 << 20
 
 
@@ -44,22 +47,35 @@ class Registry:
         self._keep_seconds = keep_seconds
         self._session: aiohttp.ClientSession | None = None
         self._answers: dict[str, _Answer] = {}
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._asking: dict[str, asyncio.Task[None]] = {}
         self._versions: dict[tuple[str, str, str], Version] = {}
 
     async def close(self) -> None:
         """Closes the connections."""
+        for task in self._asking.values():
+            task.cancel()
         if self._session is not None:
             await self._session.close()
 
     async def resolve(self, uri: str) -> Version | Problem:
-        """What the uri means now. Raises InvalidSpecError for a uri that is none."""
+        """What the uri means, as far as is known: a registry that is slow must not hold up a release.
+
+        Raises InvalidSpecError for a uri that is none.
+        """
         parsed = parse(uri)
-        async with self._locks.setdefault(uri, asyncio.Lock()):
+        known = self._answers.get(uri)
+        if known is None or time.monotonic() - known.at >= self._keep_seconds:
+            if uri not in self._asking:
+                self._asking[uri] = asyncio.create_task(self._refresh(uri, parsed))
+            await asyncio.wait({self._asking[uri]}, timeout=PATIENCE_SECONDS)
             known = self._answers.get(uri)
-            if known is None or time.monotonic() - known.at >= self._keep_seconds or _unavailable(known.result):
-                self._answers[uri] = known = _Answer(time.monotonic(), await self._ask(uri, parsed))
-        return known.result
+        return known.result if known else Problem("Resolving", f"The registry is being asked for {uri}")
+
+    async def _refresh(self, uri: str, parsed: ModelUri) -> None:
+        try:
+            self._answers[uri] = _Answer(time.monotonic(), await self._ask(uri, parsed))
+        finally:
+            del self._asking[uri]
 
     async def _ask(self, uri: str, parsed: ModelUri) -> Version | Problem:
         try:
@@ -67,6 +83,8 @@ class Registry:
             if isinstance(found, Problem):
                 return found
             return await self._identify(parsed.name, found)
+        except (yaml.YAMLError, AttributeError, TypeError) as error:
+            return Problem("ModelInvalid", f"The files of {uri} cannot be read: {type(error).__name__}")
         except (aiohttp.ClientError, TimeoutError, OSError, KeyError, ValueError) as error:
             return Problem("RegistryUnavailable", f"The registry did not answer for {uri}: {type(error).__name__}")
 
@@ -133,7 +151,7 @@ class Registry:
 
     async def _hash(self, path: str, keep: bool) -> tuple[str, str]:
         digest, text = hashlib.sha256(), b""
-        async with self._open().get(f"{self.url}{ARTIFACTS}/{quote(path)}", headers=self._headers()) as response:
+        async with self._open().get(f"{self.url}{ARTIFACTS}/{quote(path)}", headers=self._headers(), timeout=FILE_TIMEOUT) as response:
             response.raise_for_status()
             async for chunk in response.content.iter_chunked(1 << 16):
                 digest.update(chunk)
@@ -157,9 +175,5 @@ class Registry:
 
 
 def _pinned(requirements: str, package: str) -> str:
-    match = re.search(rf"^{package}==(\S+)", requirements, re.MULTILINE)
+    match = re.search(rf"^{package}==([\w.]+)\s*(?:;|$)", requirements, re.MULTILINE)
     return match[1] if match else ""
-
-
-def _unavailable(result: Version | Problem) -> bool:
-    return isinstance(result, Problem) and result.reason == "RegistryUnavailable"

@@ -39,7 +39,7 @@ def gateway(namespace: str, settings: GatewaySettings) -> list[Manifest]:
     metadata = _metadata(namespace)
     role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": GATEWAY_CLUSTER_ROLE}
     subject = {"kind": "ServiceAccount", "name": GATEWAY_NAME, "namespace": namespace}
-    budget = {"maxUnavailable": 1, "selector": {"matchLabels": {NAME_LABEL: GATEWAY_NAME}}}
+    budget = {"maxUnavailable": 1, "selector": {"matchLabels": {GATEWAY_LABEL: "true"}}}
     return [
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata},
         {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": metadata, "roleRef": role, "subjects": [subject]},
@@ -63,7 +63,7 @@ def _deployment(settings: GatewaySettings) -> Manifest:
     labels = {NAME_LABEL: GATEWAY_NAME, MANAGED_BY_LABEL: FIELD_MANAGER, GATEWAY_LABEL: "true"}
     return {
         "replicas": settings.replicas,
-        "selector": {"matchLabels": {NAME_LABEL: GATEWAY_NAME}},
+        "selector": {"matchLabels": {GATEWAY_LABEL: "true"}},
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
         "template": {"metadata": {"labels": labels}, "spec": _pod(settings)},
     }
@@ -100,7 +100,12 @@ def _envoy(settings: GatewaySettings) -> Manifest:
         "command": ["envoy"],
         "args": ["-c", BOOTSTRAP, "--disable-hot-restart", "--log-level", "warning", "--component-log-level", "config:error"],
         "env": _environment(settings),
-        "readinessProbe": {"httpGet": {"path": "/readyz", "port": STATE_PORT}, "periodSeconds": 1, "failureThreshold": 2},
+        "readinessProbe": {
+            "httpGet": {"path": "/readyz", "port": STATE_PORT},
+            "periodSeconds": 1,
+            "timeoutSeconds": 5,
+            "failureThreshold": 3,
+        },
         "lifecycle": {"preStop": {"exec": {"command": ["python", "-m", "dspy_gateway", "drain"]}}},
         "resources": {"requests": {"cpu": "50m", "memory": "96Mi"}},
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dspy_gateway.routes import CONTENT_KEY, PROGRAM_LABEL, ROUTES_LABEL, Routes, dump
-from dspy_operator.api.names import FIELD_MANAGER, GATEWAY_NAME, MANAGED_BY_LABEL, NAME_LABEL, routes_name
+from dspy_operator.api.names import FIELD_MANAGER, GATEWAY_LABEL, MANAGED_BY_LABEL, NAME_LABEL, routes_name
 from dspy_operator.domain.snapshot import Program
 from dspy_operator.resources.revision import owner
 
@@ -28,7 +28,7 @@ def service(program: Program, port: int) -> Manifest:
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": _metadata(program, program.name, {}),
-        "spec": {"selector": {NAME_LABEL: GATEWAY_NAME}, "ports": [{"name": "http", "port": 80, "targetPort": port, "protocol": "TCP"}]},
+        "spec": {"selector": {GATEWAY_LABEL: "true"}, "ports": [{"name": "http", "port": 80, "targetPort": port, "protocol": "TCP"}]},
     }
 
 
