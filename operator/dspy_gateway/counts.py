@@ -14,7 +14,7 @@ from typing import Any
 from dspy_gateway.envoy import PREDICT, STATS_PREFIX
 from dspy_gateway.routes import RevisionCounts, outcome_of
 
-STATS_QUERY = f"/stats?format=json&filter=%5E{STATS_PREFIX}%5C."
+STATS_QUERY = f"/stats?format=json&filter=%5E({STATS_PREFIX}%5C.%7Cserver%5C.uptime%24)"
 _NAME = re.compile(
     rf"^{STATS_PREFIX}\.(?P<uid>[^.]+)\.(?P<kind>started|answers)\.cluster\.(?P<revision>[^./]+)/(?P<route>[^./]+)"
     r"(?:\.outcome\.(?P<outcome>.*)\.code\.(?P<code>\d+)\.flags\.(?P<flags>[A-Za-z0-9,_-]+))?$"
@@ -25,24 +25,35 @@ Key = tuple[str, str, str]
 """Program uid, revision, and either `started` or an outcome."""
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One look at Envoy: how long it has been up, and its counters by program, revision and outcome."""
+
+    uptime_seconds: int
+    counters: Counter[Key]
+
+
 @dataclass(slots=True)
 class Counts:
     """The sums of a pod: what earlier lives of Envoy counted (`base`) plus the latest reading of this one."""
 
     base: Counter[Key] = field(default_factory=Counter)
     latest: Counter[Key] = field(default_factory=Counter)
+    uptime_seconds: int = 0
 
-    def take(self, reading: Counter[Key], programs: Collection[str]) -> bool:
+    def take(self, reading: Reading, programs: Collection[str]) -> bool:
         """Adds a reading and forgets programs that are not in `programs`. True when the sums have changed.
 
-        A counter that fell means that Envoy began anew: what it held goes into the base, and the requests that were in
-        flight then, which nobody will answer, are counted as cancelled.
+        A shorter uptime or a counter that fell means that Envoy began anew: what it held goes into the base, and the
+        requests that were in flight then, which nobody will answer, are counted as cancelled.
         """
         before = self.total()
-        if any(reading[key] < count for key, count in self.latest.items()):
+        fell = any(reading.counters[key] < count for key, count in self.latest.items())
+        if fell or reading.uptime_seconds < self.uptime_seconds:
             self.base.update(self.latest)
             self.base.update(_unanswered(self.latest))
-        self.latest = Counter({key: count for key, count in reading.items() if key[0] in programs})
+        self.uptime_seconds = reading.uptime_seconds
+        self.latest = Counter({key: count for key, count in reading.counters.items() if key[0] in programs})
         self.base = Counter({key: count for key, count in self.base.items() if key[0] in programs})
         return self.total() != before
 
@@ -65,13 +76,16 @@ class Counts:
         return dict(result)
 
 
-def read_statistics(content: Mapping[str, Any]) -> Counter[Key]:
-    """Envoy's JSON of statistics as counters. Only predictions count: other requests have clusters of their own."""
+def read_statistics(content: Mapping[str, Any]) -> Reading:
+    """Envoy's JSON of statistics as a reading. Only predictions count: other requests have clusters of their own."""
     counters: Counter[Key] = Counter()
+    uptime = 0
     for statistic in content["stats"]:
-        if (match := _NAME.match(statistic.get("name", ""))) and match["route"] == PREDICT:
+        if statistic.get("name") == "server.uptime":
+            uptime = statistic["value"]
+        elif (match := _NAME.match(statistic.get("name", ""))) and match["route"] == PREDICT:
             counters[match["uid"], match["revision"], _what(match)] += statistic["value"]
-    return counters
+    return Reading(uptime, counters)
 
 
 def bad_answers(programs: Iterable[Mapping[str, RevisionCounts]]) -> int:

@@ -39,7 +39,7 @@ def load_inputs(path: Path) -> Inputs | None:
 
 def save_counts(path: Path, since: float, counts: Counts) -> None:
     """Writes the sums and since when (Unix seconds) they are counted."""
-    content = {"since": since, "base": _rows(counts.base), "latest": _rows(counts.latest)}
+    content = {"since": since, "base": _rows(counts.base), "uptime": counts.uptime_seconds, "latest": _rows(counts.latest)}
     _write(path, content)
 
 
@@ -47,7 +47,7 @@ def load_counts(path: Path) -> tuple[float, Counts] | None:
     """The sums that were saved; None without a readable file."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         content = json.loads(path.read_text())
-        return content["since"], Counts(_counter(content["base"]), _counter(content["latest"]))
+        return content["since"], Counts(_counter(content["base"]), _counter(content["latest"]), content["uptime"])
     return None
 
 

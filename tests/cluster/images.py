@@ -59,14 +59,19 @@ def docker_answers() -> bool:
     return shutil.which("docker") is not None and subprocess.run(["docker", "info"], capture_output=True).returncode == 0
 
 
+def docker_builds() -> bool:
+    """True where Docker builds the images: everywhere but for the native node, which needs archives."""
+    return os.environ.get("CLUSTER") != "native" and docker_answers()
+
+
 def python() -> str:
     """The Python minor inside the images: that of the base which this machine's builder uses."""
-    return "3.13" if docker_answers() else "3.11"
+    return "3.13" if docker_builds() else "3.11"
 
 
 def build(names: Iterable[str] = tuple(IMAGES)) -> dict[str, str]:
     """Builds the images that are missing. Returns the reference of each by name."""
-    builder = _docker_build if docker_answers() else _buildah_build
+    builder = _docker_build if docker_builds() else _buildah_build
     references = {}
     for name in names:
         image = IMAGES[name]

@@ -22,6 +22,7 @@ class KindCluster:
             if shutil.which(tool) is None:
                 raise ClusterError(f"Docker answers but {tool} is not installed: install {tool} and run this again")
         if self.name in self._kind("get", "clusters").split():
+            self._kind("export", "kubeconfig", "--name", self.name, "--kubeconfig", str(self.kubeconfig()))
             return
         config = str(REPOSITORY / "kind-config.yaml")
         self._kind("create", "cluster", "--name", self.name, "--config", config, "--kubeconfig", str(self.kubeconfig()), "--wait", "120s")

@@ -31,8 +31,13 @@ class NativeCluster:
 
     def create(self) -> None:
         """Installs what is missing, starts the node, and waits until it is Ready."""
-        if self._running() is not None:
-            return
+        layout = self._layout() if self._running() is not None else self._begin()
+        self._wait_for_containerd(layout)
+        self.load([images.pause()])
+        self._wait_for_node(layout)
+
+    def _begin(self) -> Layout:
+        """Installs what is missing and starts the node's first process."""
         install_packages()
         build.binary()
         self.delete()
@@ -42,9 +47,7 @@ class NativeCluster:
         (self.folder / "slot").write_text(str(layout.slot))
         _make_cgroups(layout)
         self._start(layout)
-        self._wait_for_containerd(layout)
-        self.load([images.pause()])
-        self._wait_for_node(layout)
+        return layout
 
     def load(self, references: Sequence[str]) -> None:
         """Imports images that are not there yet into the node's containerd."""

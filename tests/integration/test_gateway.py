@@ -189,6 +189,7 @@ async def test_the_agent_may_die_and_come_back(gateway: Gateway) -> None:
 async def test_envoy_may_die_and_come_back_while_nobody_else_is_there(gateway: Gateway) -> None:
     await ask_many(gateway.url(UID), 10)
     await until(lambda: gateway.agent.state().programs[UID].revisions.get("old") == RevisionCounts(10, {"ok": 10}), "ten counted")
+    await until(lambda: gateway.agent.counts.uptime_seconds >= 1, "Envoy is a second old")
     await gateway.kill_envoy()
     await until(lambda: not gateway.agent.discovery.connected, "the agent saw Envoy go")
     await gateway.start_envoy()
