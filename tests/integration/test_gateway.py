@@ -13,12 +13,14 @@ from statistics import NormalDist
 
 import aiohttp
 import pytest
+from aiohttp.test_utils import TestClient, TestServer
 from kubernetes.aio import client
 
 from dspy_gateway.drain import drain
 from dspy_gateway.kube import Kube
 from dspy_gateway.published import Inputs
-from dspy_gateway.routes import Backend, Port, PortTable, RevisionCounts, Routes
+from dspy_gateway.routes import Backend, Port, PortTable, RevisionCounts, Routes, load_state
+from dspy_gateway.server import application
 from dspy_gateway.watch import Watcher
 from tests.integration.gateway import Gateway, Upstream, ask, ask_many, free_port, inputs_of, running_gateway, until, weighted
 
@@ -233,3 +235,17 @@ async def test_without_the_api_server_a_gateway_starts_again_with_its_last_route
     assert not watching.done()
     watching.cancel()
     await kube.close()
+
+
+async def test_the_agents_page_tells_the_operator_and_prometheus(gateway: Gateway) -> None:
+    await ask_many(gateway.url(UID), 5)
+    await until(lambda: gateway.agent.state().programs[UID].revisions.get("old") == RevisionCounts(5, {"ok": 5}), "five counted")
+    async with TestClient(TestServer(application(gateway.agent))) as page:
+        state = load_state(await (await page.get("/state")).text())
+        metrics = await (await page.get("/metrics")).text()
+        wrong = await page.get("/state?wait=long")
+        ready = await page.get("/readyz")
+    assert state == gateway.agent.state()
+    assert 'dspy_gateway_answers_total{outcome="ok",program="program-' in metrics
+    assert f'dspy_gateway_weight{{program="program-{UID}",revision="old"}} 10000.0' in metrics
+    assert (wrong.status, ready.status) == (400, 200)

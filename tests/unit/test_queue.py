@@ -1,0 +1,111 @@
+"""The work queue: each key once, one pass at a time, later when asked, again when it failed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from dspy_operator.queue import Key, RetryError, WorkQueue
+
+A, B = Key("program", "ns", "a"), Key("program", "ns", "b")
+Work = Callable[[Key], Awaitable[float | None]]
+
+
+async def run(work: Work, begin: Callable[[WorkQueue], None], until: asyncio.Event) -> None:
+    """Runs a queue until the event."""
+    queue = WorkQueue(work)
+    begin(queue)
+    running = asyncio.create_task(queue.run(4))
+    await asyncio.wait_for(until.wait(), 10)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_key_added_many_times_is_worked_on_once() -> None:
+    seen: list[Key] = []
+    done = asyncio.Event()
+
+    async def work(key: Key) -> None:
+        seen.append(key)
+        if key == B:
+            done.set()
+
+    def begin(queue: WorkQueue) -> None:
+        for key in (A, A, A, B):
+            queue.add(key)
+
+    await run(work, begin, done)
+    assert seen == [A, B]
+
+
+async def test_a_key_added_while_it_runs_runs_once_more_and_never_twice_at_once() -> None:
+    running, passes = 0, 0
+    done = asyncio.Event()
+    queues: list[WorkQueue] = []
+
+    async def work(key: Key) -> None:
+        nonlocal running, passes
+        running, passes = running + 1, passes + 1
+        assert running == 1
+        if passes == 1:
+            queues[0].add(key)
+            queues[0].add(key)
+        await asyncio.sleep(0)
+        running -= 1
+        if passes == 2:
+            done.set()
+
+    def begin(queue: WorkQueue) -> None:
+        queues.append(queue)
+        queue.add(A)
+
+    await run(work, begin, done)
+    assert passes == 2
+
+
+async def test_a_key_comes_back_after_the_delay_that_its_work_returned() -> None:
+    passes = 0
+    done = asyncio.Event()
+
+    async def work(_: Key) -> float | None:
+        nonlocal passes
+        passes += 1
+        if passes == 3:
+            done.set()
+        return 0.001
+
+    await run(work, lambda queue: queue.add(A), done)
+    assert passes == 3
+
+
+async def test_a_key_whose_work_failed_is_tried_again_and_others_go_on_meanwhile() -> None:
+    seen: list[Key] = []
+    done = asyncio.Event()
+
+    async def work(key: Key) -> None:
+        seen.append(key)
+        if key == A and seen.count(A) == 1:
+            raise RetryError
+        if key == A:
+            done.set()
+
+    def begin(queue: WorkQueue) -> None:
+        queue.add(A)
+        queue.add(B)
+
+    await run(work, begin, done)
+    assert seen == [A, B, A]
+
+
+async def test_of_two_delays_the_earlier_counts() -> None:
+    done = asyncio.Event()
+
+    async def work(_: Key) -> None:
+        done.set()
+
+    def begin(queue: WorkQueue) -> None:
+        queue.add_after(A, 60)
+        queue.add_after(A, 0.001)
+        queue.add_after(A, 60)
+
+    await run(work, begin, done)
