@@ -43,6 +43,7 @@ class Stage:
             finished = False
             while not finished:
                 finished = done()
+                self.revision_of("wanted")
                 if live is not None:
                     live.update(self.picture(), refresh=True)
                 else:

@@ -20,6 +20,7 @@ from dspy_operator.domain.snapshot import Gateway, Problem, Program, Revision, S
 
 UID = "uid-1"
 PORT = 10_000
+TIMEOUT_SECONDS = 61.0
 START = 1_000_000.0
 
 
@@ -39,6 +40,8 @@ class Version:
     failure_rate: float = 0.0
     loads: bool = True
     start_seconds: float = 3.0
+    hangs: bool = False
+    """Answers nothing: the gateway gives up after the program's timeout."""
 
 
 @dataclass
@@ -97,6 +100,7 @@ class World:
         self.said: list[tuple[float, Said]] = []
         self.lost: list[str] = []
         self.provider_failure_rate = 0.0
+        self.in_flight: list[tuple[float, GatewayPod, str]] = []
 
     # What users do.
 
@@ -156,6 +160,9 @@ class World:
                     pod.arriving.remove((at, routes))
                     if pod.obeyed is None or routes.serial >= pod.obeyed.serial:
                         pod.obeyed = routes
+        for ending in [ending for ending in self.in_flight if ending[0] <= self.now]:
+            self.in_flight.remove(ending)
+            _count(ending[1], ending[2], started=0, outcome="timeout")
         for _ in range(requests):
             self._request(self.chance.choice(list(self.gateways.values())))
 
@@ -234,11 +241,13 @@ class World:
             outcome = "connection_failure"
         else:
             version = self.versions[int(revision.rpartition("-")[2])]
+            if version.hangs:
+                self.in_flight.append((self.now + TIMEOUT_SECONDS, pod, revision))
+                _count(pod, revision, started=1, outcome=None)
+                return
             rate = 1 - (1 - version.failure_rate) * (1 - self.provider_failure_rate)
             outcome = "program_error" if self.chance.random() < rate else "ok"
-        counts = pod.counts.get(revision, RevisionCounts())
-        outcomes = {**counts.outcomes, outcome: counts.outcomes.get(outcome, 0) + 1}
-        pod.counts[revision] = RevisionCounts(counts.started + 1, outcomes)
+        _count(pod, revision, started=1, outcome=outcome)
 
     def _write(self, write: Callable[[], None]) -> None:
         if self.restart_after_writes is not None:
@@ -287,6 +296,8 @@ class World:
     def _delete(self, kind: str, name: str) -> None:
         if kind == "Deployment":
             del self.workloads[name]
+            if any(revision == name for _, _, revision in self.in_flight):
+                self.lost.append(f"{name} was deleted with requests in flight")
             for pod in self.gateways.values():
                 if pod.obeyed and pod.obeyed.weight(name) > 0:
                     self.lost.append(f"{name} was deleted with traffic")
@@ -298,6 +309,12 @@ class World:
         for action in (*decided.urgent, *decided.actions):
             if isinstance(action, WriteRoutes):
                 assert sum(backend.weight for backend in action.routes.backends) == TOTAL_WEIGHT, "desired weights sum to 10,000"
+
+
+def _count(pod: GatewayPod, revision: str, started: int, outcome: str | None) -> None:
+    counts = pod.counts.get(revision, RevisionCounts())
+    outcomes = {**counts.outcomes, outcome: counts.outcomes.get(outcome, 0) + 1} if outcome else counts.outcomes
+    pod.counts[revision] = RevisionCounts(counts.started + started, outcomes)
 
 
 CANARY = (Step(set_weight=10), Step(pause=Pause(requests=30)), Step(set_weight=50), Step(pause=Pause(seconds=10)))

@@ -128,6 +128,19 @@ def test_a_candidate_that_crashes_three_times(snapshot: SnapshotAssertion) -> No
     assert transcript(world) == snapshot
 
 
+def test_a_candidate_that_hangs(snapshot: SnapshotAssertion) -> None:
+    world = serving()
+    world.publish(2, hangs=True)
+    world.want(2)
+    world.settle(30, requests=20)
+    assert world.ledger.release is not None
+    world.settle(140, requests=20)
+    assert world.ledger.refusal("qa-2")
+    assert set(world.workloads) == {"qa-1"}
+    assert not world.lost
+    assert transcript(world) == snapshot
+
+
 def test_no_traffic(snapshot: SnapshotAssertion) -> None:
     world = serving(step_deadline_seconds=60)
     world.publish(2)

@@ -31,11 +31,11 @@ def folded(*looks: Mapping[str, GatewayState], analysis: Analysis | None = None)
 
 def test_a_pod_that_is_older_than_the_release_counts_from_its_first_look() -> None:
     evidence = folded({"a": gateway(old=counted(1_000, ok=1_000))}, {"a": gateway(old=counted(1_010, ok=1_008, timeout=2))})
-    assert evidence.stable == Tally(10, 2)
+    assert evidence.stable == Tally(10, 2, answered=10)
 
 
 def test_a_pod_born_after_the_release_began_counts_from_zero() -> None:
-    assert folded({"a": gateway(since=101.0, old=counted(7, ok=7))}).stable == Tally(7)
+    assert folded({"a": gateway(since=101.0, old=counted(7, ok=7))}).stable == Tally(7, answered=7)
 
 
 def test_a_counter_that_fell_has_restarted() -> None:
@@ -57,7 +57,7 @@ def test_the_same_look_twice_is_the_same_evidence() -> None:
 def test_a_block_stays_open_until_both_had_a_request() -> None:
     evidence = folded({"a": gateway(since=101.0, old=counted(10, ok=10))})
     assert evidence.failures.requests == 0
-    assert evidence.open_stable == Tally(10)
+    assert evidence.open_stable == Tally(10, answered=10)
 
 
 @pytest.mark.parametrize("outcome", ["program_error", "upstream_error", "timeout", "connection_failure", "overloaded"])

@@ -7,7 +7,7 @@ import random
 from itertools import product
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dspy_operator.domain.judgement import Arm, NoWorse, Rate, Worse, combined_log_e, crossed
@@ -49,6 +49,7 @@ def test_a_block_of_worse_never_expects_to_win_while_the_candidate_is_no_worse(
 
 
 @settings(max_examples=400, deadline=None)
+@example(1, 1, 1.0, 0.0, 0.1, (0, 0.0, 2, 1.0))
 @given(small, small, st.floats(0, 1), st.floats(0, 1), st.sampled_from([0.005, 0.02, 0.1]), histories)
 def test_a_block_of_no_worse_never_expects_to_win_while_the_candidate_is_worse_by_the_margin(
     stable_requests: int, candidate_requests: int, share: float, beyond: float, margin: float, history: tuple[int, float, int, float]

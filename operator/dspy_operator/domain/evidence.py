@@ -43,12 +43,13 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """Requests started and bad answers of one revision."""
+    """Requests started, bad answers, and answers of any kind of one revision."""
 
     requests: int = 0
     failures: int = 0
     client_errors: int = 0
     overloaded: int = 0
+    answered: int = 0
 
     def __add__(self, other: Tally) -> Tally:
         return Tally(
@@ -56,6 +57,7 @@ class Tally:
             self.failures + other.failures,
             self.client_errors + other.client_errors,
             self.overloaded + other.overloaded,
+            self.answered + other.answered,
         )
 
     @property
@@ -149,7 +151,11 @@ def _added(before: Mapping[str, RevisionCounts] | None, now: Mapping[str, Revisi
         return _growth(then.outcomes.get(outcome, 0), after.outcomes.get(outcome, 0))
 
     return Tally(
-        _growth(then.started, after.started), sum(grown(outcome) for outcome in FAILURES), grown("client_error"), grown("overloaded")
+        _growth(then.started, after.started),
+        sum(grown(outcome) for outcome in FAILURES),
+        grown("client_error"),
+        grown("overloaded"),
+        sum(grown(outcome) for outcome in after.outcomes),
     )
 
 

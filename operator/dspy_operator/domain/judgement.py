@@ -158,7 +158,8 @@ def _nearest_null(stable: int, candidate: int, stable_rate: float, candidate_rat
         return (stable * stable_rate + candidate * candidate_rate) / (stable + candidate)
     low, high = 1e-12, 1 - gap - 1e-12
     guess = (stable * stable_rate + candidate * (candidate_rate - gap)) / (stable + candidate)
-    x = min(guess if guess > 0 else stable_rate / 2, 1 - gap - 1e-9)
+    # Near 0 a Newton step only doubles x, so that it must not begin there.
+    x = min(max(guess, stable_rate / 2), 1 - gap - 1e-9)
     for _ in range(NEWTON_STEPS):
         y = x + gap
         slope = stable * (x - stable_rate) / (x * (1 - x)) + candidate * (y - candidate_rate) / (y * (1 - y))

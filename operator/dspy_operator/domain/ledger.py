@@ -37,6 +37,9 @@ class Release:
     step_started_requests: int = 0
     step_started_crashes: int = 0
     weight: int = 0
+    awaited_requests: int | None = None
+    """How many candidate requests must be answered before it is promoted: those that had started when it was found fit.
+    A request in flight is no good answer yet: a candidate that hangs has no failures either."""
     ready_once: bool = False
     """Whether the candidate has been ready; until then the progress deadline runs."""
     clock_stopped_at: float | None = None

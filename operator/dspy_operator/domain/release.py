@@ -225,7 +225,11 @@ def _stepped(ledger: Ledger, snapshot: Snapshot, now: float) -> Turn:
         ledger = replace(ledger, release=release)
     ledger = replace(ledger, release=release)
     if not complete(snapshot, release.candidate) or not _may_promote(release, snapshot):
-        return ledger, said
+        return replace(ledger, release=replace(release, awaited_requests=None)), said
+    if release.policy and release.awaited_requests is None:
+        release = replace(release, awaited_requests=release.evidence.candidate.requests)
+    if release.evidence.candidate.answered < (release.awaited_requests or 0):
+        return replace(ledger, release=release), said
     return _promote(ledger, snapshot, now, said)
 
 
@@ -351,6 +355,8 @@ def _describe_step(release: Release, step: Step) -> str:
 def _end_of_steps(release: Release, snapshot: Snapshot) -> str:
     if not complete(snapshot, release.candidate):
         return "waiting until every pod of the candidate is ready"
+    if release.awaited_requests is not None:
+        return f"waiting for the answers to {release.awaited_requests} candidate requests, {release.evidence.candidate.answered} so far"
     verdict = evidence_of.judge(release.evidence, analysis_of(snapshot))
     return f"waiting for proof that the candidate is no worse. {verdict.message}"
 
