@@ -79,9 +79,7 @@ def waiting_for(ledger: Ledger, snapshot: Snapshot) -> str:
     obstacle = _obstacle(ledger, snapshot)
     if obstacle:
         return obstacle.message
-    if release.step >= len(release.steps):
-        return _end_of_steps(release, snapshot)
-    return _describe_step(release, release.steps[release.step])
+    return _describe_now(release, snapshot)
 
 
 def step_of(release: Release) -> str:
