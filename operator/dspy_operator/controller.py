@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import structlog
 from prometheus_client import Counter, Histogram
 
-from dspy_gateway.kube import UNREACHABLE, ApiException, ConflictException, Kube, NotFoundException, Object
+from dspy_gateway.kube import UNREACHABLE, ApiException, ConflictException, Kube
 from dspy_operator.api.names import GATEWAY_NAME
 from dspy_operator.api.program import Serving
 from dspy_operator.counts.poller import Poller
@@ -140,7 +140,7 @@ class Controller:
         programs = {
             item["metadata"]["uid"]: item["metadata"]["name"] for item in found["items"] if not item["metadata"].get("deletionTimestamp")
         }
-        known = await self._get("ConfigMap", namespace, GATEWAY_NAME)
+        known = await self._observer.get("ConfigMap", namespace, GATEWAY_NAME)
         decided = plan_gateway(programs, read_ports(known), self._clock())
         longest = max(
             (item["spec"].get("serving", {}).get("timeoutSeconds", Serving().timeout_seconds) for item in found["items"]), default=0
@@ -154,16 +154,10 @@ class Controller:
             return None
         if decided.table is not None:
             await self._executor.apply(gateways.port_table(namespace, decided.table), create=known is None)
-        new = await self._get("Deployment", namespace, GATEWAY_NAME) is None
+        new = await self._observer.get("Deployment", namespace, GATEWAY_NAME) is None
         for manifest in wanted:
             await self._executor.apply(manifest, create=new)
         return decided.wake_after_seconds
-
-    async def _get(self, kind: str, namespace: str, name: str) -> Object | None:
-        try:
-            return await self._kube.request("GET", path(kind, namespace, name))
-        except NotFoundException:
-            return None
 
 
 @dataclass(frozen=True, slots=True)

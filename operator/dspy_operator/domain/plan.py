@@ -114,7 +114,7 @@ def plan(snapshot: Snapshot, now: float) -> Plan:
         return _refused(snapshot, ledger, problem, now)
     routes = _routes(ledger, snapshot)
     ledger = replace(ledger, serial=routes.serial)
-    return _assembled(snapshot, before, ledger, routes, said, now)
+    return _assembled(snapshot, ledger, routes, said, now)
 
 
 def moving(ledger: Ledger | None) -> bool:
@@ -122,7 +122,7 @@ def moving(ledger: Ledger | None) -> bool:
     return ledger is not None and bool(ledger.release or ledger.draining)
 
 
-def _assembled(snapshot: Snapshot, before: Ledger, ledger: Ledger, routes: Routes, said: tuple[Said, ...], now: float) -> Plan:
+def _assembled(snapshot: Snapshot, ledger: Ledger, routes: Routes, said: tuple[Said, ...], now: float) -> Plan:
     shift = _shift(snapshot, routes)
     urgent = shift if shift and _takes_weight(snapshot.routes, routes, ledger.stable) else ()
     needed = [name for name in (ledger.stable, ledger.release.candidate if ledger.release else None) if name]
@@ -134,7 +134,7 @@ def _assembled(snapshot: Snapshot, before: Ledger, ledger: Ledger, routes: Route
         *_marks(snapshot, ledger, now),
         *_deletions(snapshot, kept),
     )
-    ledger, new_status = status.program_status(snapshot, before, ledger, now, CHECKPOINT_SECONDS)
+    ledger, new_status = status.program_status(snapshot, ledger, now, CHECKPOINT_SECONDS)
     rollouts = _rollouts(snapshot, ledger, now)
     wake = MOVING_SECONDS if moving(ledger) or snapshot.service_port is None else None
     return Plan(ledger, new_status, urgent, actions, rollouts, said, wake)

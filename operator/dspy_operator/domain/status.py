@@ -24,9 +24,7 @@ LIVE_SECONDS = 5.0
 Content = dict[str, Any]
 
 
-def program_status(
-    snapshot: Snapshot, before: Ledger, ledger: Ledger, now: float, checkpoint_seconds: float
-) -> tuple[Ledger, Content | None]:
+def program_status(snapshot: Snapshot, ledger: Ledger, now: float, checkpoint_seconds: float) -> tuple[Ledger, Content | None]:
     """The ledger as it will be stored, and the status to write; None when the one that is there will do.
 
     New evidence alone is written at most every `checkpoint_seconds`; everything else at once.

@@ -42,7 +42,7 @@ class Observer:
 
     async def program(self, namespace: str, name: str) -> Object | None:
         """The DSPyProgram; None when it is not there or is being deleted."""
-        found = await self._get("DSPyProgram", namespace, name)
+        found = await self.get("DSPyProgram", namespace, name)
         return None if found is None or found["metadata"].get("deletionTimestamp") else found
 
     async def policies(self, namespace: str, program: str) -> tuple[Policy, ...]:
@@ -59,8 +59,8 @@ class Observer:
             asyncio.gather(
                 self.policies(namespace, name),
                 self._services(namespace, name),
-                self._get("ConfigMap", namespace, routes_name(name)),
-                self._get("ConfigMap", namespace, GATEWAY_NAME),
+                self.get("ConfigMap", namespace, routes_name(name)),
+                self.get("ConfigMap", namespace, GATEWAY_NAME),
             ),
             asyncio.gather(*(self._list(kind, namespace, label) for kind in ("ControllerRevision", "Deployment", "Pod"))),
         )
@@ -114,7 +114,7 @@ class Observer:
         """Services by name: ours by label, and whatever has the program's own name."""
         found = await self._list("Service", namespace, {"labelSelector": f"{PROGRAM_LABEL}={program}"})
         services = {item["metadata"]["name"]: item for item in found}
-        if program not in services and (stranger := await self._get("Service", namespace, program)) is not None:
+        if program not in services and (stranger := await self.get("Service", namespace, program)) is not None:
             services[program] = stranger
         return services
 
@@ -135,7 +135,8 @@ class Observer:
     async def _list(self, kind: str, namespace: str, query: Mapping[str, str]) -> list[Object]:
         return list((await self._kube.request("GET", path(kind, namespace), query))["items"])
 
-    async def _get(self, kind: str, namespace: str, name: str) -> Object | None:
+    async def get(self, kind: str, namespace: str, name: str) -> Object | None:
+        """An object; None when it is not there."""
         try:
             return await self._kube.request("GET", path(kind, namespace, name))
         except NotFoundException:
