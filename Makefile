@@ -1,6 +1,8 @@
 # The habits of this project. `make` alone prints them.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
+# A recipe fails when any part of a pipe does.
+.SHELLFLAGS := -eu -o pipefail -c
 RUN := uv run --frozen --all-extras --quiet
 PYTEST := $(RUN) pytest -q
 
@@ -21,11 +23,11 @@ test: setup lint unit sim integration e2e ## Everything that CI runs
 lint: setup ## Format, lint, types, layers
 	@$(RUN) ruff format --check --quiet . && $(RUN) ruff check --quiet .
 	@$(RUN) mypy
-	@$(RUN) lint-imports --verbose 2>&1 | tail -n 3
+	@$(RUN) lint-imports
 	@$(RUN) python -m docs.generate --check
 
 fmt: setup ## Format the code and mend what the linter can mend
-	@$(RUN) ruff check --fix --quiet . ; $(RUN) ruff format --quiet .
+	@$(RUN) ruff check --fix --quiet . || true; $(RUN) ruff format --quiet .
 
 unit: setup ## The pure core
 	@$(PYTEST) tests/unit

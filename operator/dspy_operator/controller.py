@@ -19,11 +19,11 @@ from dspy_operator.domain.plan import RolloutStatus, moving, plan
 from dspy_operator.domain.release import recovered
 from dspy_operator.domain.snapshot import Problem, Snapshot, Wanted
 from dspy_operator.domain.status import orphan_status, refused_status
-from dspy_operator.errors import InvalidSpecError
+from dspy_operator.errors import InvalidSpecError, RetryError
 from dspy_operator.kube.execute import Executor, words
 from dspy_operator.kube.observe import Observer, read_ports, read_program
 from dspy_operator.kube.paths import path
-from dspy_operator.queue import Key, RetryError
+from dspy_operator.queue import Key
 from dspy_operator.resources import gateway as gateways
 from dspy_operator.resources.gateway import GatewaySettings
 from dspy_operator.settings import Settings

@@ -1,9 +1,8 @@
-"""Every error of our own that a pass may raise; the controller is the one place that catches them.
+"""Every error of our own that a pass may raise; the queue's worker and the controller are the places that catch them.
 
 OperatorError
 ├── InvalidSpecError  what the user wrote cannot work: no retry, `Accepted=False`
-├── NotYetError       something is still missing: wait, no error
-└── TransientError    the world failed: try again with backoff
+└── RetryError        a pass failed for a reason that may pass: tried again with backoff
 """
 
 from __future__ import annotations
@@ -20,3 +19,7 @@ class InvalidSpecError(OperatorError):
         super().__init__(message)
         self.reason = reason
         self.message = message
+
+
+class RetryError(OperatorError):
+    """The work failed and should be tried again after a while."""

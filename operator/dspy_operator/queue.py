@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from dspy_operator.errors import RetryError
+
 FIRST_BACKOFF_SECONDS = 0.2
 LONGEST_BACKOFF_SECONDS = 30.0
 
@@ -98,6 +100,3 @@ class WorkQueue:
         longest = min(FIRST_BACKOFF_SECONDS * 2.0 ** min(failures - 1, 10), LONGEST_BACKOFF_SECONDS)
         return longest * random.uniform(0.5, 1.0)
 
-
-class RetryError(Exception):
-    """The work failed and should be tried again after a while."""

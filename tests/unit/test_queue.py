@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from dspy_operator.queue import Key, RetryError, WorkQueue
+from dspy_operator.errors import RetryError
+from dspy_operator.queue import Key, WorkQueue
 
 A, B = Key("program", "ns", "a"), Key("program", "ns", "b")
 Work = Callable[[Key], Awaitable[float | None]]
