@@ -13,8 +13,8 @@ from typing import Any
 import aiohttp
 
 from benchmarks.show import percentile, show, spread
-from dspy_gateway.kube import MERGE, Kube
-from dspy_gateway.routes import CONTENT_KEY, Backend, Routes, dump, load_routes
+from dspy_contract.routes import CONTENT_KEY, Backend, Routes, dump, load_routes
+from dspy_kube.client import MERGE, Kube
 from tests.cluster.choose import cluster as choose
 from tests.cluster.deploy import SYSTEM, deploy, kubectl
 from tests.cluster.interface import Cluster

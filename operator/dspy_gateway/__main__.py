@@ -8,13 +8,13 @@ import signal
 import click
 from aiohttp import web
 
-from dspy_gateway import log
+from dspy_contract import logs
 from dspy_gateway.agent import Agent
 from dspy_gateway.drain import drain as drain_pod
-from dspy_gateway.kube import Kube
 from dspy_gateway.server import application
 from dspy_gateway.settings import Settings
 from dspy_gateway.watch import Watcher
+from dspy_kube.client import Kube
 
 
 @click.group()
@@ -26,7 +26,7 @@ def main() -> None:
 def agent() -> None:
     """Runs the agent until SIGTERM."""
     settings = Settings()
-    log.configure(settings.log_level)
+    logs.configure(settings.log_level)
     asyncio.run(_run(settings))
 
 

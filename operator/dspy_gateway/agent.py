@@ -12,14 +12,14 @@ import zlib
 
 import aiohttp
 import grpc.aio
-import structlog
 import yaml
 
+from dspy_contract.logs import Logger
+from dspy_contract.state import GatewayState, ProgramState
 from dspy_gateway import envoy, published, snapshot, xds
 from dspy_gateway.admin import Admin
 from dspy_gateway.counts import STATS_QUERY, Counts, bad_answers, read_statistics
 from dspy_gateway.published import Inputs, Program
-from dspy_gateway.routes import GatewayState, ProgramState
 from dspy_gateway.settings import Settings
 
 READ_SECONDS = 1.0
@@ -28,7 +28,7 @@ READ_SECONDS = 1.0
 WATCHED_READ_SECONDS = 0.1
 """How often they are read while a poll waits for the next failure."""
 
-log = structlog.get_logger(__name__)
+log = Logger(__name__)
 
 
 class Agent:

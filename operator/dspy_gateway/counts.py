@@ -11,8 +11,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from dspy_contract.outcomes import outcome_of
+from dspy_contract.state import RevisionCounts
 from dspy_gateway.envoy import PREDICT, STATS_PREFIX
-from dspy_gateway.routes import RevisionCounts, outcome_of
 
 STATS_QUERY = f"/stats?format=json&filter=%5E({STATS_PREFIX}%5C.%7Cserver%5C.uptime%24)"
 _NAME = re.compile(

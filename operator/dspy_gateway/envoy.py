@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dspy_gateway.routes import OUTCOME_HEADER, TOTAL_WEIGHT, Routes
+from dspy_contract.outcomes import OUTCOME_HEADER
+from dspy_contract.routes import TOTAL_WEIGHT, Routes
 
 TYPE = "type.googleapis.com/"
 MANY = 4_000_000_000

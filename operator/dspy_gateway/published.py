@@ -11,8 +11,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from dspy_contract.routes import RUNTIME_PORT, Port, PortTable, Routes, effective_weights
 from dspy_gateway import envoy
-from dspy_gateway.routes import RUNTIME_PORT, Port, PortTable, Routes, effective_weights
 
 
 @dataclass(frozen=True, slots=True)

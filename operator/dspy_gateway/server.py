@@ -8,8 +8,8 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from dspy_contract.routes import dump
 from dspy_gateway.agent import Agent
-from dspy_gateway.routes import dump
 
 LONGEST_WAIT_SECONDS = 30.0
 

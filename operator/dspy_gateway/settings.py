@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from dspy_gateway.routes import STATE_PORT
+from dspy_contract.routes import STATE_PORT
 
 
 class Settings(BaseSettings):

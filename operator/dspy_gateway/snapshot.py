@@ -10,13 +10,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import structlog
-
+from dspy_contract.logs import Logger
+from dspy_contract.routes import load_ports, load_routes
 from dspy_gateway.counts import Counts, Key
 from dspy_gateway.published import Endpoint, Inputs
-from dspy_gateway.routes import load_ports, load_routes
 
-log = structlog.get_logger(__name__)
+log = Logger(__name__)
 
 
 def save_inputs(path: Path, inputs: Inputs) -> None:

@@ -9,23 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-import structlog
-
+from dspy_contract.logs import Logger
+from dspy_contract.routes import CONTENT_KEY, PORTS_LABEL, REVISION_LABEL, ROUTES_LABEL, RUNTIME_PORT, PortTable, load_ports, load_routes
 from dspy_gateway.agent import Agent
-from dspy_gateway.kube import Kube, Object
 from dspy_gateway.published import Endpoint, Inputs
-from dspy_gateway.routes import (
-    CONTENT_KEY,
-    PORTS_LABEL,
-    REVISION_LABEL,
-    ROUTES_LABEL,
-    RUNTIME_PORT,
-    PortTable,
-    load_ports,
-    load_routes,
-)
+from dspy_kube.client import Kube, Object
 
-log = structlog.get_logger(__name__)
+log = Logger(__name__)
 
 
 class Watcher:

@@ -7,9 +7,9 @@ import logging
 import sys
 
 import click
-import structlog
 
-from dspy_gateway import log
+from dspy_contract import logs
+from dspy_contract.logs import Logger
 from dspy_operator.app import run
 from dspy_operator.settings import Settings
 
@@ -19,12 +19,12 @@ from dspy_operator.settings import Settings
 def main(namespace: str | None) -> None:
     """Runs the operator. Settings come from DSPY_OPERATOR_* variables; KUBECONFIG names the cluster outside of one."""
     settings = Settings(**({"namespace": namespace} if namespace else {}))  # type: ignore[arg-type]
-    log.configure(settings.log_level)
+    logs.configure(settings.log_level)
     logging.getLogger("kopf").setLevel(logging.WARNING)
     try:
         asyncio.run(run(settings))
     except Exception:
-        structlog.get_logger(__name__).exception("The operator ended")
+        Logger(__name__).exception("The operator ended")
         sys.exit(1)
 
 

@@ -7,12 +7,12 @@ import signal
 import time
 
 import kopf
-import structlog
 from aiohttp import web
 from kopf._core.engines.peering import Identity
 from prometheus_client import generate_latest
 
-from dspy_gateway.kube import UNREACHABLE, ApiException, Kube, configuration
+from dspy_contract.logs import Logger
+from dspy_kube.client import UNREACHABLE, ApiException, Kube, configuration
 from dspy_operator import handlers
 from dspy_operator.api.names import API_VERSION, FIELD_MANAGER
 from dspy_operator.controller import Controller
@@ -27,7 +27,7 @@ KEEP_SHARE = 0.8
 """Share of the poll interval for which a registry's answer is kept: a wake-up never finds its own old answer."""
 
 STUCK_RESYNCS = 3
-log = structlog.get_logger(__name__)
+log = Logger(__name__)
 
 
 async def run(settings: Settings) -> None:

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import structlog
 from prometheus_client import Counter, Histogram
 
-from dspy_gateway.kube import UNREACHABLE, ApiException, ConflictException, Kube
+from dspy_contract.logs import Logger
+from dspy_kube.client import UNREACHABLE, ApiException, ConflictException, Kube
 from dspy_operator.api.names import GATEWAY_NAME
 from dspy_operator.api.program import Serving
 from dspy_operator.counts.poller import Poller
@@ -32,7 +32,7 @@ PASSES = Counter("dspy_operator_passes", "Passes by kind of key and result.", ["
 SECONDS = Histogram("dspy_operator_pass_seconds", "Duration of a pass.", ["kind"])
 LONGEST_WORDS = 500
 REFUSAL_SECONDS = 10.0
-log = structlog.get_logger(__name__)
+log = Logger(__name__)
 
 
 class Controller:

@@ -8,7 +8,7 @@ from typing import Any
 import kopf
 from kubernetes.aio import client
 
-from dspy_gateway.routes import PROGRAM_LABEL
+from dspy_contract.routes import PROGRAM_LABEL
 from dspy_operator.api.names import FIELD_MANAGER, GATEWAY_LABEL, GROUP, MANAGED_BY_LABEL, PROGRAMS, ROLLOUTS, VERSION
 from dspy_operator.queue import Key
 

@@ -99,4 +99,3 @@ class WorkQueue:
         failures = self._failures[key] = self._failures.get(key, 0) + 1
         longest = min(FIRST_BACKOFF_SECONDS * 2.0 ** min(failures - 1, 10), LONGEST_BACKOFF_SECONDS)
         return longest * random.uniform(0.5, 1.0)
-

@@ -17,6 +17,7 @@ from prometheus_client import generate_latest
 from pydantic import ValidationError
 from pydantic_core import to_json
 
+from dspy_contract.outcomes import OUTCOME_HEADER
 from dspy_runtime import outcomes, schema
 from dspy_runtime.admission import Admission, OverloadedError
 from dspy_runtime.lm import LanguageModel
@@ -24,7 +25,6 @@ from dspy_runtime.metrics import Metrics
 from dspy_runtime.outcomes import Outcome
 from dspy_runtime.settings import Settings
 
-OUTCOME_HEADER = "x-dspy-outcome"
 LARGEST_BODY_BYTES = 16 << 20
 
 

@@ -23,6 +23,7 @@ BASE_IMAGE = "localhost/dspy-operator-base:bookworm-2"
 DEBIAN = "bookworm"
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEPENDENCIES = ("pyproject.toml", "uv.lock")
+SHARED = ("operator/dspy_contract", "operator/dspy_kube")
 STORAGE = ["--storage-driver", "overlay"]
 
 
@@ -45,9 +46,9 @@ class Image:
 IMAGES = {
     image.name: image
     for image in (
-        Image("operator", "operator/dspy_operator/Dockerfile", (*DEPENDENCIES, "operator/dspy_operator", "operator/dspy_gateway")),
-        Image("gateway", "operator/dspy_gateway/Dockerfile", (*DEPENDENCIES, "operator/dspy_gateway")),
-        Image("runtime", "runtime/dspy_runtime/Dockerfile", (*DEPENDENCIES, "runtime/dspy_runtime")),
+        Image("operator", "operator/dspy_operator/Dockerfile", (*DEPENDENCIES, *SHARED, "operator/dspy_operator")),
+        Image("gateway", "operator/dspy_gateway/Dockerfile", (*DEPENDENCIES, *SHARED, "operator/dspy_gateway")),
+        Image("runtime", "runtime/dspy_runtime/Dockerfile", (*DEPENDENCIES, "operator/dspy_contract", "runtime/dspy_runtime")),
         Image("mlflow", "tests/images/mlflow.Dockerfile", DEPENDENCIES),
         Image("lm", "tests/images/lm.Dockerfile", (*DEPENDENCIES, "tests/standin")),
     )

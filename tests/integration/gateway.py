@@ -16,9 +16,9 @@ from pathlib import Path
 import aiohttp
 from aiohttp import web
 
+from dspy_contract.routes import Backend, Port, PortTable, Routes
 from dspy_gateway.agent import Agent
 from dspy_gateway.published import Endpoint, Inputs
-from dspy_gateway.routes import Backend, Port, PortTable, Routes
 from dspy_gateway.settings import Settings
 from dspy_gateway.xds import ROUTES
 

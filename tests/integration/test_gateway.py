@@ -16,12 +16,13 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from kubernetes.aio import client
 
+from dspy_contract.routes import Backend, Port, PortTable, Routes
+from dspy_contract.state import RevisionCounts, load_state
 from dspy_gateway.drain import drain
-from dspy_gateway.kube import Kube
 from dspy_gateway.published import Inputs
-from dspy_gateway.routes import Backend, Port, PortTable, RevisionCounts, Routes, load_state
 from dspy_gateway.server import application
 from dspy_gateway.watch import Watcher
+from dspy_kube.client import Kube
 from tests.integration.gateway import Gateway, Upstream, ask, ask_many, free_port, inputs_of, running_gateway, until, weighted
 
 UID = "0b5c6d7e-0000-4000-8000-000000000001"

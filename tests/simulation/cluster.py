@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dspy_gateway.routes import TOTAL_WEIGHT, GatewayState, ProgramState, RevisionCounts, Routes, effective_weights
+from dspy_contract.routes import TOTAL_WEIGHT, Routes, effective_weights
+from dspy_contract.state import GatewayState, ProgramState, RevisionCounts
 from dspy_operator.api.convert import from_dict
 from dspy_operator.api.program import LM, Model, ProgramSpec
 from dspy_operator.api.rollout import Canary, Pause, Policy, ProgramRef, RolloutSpec, Step, Strategy

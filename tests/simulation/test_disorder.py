@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from dspy_gateway.routes import TOTAL_WEIGHT
+from dspy_contract.routes import TOTAL_WEIGHT
 from dspy_operator.api.rollout import Analysis, ErrorRate, OnUndecided
 from dspy_operator.domain.plan import plan
 from tests.simulation.cluster import CANARY, World

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
+from dspy_contract.state import RevisionCounts
 from dspy_gateway.counts import STARTED, Counts, Reading, read_statistics
-from dspy_gateway.routes import RevisionCounts
 
 HERE = {"uid"}
 

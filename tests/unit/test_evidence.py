@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from dspy_gateway.routes import GatewayState, ProgramState, RevisionCounts
+from dspy_contract.state import GatewayState, ProgramState, RevisionCounts
 from dspy_operator.api.convert import from_dict, to_dict
 from dspy_operator.api.rollout import Analysis, ErrorRate
 from dspy_operator.domain.evidence import Arms, Evidence, Tally, Verdict, fold, judge

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dspy_gateway.routes import FIRST_PORT, Port, PortTable
+from dspy_contract.routes import FIRST_PORT, Port, PortTable
 from dspy_operator.domain.gateway import plan_gateway
 from dspy_operator.resources.gateway import grace_seconds
 

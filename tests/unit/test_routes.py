@@ -6,24 +6,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dspy_gateway.routes import (
+from dspy_contract.outcomes import outcome_of
+from dspy_contract.routes import (
     FIRST_PORT,
     TOTAL_WEIGHT,
     Backend,
-    GatewayState,
     Port,
     PortTable,
-    ProgramState,
-    RevisionCounts,
     Routes,
     dump,
     effective_weights,
     load_ports,
     load_routes,
-    load_state,
     next_port,
-    outcome_of,
 )
+from dspy_contract.state import GatewayState, ProgramState, RevisionCounts, load_state
 
 names = st.lists(st.sampled_from(["a", "b", "c", "d"]), min_size=1, unique=True)
 

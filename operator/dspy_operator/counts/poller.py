@@ -10,11 +10,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import aiohttp
-import structlog
 from prometheus_client import Counter
 
-from dspy_gateway.kube import UNREACHABLE, ApiException, Object
-from dspy_gateway.routes import STATE_PORT, GatewayState, load_state
+from dspy_contract.logs import Logger
+from dspy_contract.routes import STATE_PORT
+from dspy_contract.state import GatewayState, load_state
+from dspy_kube.client import UNREACHABLE, ApiException, Object
 
 WAIT_SECONDS = 1.0
 ANSWER_SECONDS = 3.0
@@ -25,7 +26,7 @@ FRESH_SECONDS = 4.0
 """An answer that is older counts as none."""
 
 POLLS = Counter("dspy_operator_gateway_polls", "Polls of gateway pods.", ["result"])
-log = structlog.get_logger(__name__)
+log = Logger(__name__)
 
 
 @dataclass

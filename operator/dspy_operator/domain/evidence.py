@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from dspy_gateway.routes import FAILURES, GatewayState, RevisionCounts
+from dspy_contract.outcomes import FAILURES
+from dspy_contract.state import GatewayState, RevisionCounts
 from dspy_operator.api.rollout import Analysis
 from dspy_operator.domain.judgement import Arm, NoWorse, Worse, combined_log_e, crossed
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dspy_gateway.routes import Port, PortTable, next_port
+from dspy_contract.routes import Port, PortTable, next_port
 
 PORT_REST_SECONDS = 600.0
 """How long the port of a program that is gone is not given to another, whose clients may still know it."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dspy_gateway.routes import TOTAL_WEIGHT, Backend, Routes
+from dspy_contract.routes import TOTAL_WEIGHT, Backend, Routes
 from dspy_operator.domain import release, status
 from dspy_operator.domain.ledger import Ledger
 from dspy_operator.domain.readiness import listening

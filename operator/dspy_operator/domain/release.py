@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from dspy_gateway.routes import TOTAL_WEIGHT
+from dspy_contract.routes import TOTAL_WEIGHT
 from dspy_operator.api.rollout import Analysis, OnUndecided, Step
 from dspy_operator.domain import evidence as evidence_of
 from dspy_operator.domain.evidence import Arms, Judged, Verdict

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dspy_gateway.routes import GatewayState, Routes
+from dspy_contract.routes import Routes
+from dspy_contract.state import GatewayState
 from dspy_operator.api.program import ProgramSpec
 from dspy_operator.api.rollout import Policy
 from dspy_operator.domain.ledger import Ledger

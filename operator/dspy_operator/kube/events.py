@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import socket
 
-import structlog
-
-from dspy_gateway.kube import UNREACHABLE, ApiException, ConflictException, Kube
+from dspy_contract.logs import Logger
+from dspy_kube.client import UNREACHABLE, ApiException, ConflictException, Kube
 from dspy_operator.api.conditions import timestamp
 from dspy_operator.api.names import API_VERSION, FIELD_MANAGER
 from dspy_operator.domain.release import Said
@@ -15,7 +14,7 @@ from dspy_operator.domain.snapshot import Program
 from dspy_operator.kube.paths import path
 
 LONGEST_MESSAGE = 1024
-log = structlog.get_logger(__name__)
+log = Logger(__name__)
 
 
 async def tell(kube: Kube, program: Program, said: Said, now: float) -> None:

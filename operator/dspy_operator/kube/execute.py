@@ -6,9 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import structlog
-
-from dspy_gateway.kube import APPLY, MERGE, ApiException, ConflictException, Kube, NotFoundException, Object
+from dspy_contract.logs import Logger
+from dspy_kube.client import APPLY, MERGE, ApiException, ConflictException, Kube, NotFoundException, Object
 from dspy_operator.api.names import FIELD_MANAGER, MANAGED_BY_LABEL, STABLE_ANNOTATION
 from dspy_operator.domain.plan import (
     Action,
@@ -28,7 +27,7 @@ from dspy_operator.kube.paths import path
 from dspy_operator.resources import program as manifests
 from dspy_operator.resources.revision import scaled
 
-log = structlog.get_logger(__name__)
+log = Logger(__name__)
 
 
 class Executor:

@@ -11,8 +11,8 @@ import cattrs
 from kubernetes.aio.client.exceptions import NotFoundException
 from packaging.specifiers import SpecifierSet
 
-from dspy_gateway.kube import Kube, Object
-from dspy_gateway.routes import CONTENT_KEY, PROGRAM_LABEL, REVISION_LABEL, PortTable, Routes, load_ports, load_routes
+from dspy_contract.routes import CONTENT_KEY, PROGRAM_LABEL, REVISION_LABEL, PortTable, Routes, load_ports, load_routes
+from dspy_kube.client import Kube, Object
 from dspy_operator.api.convert import from_dict
 from dspy_operator.api.names import GATEWAY_LABEL, GATEWAY_NAME, REQUEST_ANNOTATION, routes_name
 from dspy_operator.api.program import ProgramSpec

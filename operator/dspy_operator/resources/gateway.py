@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from dspy_gateway.routes import CONTENT_KEY, PORTS_LABEL, STATE_PORT, PortTable, dump
+from dspy_contract.routes import CONTENT_KEY, PORTS_LABEL, STATE_PORT, PortTable, dump
 from dspy_operator.api.names import FIELD_MANAGER, GATEWAY_CLUSTER_ROLE, GATEWAY_LABEL, GATEWAY_NAME, MANAGED_BY_LABEL, NAME_LABEL
 
 FOLDER = "/run/dspy-gateway"

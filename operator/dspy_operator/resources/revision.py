@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dspy_gateway.routes import PROGRAM_LABEL, REVISION_LABEL, RUNTIME_PORT
+from dspy_contract.routes import PROGRAM_LABEL, REVISION_LABEL, RUNTIME_PORT
 from dspy_operator.api.names import API_VERSION, FIELD_MANAGER, MANAGED_BY_LABEL, NAME_LABEL
 from dspy_operator.api.program import NOT_IN_REVISION, ProgramSpec
 from dspy_operator.domain.snapshot import Program, Revision, Version

@@ -12,6 +12,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from dspy_contract.state import GatewayState
+
 TOTAL_WEIGHT = 10_000
 """All of the traffic, in basis points."""
 
@@ -24,18 +26,6 @@ STATE_PORT = 9902
 RUNTIME_PORT = 8080
 FIRST_PORT = 10_000
 LAST_PORT = 10_999
-OUTCOME_HEADER = "x-dspy-outcome"
-
-FAILURES = frozenset({"program_error", "upstream_error", "timeout", "connection_failure"})
-"""Outcomes that count against a revision. `overloaded` joins them only while stable is not overloaded itself."""
-
-CLIENT_FLAGS = frozenset({"DC", "DR", "DPE"})
-"""Envoy's flags of a client that left, reset its stream, or broke the protocol."""
-
-TIMEOUT_FLAGS = frozenset({"UT", "SI", "DT"})
-"""Envoy's flags of an answer that took too long."""
-
-OUTCOMES = FAILURES | {"ok", "client_error", "cancelled", "overloaded"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,42 +70,6 @@ class PortTable:
     ports: Mapping[str, Port] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class RevisionCounts:
-    """What a gateway pod counted for one revision's weighted predictions since it first saw it. Only grows."""
-
-    started: int = 0
-    outcomes: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def active(self) -> int:
-        """Requests that started and have not been answered."""
-        return max(self.started - sum(self.outcomes.values()), 0)
-
-
-@dataclass(frozen=True, slots=True)
-class ProgramState:
-    """What one gateway pod says of one program: the serial that its Envoy confirmed, who answers, and its counts."""
-
-    serial: int
-    listening: bool
-    effective: Mapping[str, int] = field(default_factory=dict)
-    revisions: Mapping[str, RevisionCounts] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class GatewayState:
-    """The answer of one agent. `since` (Unix seconds) is when its counters began.
-
-    `token` changes with every bad answer and every confirmation; a poll that names it waits for the next change.
-    """
-
-    pod: str
-    since: float
-    token: str
-    programs: Mapping[str, ProgramState]
-
-
 def effective_weights(routes: Routes, usable: Collection[str]) -> dict[str, int]:
     """The weights to apply: the desired ones of the revisions that can answer, scaled to 10,000.
 
@@ -129,19 +83,6 @@ def effective_weights(routes: Routes, usable: Collection[str]) -> dict[str, int]
         fallback = next((revision for revision in desired if revision in usable), None)
         return desired if fallback is None else {revision: TOTAL_WEIGHT * (revision == fallback) for revision in desired}
     return dict.fromkeys(desired, 0) | _scaled(able)
-
-
-def outcome_of(header: str, code: int, flags: Collection[str]) -> str:
-    """The outcome of one answer: what the runtime said, else derived from Envoy's response code and flags."""
-    if CLIENT_FLAGS & set(flags):
-        return "cancelled"
-    if any(flag != "-" for flag in flags):
-        return "timeout" if TIMEOUT_FLAGS & set(flags) else "connection_failure"
-    if header in OUTCOMES:
-        return header
-    if code >= 500:
-        return "program_error"
-    return "client_error" if code >= 400 else "ok"
 
 
 def next_port(table: PortTable, now: float, rest_seconds: float) -> int:
@@ -173,24 +114,11 @@ def load_ports(text: str) -> PortTable:
     return PortTable({uid: Port(str(port["program"]), _whole(port["port"], 65_535), port.get("freed_at")) for uid, port in ports})
 
 
-def load_state(text: str | bytes) -> GatewayState:
-    """Reads `dump(GatewayState)`. Raises ValueError, KeyError or TypeError for anything else."""
-    content = json.loads(text)
-    return GatewayState(
-        content["pod"], content["since"], content["token"], {uid: _program(state) for uid, state in content["programs"].items()}
-    )
-
-
 def _whole(value: Any, most: int = 2**62) -> int:
     """A whole number from 0 to `most`. Raises ValueError."""
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
         raise ValueError(f"{value!r} is no whole number from 0 to {most}")
     return value
-
-
-def _program(content: dict[str, Any]) -> ProgramState:
-    revisions = {revision: RevisionCounts(**counts) for revision, counts in content["revisions"].items()}
-    return ProgramState(**{**content, "revisions": revisions})
 
 
 def _scaled(weights: Mapping[str, int]) -> dict[str, int]:

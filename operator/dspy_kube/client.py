@@ -12,9 +12,10 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any, Self
 
 import aiohttp
-import structlog
 from kubernetes.aio import client, config
 from kubernetes.aio.client.exceptions import ApiException, ConflictException, NotFoundException
+
+from dspy_contract.logs import Logger
 
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
@@ -31,7 +32,7 @@ RETRY_SECONDS = 0.5
 """Between the loss of a watch and the next listing."""
 
 Object = dict[str, Any]
-log = structlog.get_logger(__name__)
+log = Logger(__name__)
 
 
 async def configuration() -> client.Configuration:
