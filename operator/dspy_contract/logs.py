@@ -11,6 +11,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 
+OURS = ("dspy_operator", "dspy_gateway", "dspy_runtime", "dspy_kube")
+
+
 class Logger:
     """A named logger whose events carry fields: `log.warning("A poll failed", pod="gateway-a")`."""
 
@@ -56,8 +59,14 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure(level: str = "INFO") -> None:
-    """Sends our own logs and every library's through the one format."""
+    """Sends our own logs and every library's through the one format.
+
+    Libraries are never heard below INFO: what they print for debugging holds headers and bodies.
+    """
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    chosen = logging.getLevelNamesMapping()[level.upper()]
+    logging.basicConfig(level=max(chosen, logging.INFO), handlers=[handler], force=True)
+    for package in OURS:
+        logging.getLogger(package).setLevel(chosen)
     logging.captureWarnings(True)

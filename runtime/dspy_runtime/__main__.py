@@ -19,10 +19,13 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
+from dspy_contract import logs
+from dspy_contract.logs import Logger
 from dspy_runtime.failures import RegistryUnavailableError, StartError, write_termination
 from dspy_runtime.settings import Settings
 
 REGISTRY_RETRY_SECONDS = 5
+log = Logger(__name__)
 
 
 @click.command()
@@ -42,11 +45,12 @@ def main(**given: str | int | None) -> None:
     if not settings.model or not settings.lm_model:
         missing = "MODEL" if not settings.model else "--lm"
         raise click.UsageError(f"{missing} is missing: `dspy-runtime MODEL --lm openai/gpt-4o-mini`, see --help")
+    logs.configure(settings.log_level)
     try:
         _serve(settings)
     except StartError as error:
         write_termination(settings.termination_log, error)
-        click.echo(f"{error.reason}: {error}", err=True)
+        log.error(str(error), reason=error.reason)
         sys.exit(1)
 
 
@@ -58,7 +62,7 @@ def _fetched(settings: Settings) -> Path:
         try:
             return fetch(settings.model, settings.work_folder)
         except RegistryUnavailableError as error:
-            click.echo(f"{error.reason}: {error}; trying again in {REGISTRY_RETRY_SECONDS} s", err=True)
+            log.warning(f"{error}; trying again in {REGISTRY_RETRY_SECONDS} s", reason=error.reason)
             time.sleep(REGISTRY_RETRY_SECONDS)
 
 
@@ -70,15 +74,15 @@ def _serve(settings: Settings) -> None:
     os.environ.setdefault("DSPY_CACHEDIR", str(Path(settings.work_folder) / "dspy-cache"))
     program, adapter = load_program(folder)
 
-    from dspy_runtime.app import Served
     from dspy_runtime.lm import LanguageModel
     from dspy_runtime.server import serve
+    from dspy_runtime.service import PredictionService
 
-    served = Served(program, adapter, LanguageModel(settings), settings)
+    service = PredictionService(program, adapter, LanguageModel(settings), settings)
     import uvloop
 
     with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(served))
+        runner.run(serve(service))
 
 
 if __name__ == "__main__":

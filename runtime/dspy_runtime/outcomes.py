@@ -58,8 +58,10 @@ def of_exception(error: BaseException) -> Outcome:
     return _PROGRAM
 
 
-def of_invalid_input(error: ValidationError) -> tuple[Outcome, list[dict[str, str]]]:
-    """The outcome of a request that the schema refuses, and what is wrong with which field."""
+def of_invalid_input(error: Exception) -> tuple[Outcome, list[dict[str, str]]]:
+    """The outcome of a request that the schema refuses, and what is wrong with which field, where that is known."""
+    if not isinstance(error, ValidationError):
+        return Outcome("client_error", 422, "invalid_input", "The input is not what the program takes"), []
     fields = [
         {"field": ".".join(str(part) for part in problem["loc"]) or "body", "problem": problem["msg"]}
         for problem in error.errors(include_url=False, include_input=False, include_context=False)

@@ -11,7 +11,8 @@ from typing import Any
 import dspy
 import uvicorn
 
-from dspy_runtime.app import Served, prediction_app, probe_app
+from dspy_runtime.http import prediction_app, probe_app
+from dspy_runtime.service import PredictionService
 
 KEEP_ALIVE_SECONDS = 75
 """Above the 60 s after which the gateway closes an idle connection, so that the pod is never the one that does."""
@@ -25,28 +26,29 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def serve(served: Served) -> None:
+async def serve(service: PredictionService) -> None:
     """Serves until SIGTERM or SIGINT, then lets requests in flight end."""
     dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
-    settings = served.settings
+    settings = service.settings
     shared: dict[str, Any] = {
-        "host": settings.host, "log_level": settings.log_level, "access_log": False, "timeout_keep_alive": KEEP_ALIVE_SECONDS,
+        "host": settings.host, "log_level": settings.log_level, "access_log": False, "log_config": None,
+        "timeout_keep_alive": KEEP_ALIVE_SECONDS,
         "timeout_graceful_shutdown": settings.drain_seconds, "server_header": False, "date_header": False, "lifespan": "off",
     }  # fmt: skip
-    predictions = _Server(uvicorn.Config(prediction_app(served), port=settings.port, backlog=4096, **shared))
-    probes = _Server(uvicorn.Config(probe_app(served), port=settings.probe_port, **shared))
+    predictions = _Server(uvicorn.Config(prediction_app(service), port=settings.port, backlog=4096, **shared))
+    probes = _Server(uvicorn.Config(probe_app(service), port=settings.probe_port, **shared))
 
     def stop() -> None:
-        served.draining = True
+        service.draining = True
         predictions.should_exit = True
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    follower = asyncio.create_task(served.lm.follow_key())
+    follower = asyncio.create_task(service.lm.follow_key())
     probing = asyncio.create_task(probes.serve())
     await predictions.serve()
     probes.should_exit = True
     await probing
     follower.cancel()
-    await served.lm.current.close()
+    await service.lm.current.close()

@@ -26,6 +26,21 @@ class Triage(dspy.Module):
         return {wait}self.classify{call}(ticket=ticket)
 """
 
+RAISES = """
+import dspy, sys
+
+class Raises(dspy.Module):
+    async def aforward(self, what: str):
+        if what == "exit":
+            sys.exit(3)
+        if what == "cancelled":
+            import asyncio
+            raise asyncio.CancelledError
+        if what == "key":
+            {}["a customer's name"]
+        return {"fine": what}
+"""
+
 Save = Callable[..., Path]
 
 
@@ -88,6 +103,39 @@ async def test_wrong_input_names_the_field_and_calls_no_lm(runtime: Runtime, pro
     async with runtime.session.post(f"{runtime.url}/predict", data=b"no json") as response:
         assert response.status == 422
     assert provider.provider.calls == 0
+
+
+async def test_whatever_a_program_raises_ends_that_request_only_and_is_logged_without_its_words(
+    save: Save, provider: RunningProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib
+
+    code = tmp_path / "raises_anything.py"
+    code.write_text(RAISES)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    model = save(importlib.import_module("raises_anything").Raises(), code_paths=[str(code)])
+    async with running_runtime(model, provider.base, tmp_path) as runtime:
+        for what in ("exit", "cancelled", "key"):
+            status, _, headers = await runtime.predict(what=what)
+            assert (status, headers["x-dspy-outcome"]) == (500, "program_error")
+        assert (await runtime.predict(what="ok"))[0] == 200
+    failures = [line for line in map(json.loads, runtime.log.read_text().splitlines()) if line["event"] == "A request failed"]
+    assert [line["classes"][0] for line in failures] == ["builtins.SystemExit", "asyncio.exceptions.CancelledError", "builtins.KeyError"]
+    assert all("raises_anything.py" in line["frames"][-1] for line in failures)
+    assert "a customer's name" not in runtime.log.read_text()
+
+
+async def test_input_whose_type_checks_itself_is_refused_and_costs_no_other_request(
+    save: Save, provider: RunningProvider, tmp_path: Path
+) -> None:
+    import dspy
+
+    model = save(dspy.Predict("image: dspy.Image -> answer"))
+    async with running_runtime(model, provider.base, tmp_path) as runtime:
+        bad = {"url": "http://x.invalid/y.png", "download": True}
+        answers = [await runtime.predict(image=bad if turn % 2 else {"url": "http://x.invalid/y.png"}) for turn in range(10)]
+    assert {(status, headers["x-dspy-outcome"]) for status, _, headers in answers[1::2]} == {(422, "client_error")}
+    assert {status for status, _, _ in answers[0::2]} == {200}
 
 
 async def test_schema_tells_both_sides_and_where_it_knows_them_from(runtime: Runtime) -> None:

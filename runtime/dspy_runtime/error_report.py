@@ -1,0 +1,33 @@
+"""What of a program's exception may be logged: the classes of its chain and the program's own frames. Never a value.
+
+An exception's words may hold what a user asked or a provider's key, so they stay in the process.
+"""
+
+from __future__ import annotations
+
+import sysconfig
+import traceback
+from pathlib import Path
+from typing import Any
+
+_PATHS = sysconfig.get_paths()
+_LIBRARIES = tuple({_PATHS["stdlib"], _PATHS["purelib"], _PATHS["platlib"], str(Path(__file__).parent)})
+MOST_FRAMES = 20
+
+
+def report(error: BaseException) -> dict[str, Any]:
+    """Fields of a log line: the classes from the outermost to the cause, and `file:line function` of the program's frames."""
+    chain = _chain(error)
+    frames = [frame for each in chain for frame in traceback.extract_tb(each.__traceback__)]
+    own = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)]
+    lines = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in own or frames[-1:]]
+    return {"classes": [f"{type(each).__module__}.{type(each).__qualname__}" for each in chain], "frames": lines[-MOST_FRAMES:]}
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    chain: list[BaseException] = []
+    following: BaseException | None = error
+    while following is not None and following not in chain:
+        chain.append(following)
+        following = following.__cause__ or (None if following.__suppress_context__ else following.__context__)
+    return chain
