@@ -16,7 +16,7 @@ setup: # uv, and with it everything else that Python brings
 	@uv sync --frozen --all-extras --quiet
 
 demo: setup ## A cluster, a good release and a bad one, while you watch
-	@$(RUN) python -m tests.demo
+	@$(RUN) python -m dev.demo
 
 test: setup lint unit sim integration e2e ## Everything that CI runs
 
@@ -42,10 +42,10 @@ e2e: setup ## The whole thing on a cluster that is made and removed
 	@$(PYTEST) tests/e2e
 
 cluster: setup ## Create the cluster of the demo with the operator on it, and leave it
-	@$(RUN) python -m tests.cluster create
+	@$(RUN) python -m dev.cluster create
 
 images: setup ## Build the images
-	@$(RUN) python -m tests.cluster images
+	@$(RUN) python -m dev.cluster images
 
 bench: setup ## Print every figure beside its peer or limit
 	@$(RUN) python -m benchmarks
@@ -54,4 +54,4 @@ docs: setup ## Generate the reference of the resources from their schemas
 	@$(RUN) python -m docs.generate
 
 clean: setup ## Remove the clusters that the demo and the tests made
-	@$(RUN) python -m tests.cluster delete; $(RUN) python -m tests.cluster --name dspy-test delete
+	@$(RUN) python -m dev.cluster delete; $(RUN) python -m dev.cluster --name dspy-test delete

@@ -13,12 +13,12 @@ from typing import Any
 import aiohttp
 
 from benchmarks.show import percentile, show, spread
+from dev.cluster.choose import cluster as choose
+from dev.cluster.deploy import SYSTEM, deploy, kubectl
+from dev.cluster.interface import Cluster
+from dev.world import World, program, rollout
 from dspy_contract.routes import CONTENT_KEY, Backend, Routes, dump, load_routes
 from dspy_kube.client import MERGE, Kube
-from tests.cluster.choose import cluster as choose
-from tests.cluster.deploy import SYSTEM, deploy, kubectl
-from tests.cluster.interface import Cluster
-from tests.world import World, program, rollout
 
 CLUSTER = "dspy-bench"
 NAME = "triage"

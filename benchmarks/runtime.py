@@ -74,7 +74,7 @@ async def provider(latency_seconds: float) -> AsyncIterator[str]:
     """The stand-in provider in a process of its own, so that its CPU is not the runtime's."""
     port = free_port()
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.standin", "serve", "--host", "127.0.0.1", "--port", str(port), stdout=asyncio.subprocess.DEVNULL
+        sys.executable, "-m", "dev.standin", "serve", "--host", "127.0.0.1", "--port", str(port), stdout=asyncio.subprocess.DEVNULL
     )
     base = f"http://127.0.0.1:{port}"
     try:

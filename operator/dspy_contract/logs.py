@@ -10,7 +10,6 @@ import logging
 from datetime import UTC, datetime
 from typing import Any
 
-
 OURS = ("dspy_operator", "dspy_gateway", "dspy_runtime", "dspy_kube")
 
 

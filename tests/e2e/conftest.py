@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.choose import cluster as choose
-from tests.cluster.deploy import deploy
-from tests.cluster.interface import Cluster
-from tests.world import World
+from dev.cluster.choose import cluster as choose
+from dev.cluster.deploy import deploy
+from dev.cluster.interface import Cluster
+from dev.world import World
 
 NAME = "dspy-test"
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.deploy import SYSTEM, kubectl
-from tests.cluster.interface import ClusterError
-from tests.world import World, program, rollout
+from dev.cluster.deploy import SYSTEM, kubectl
+from dev.cluster.interface import ClusterError
+from dev.world import World, program, rollout
 
 STEPS: list[dict[str, Any]] = [{"setWeight": 10}, {"pause": {"requests": 20}}, {"setWeight": 50}, {"pause": {"requests": 60}}]
 LONG: list[dict[str, Any]] = [{"setWeight": 20}, {"pause": {"seconds": 600}}]

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster.deploy import kubectl
-from tests.cluster.interface import Cluster, ClusterError
-from tests.world import program, rollout
+from dev.cluster.deploy import kubectl
+from dev.cluster.interface import Cluster, ClusterError
+from dev.world import program, rollout
 
 PAUSE: dict[str, Any] = {"pause": {"requests": 1}}
 

@@ -14,8 +14,8 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from dev.standin.server import Provider
 from tests.integration.gateway import free_port, until
-from tests.standin.server import Provider
 
 KEY = "sk-test-0123456789abcdef"
 

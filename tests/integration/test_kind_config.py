@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import subprocess
 
-from tests.cluster.interface import REPOSITORY
-from tests.cluster.node.build import go
+from dev.cluster.interface import REPOSITORY
+from dev.cluster.node.build import go
 
-CHECKER = REPOSITORY / "tests" / "cluster" / "kindconfig"
+CHECKER = REPOSITORY / "dev" / "cluster" / "kindconfig"
 
 
 def test_kind_config_is_what_kind_reads() -> None:

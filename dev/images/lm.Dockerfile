@@ -9,7 +9,7 @@ RUN --mount=type=cache,target=/root/.cache/uv /opt/uv/bin/uv sync --quiet --froz
 
 FROM ${BASE}
 COPY --from=build /opt/venv /opt/venv
-COPY tests/standin /opt/app/tests/standin
+COPY dev/standin /opt/app/dev/standin
 ENV PATH=/opt/venv/bin:$PATH PYTHONPATH=/opt/app PYTHONUNBUFFERED=1
 USER 65532:65532
-CMD ["python", "-m", "tests.standin", "serve"]
+CMD ["python", "-m", "dev.standin", "serve"]

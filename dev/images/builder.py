@@ -16,8 +16,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.cluster.interface import CACHE, REPOSITORY, ClusterError
-from tests.cluster.node.configuration import PAUSE_IMAGE
+from dev.cluster.interface import CACHE, REPOSITORY, ClusterError
+from dev.cluster.node.configuration import PAUSE_IMAGE
 
 BASE_IMAGE = "localhost/dspy-operator-base:bookworm-2"
 DEBIAN = "bookworm"
@@ -49,8 +49,8 @@ IMAGES = {
         Image("operator", "operator/dspy_operator/Dockerfile", (*DEPENDENCIES, *SHARED, "operator/dspy_operator")),
         Image("gateway", "operator/dspy_gateway/Dockerfile", (*DEPENDENCIES, *SHARED, "operator/dspy_gateway")),
         Image("runtime", "runtime/dspy_runtime/Dockerfile", (*DEPENDENCIES, "operator/dspy_contract", "runtime/dspy_runtime")),
-        Image("mlflow", "tests/images/mlflow.Dockerfile", DEPENDENCIES),
-        Image("lm", "tests/images/lm.Dockerfile", (*DEPENDENCIES, "tests/standin")),
+        Image("mlflow", "dev/images/mlflow.Dockerfile", DEPENDENCIES),
+        Image("lm", "dev/images/lm.Dockerfile", (*DEPENDENCIES, "dev/standin")),
     )
 }
 

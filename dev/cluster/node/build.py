@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.cluster.interface import CACHE, ClusterError
+from dev.cluster.interface import CACHE, ClusterError
 
 SOURCE = Path(__file__).with_name("binary")
 PACKAGE = "k8s.io/component-base/version"

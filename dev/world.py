@@ -13,11 +13,11 @@ from typing import Any
 
 import yaml
 
-from tests.cluster.deploy import SYSTEM, kubectl
-from tests.cluster.interface import REPOSITORY, Cluster, ClusterError
+from dev.cluster.deploy import SYSTEM, kubectl
+from dev.cluster.interface import REPOSITORY, Cluster, ClusterError
 
 LM_URL = f"http://lm.{SYSTEM}.svc:8000/v1"
-LOG_VERSIONS = REPOSITORY / "tests" / "demo" / "log_versions.py"
+LOG_VERSIONS = REPOSITORY / "dev" / "demo" / "log_versions.py"
 WAIT_SECONDS = 90.0
 
 
@@ -107,7 +107,7 @@ class World:
 
     def set_lm(self, **settings: Any) -> dict[str, Any]:
         """Changes the stand-in provider; returns its settings and what it has seen."""
-        command = ("python", "-m", "tests.standin", "set", json.dumps(settings))
+        command = ("python", "-m", "dev.standin", "set", json.dumps(settings))
         return dict(json.loads(kubectl(self.cluster, "exec", "-n", SYSTEM, "deploy/client", "--", *command)))
 
     def apply(self, *manifests: Mapping[str, Any]) -> None:
@@ -157,7 +157,7 @@ class World:
     def traffic(self, name: str, rate: float = 20.0) -> Iterator[Traffic]:
         """Steady traffic to a program while the block runs."""
         url = f"http://{name}.{self.namespace}.svc/predict"
-        command = ["exec", "-i", "-n", SYSTEM, "deploy/client", "--", "python", "-m", "tests.standin", "traffic", url, "--rate", str(rate)]
+        command = ["exec", "-i", "-n", SYSTEM, "deploy/client", "--", "python", "-m", "dev.standin", "traffic", url, "--rate", str(rate)]
         process = subprocess.Popen([*self.cluster.kubectl(), *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         traffic = Traffic()
         reader = threading.Thread(target=_read, args=(process, traffic), daemon=True)

@@ -1,4 +1,4 @@
-"""`python -m tests.cluster`: create, load, kubectl and delete from the command line."""
+"""`python -m dev.cluster`: create, load, kubectl and delete from the command line."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import time
 
 import click
 
-from tests.cluster import images
-from tests.cluster.choose import cluster
-from tests.cluster.deploy import deploy
-from tests.cluster.interface import ClusterError
+from dev.cluster.choose import cluster
+from dev.cluster.deploy import deploy
+from dev.cluster.interface import ClusterError
+from dev.images import builder
 
 
 @click.group()
@@ -52,7 +52,7 @@ def delete(name: str) -> None:
 @main.command("images")
 def build_images() -> None:
     """Builds the images and prints their references."""
-    for reference in images.build().values():
+    for reference in builder.build().values():
         print(reference)
 
 

@@ -15,8 +15,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from tests.cluster.node import build
-from tests.cluster.node.layout import Layout
+from dev.cluster.node import build
+from dev.cluster.node.layout import Layout
 
 RESTART_PAUSE_SECONDS = 1.0
 

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.cluster.interface import CACHE, REPOSITORY, ClusterError
+from dev.cluster.interface import CACHE, REPOSITORY, ClusterError
 
 
 class KindCluster:

@@ -8,7 +8,7 @@ from pathlib import Path
 import trustme
 import yaml
 
-from tests.cluster.node.layout import Layout
+from dev.cluster.node.layout import Layout
 
 PAUSE_IMAGE = "localhost/dspy-operator-pause:2"
 

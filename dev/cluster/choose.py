@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 
-from tests.cluster.current import CurrentCluster
-from tests.cluster.images import docker_answers
-from tests.cluster.interface import Cluster, ClusterError
-from tests.cluster.kind import KindCluster
-from tests.cluster.native import NativeCluster
+from dev.cluster.current import CurrentCluster
+from dev.cluster.interface import Cluster, ClusterError
+from dev.cluster.kind import KindCluster
+from dev.cluster.native import NativeCluster
+from dev.images.builder import docker_answers
 
 
 def cluster(name: str) -> Cluster:

@@ -12,10 +12,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.cluster import images
-from tests.cluster.interface import CACHE, REPOSITORY, ClusterError
-from tests.cluster.node import build, configuration
-from tests.cluster.node.layout import Layout
+from dev.cluster.interface import CACHE, REPOSITORY, ClusterError
+from dev.cluster.node import build, configuration
+from dev.cluster.node.layout import Layout
+from dev.images import builder
 
 PACKAGES = ["containerd", "runc", "containernetworking-plugins", "iptables", "conntrack", "buildah", "debootstrap", "iproute2", "kmod"]
 READY_SECONDS = 120
@@ -33,7 +33,7 @@ class NativeCluster:
         """Installs what is missing, starts the node, and waits until it is Ready."""
         layout = self._layout() if self._running() is not None else self._begin()
         self._wait_for_containerd(layout)
-        self.load([images.pause()])
+        self.load([builder.pause()])
         self._wait_for_node(layout)
 
     def _begin(self) -> Layout:
@@ -57,7 +57,7 @@ class NativeCluster:
         for reference in references:
             if reference not in present:
                 print(f"Loading {reference} ...", flush=True)
-                subprocess.run([*ctr, "import", str(images.archive(reference))], check=True, stdout=subprocess.DEVNULL)
+                subprocess.run([*ctr, "import", str(builder.archive(reference))], check=True, stdout=subprocess.DEVNULL)
 
     def kubeconfig(self) -> Path:
         """The administrator's kubeconfig."""
@@ -93,11 +93,11 @@ class NativeCluster:
         with contextlib.suppress(FileNotFoundError, ValueError):
             pid = int((self.folder / "supervisor.pid").read_text())
             command = Path(f"/proc/{pid}/cmdline").read_bytes().decode()
-            return pid if "tests.cluster.node.supervise" in command and str(self.folder) in command else None
+            return pid if "dev.cluster.node.supervise" in command and str(self.folder) in command else None
         return None
 
     def _start(self, layout: Layout) -> None:
-        supervisor = [sys.executable, "-m", "tests.cluster.node.supervise", layout.name, str(layout.slot), str(layout.folder)]
+        supervisor = [sys.executable, "-m", "dev.cluster.node.supervise", layout.name, str(layout.slot), str(layout.folder)]
         with (self.folder / "supervisor.log").open("wb") as log:
             self._process = process = subprocess.Popen(
                 ["unshare", "--net", "--mount", "--propagation", "private", "--pid", "--fork", "--mount-proc", "--", *supervisor],

@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from tests.cluster import images
-from tests.cluster.interface import REPOSITORY, Cluster, ClusterError
+from dev.cluster.interface import REPOSITORY, Cluster, ClusterError
+from dev.images import builder
 
 SYSTEM = "dspy-system"
 OVERLAY = "manifests/overlays/demo"
@@ -30,7 +30,7 @@ def deploy(cluster: Cluster, variables: Mapping[str, str] | None = None) -> None
 
     `variables` are more environment variables of the operator.
     """
-    references = images.build()
+    references = builder.build()
     cluster.load(list(references.values()))
     rendered = kubectl(cluster, "kustomize", str(REPOSITORY / OVERLAY))
     objects = [_with_local_images(item, references, variables or {}) for item in yaml.safe_load_all(rendered)]
@@ -49,7 +49,7 @@ def _with_local_images(item: dict[str, Any], references: Mapping[str, str], vari
         ours = {
             "DSPY_OPERATOR_GATEWAY_IMAGE": references["gateway"],
             "DSPY_OPERATOR_RUNTIME_IMAGE": references["runtime"],
-            "DSPY_OPERATOR_RUNTIME_PYTHONS": json.dumps([images.python()]),
+            "DSPY_OPERATOR_RUNTIME_PYTHONS": json.dumps([builder.python()]),
             **variables,
         }
         known = [variable for variable in container["env"] if variable["name"] not in ours]

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from tests.cluster.interface import REPOSITORY
+from dev.cluster.interface import REPOSITORY
 
 NAMESPACE = "shop"
 NAME = "support-triage"

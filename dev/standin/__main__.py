@@ -1,4 +1,4 @@
-"""`python -m tests.standin`: the stand-in LM provider, its settings, and steady traffic to a program."""
+"""`python -m dev.standin`: the stand-in LM provider, its settings, and steady traffic to a program."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import aiohttp
 import click
 from aiohttp import web
 
-from tests.standin.server import Provider
-from tests.standin.traffic import send
+from dev.standin.server import Provider
+from dev.standin.traffic import send
 
 
 @click.group()

@@ -13,11 +13,11 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
 
-from tests.cluster.choose import cluster as choose
-from tests.cluster.deploy import deploy, kubectl
-from tests.cluster.interface import Cluster, ClusterError
-from tests.demo.story import NAME, NAMESPACE, POLICY, RATE, the_program
-from tests.world import Answer, Traffic, World
+from dev.cluster.choose import cluster as choose
+from dev.cluster.deploy import deploy, kubectl
+from dev.cluster.interface import Cluster, ClusterError
+from dev.demo.story import NAME, NAMESPACE, POLICY, RATE, the_program
+from dev.world import Answer, Traffic, World
 
 CLUSTER = "dspy"
 LOOK_SECONDS = 0.5

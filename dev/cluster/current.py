@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.cluster.interface import ClusterError
+from dev.cluster.interface import ClusterError
 
 
 class CurrentCluster:
