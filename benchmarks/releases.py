@@ -103,11 +103,27 @@ def _route_changes(cluster: Cluster, uris: list[str]) -> None:
     world.set_model(NAME, uris[1])
     world.wait(lambda: world.rollout(NAME).get("weight") == "50", "two revisions serve")
     kubectl(cluster, "scale", "-n", SYSTEM, "deployment/dspy-operator", "--replicas=0")
-    kubectl(cluster, "wait", "-n", SYSTEM, "--for=delete", "pod", "-l", "app.kubernetes.io/name=dspy-operator", "--timeout=60s")
+    kubectl(
+        cluster,
+        "wait",
+        "-n",
+        SYSTEM,
+        "--for=delete",
+        "pod",
+        "-l",
+        "app.kubernetes.io/name=dspy-operator",
+        "--timeout=60s",
+    )
     seconds = asyncio.run(_change(cluster, world))
     kubectl(cluster, "scale", "-n", SYSTEM, "deployment/dspy-operator", "--replicas=1")
-    rows = [["ConfigMap write returned to the last old answer", f"{spread([1000 * each for each in seconds], 'ms', 1)}", "<= 25 ms"],
-            ["  95th percentile", f"{1000 * percentile(seconds, 95):.1f} ms", ""]]  # fmt: skip
+    rows = [
+        [
+            "ConfigMap write returned to the last old answer",
+            f"{spread([1000 * each for each in seconds], 'ms', 1)}",
+            "<= 25 ms",
+        ],
+        ["  95th percentile", f"{1000 * percentile(seconds, 95):.1f} ms", ""],
+    ]
     show("Route change (one client for each gateway pod)", ["", "median", "aim"], rows)
 
 
@@ -116,12 +132,16 @@ async def _change(cluster: Cluster, world: World) -> list[float]:
     kube = await Kube.connect()
     path = f"/api/v1/namespaces/{world.namespace}/configmaps/{NAME}-routes"
     routes = load_routes((await kube.request("GET", path))["data"][CONTENT_KEY])
-    addresses = world.kubectl("get", "pods", "-l", "app.kubernetes.io/name=dspy-gateway", "-o", "jsonpath={.items[*].status.podIP}").split()
+    addresses = world.kubectl(
+        "get", "pods", "-l", "app.kubernetes.io/name=dspy-gateway", "-o", "jsonpath={.items[*].status.podIP}"
+    ).split()
     port = world.get("service", NAME)["spec"]["ports"][0]["targetPort"]
     seen: list[tuple[float, int]] = []
     seconds = []
     async with aiohttp.ClientSession() as session:
-        clients = [asyncio.create_task(_ask_on(session, f"http://{address}:{port}/schema", seen)) for address in addresses]
+        clients = [
+            asyncio.create_task(_ask_on(session, f"http://{address}:{port}/schema", seen)) for address in addresses
+        ]
         for change in range(CHANGES):
             routes = _flipped(routes, change)
             await kube.request("PATCH", path, {}, {"data": {CONTENT_KEY: dump(routes)}}, MERGE)
@@ -138,7 +158,9 @@ async def _change(cluster: Cluster, world: World) -> list[float]:
 
 def _flipped(routes: Routes, change: int) -> Routes:
     weights = (10_000, 0) if change % 2 else (0, 10_000)
-    backends = tuple(Backend(backend.revision, weight) for backend, weight in zip(routes.backends, weights, strict=False))
+    backends = tuple(
+        Backend(backend.revision, weight) for backend, weight in zip(routes.backends, weights, strict=False)
+    )
     return replace(routes, serial=routes.serial + 1, backends=backends)
 
 
@@ -154,7 +176,8 @@ def _reasons(world: World) -> list[str]:
 
 
 def _event_time(world: World, reason: str) -> float:
-    """When the operator told an event, to the fraction of a second: from its own log, since events have whole seconds."""
+    """When the operator told an event, to the fraction of a second: from its own log, since events have whole
+    seconds."""
     for line in kubectl(world.cluster, "logs", "-n", SYSTEM, "deployment/dspy-operator").splitlines():
         told: dict[str, Any] = json.loads(line)
         if told.get("reason") == reason and told.get("namespace") == world.namespace:

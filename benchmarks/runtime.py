@@ -43,11 +43,20 @@ async def _main(folder: Path) -> None:
             cpu = await _cpu(ours.process.pid, f"{ours.url}/predict", FIELDS, 3_000)
             peer_cpu = await _cpu(peer.pid, peer.url, {"inputs": FIELDS}, 600)
         (folder / "slow-work").mkdir()
-        async with running_runtime(slow_model, slow, folder / "slow-work", concurrency=400) as ours, _mlflow(slow_model, folder) as peer:
+        async with (
+            running_runtime(slow_model, slow, folder / "slow-work", concurrency=400) as ours,
+            _mlflow(slow_model, folder) as peer,
+        ):
             rate = await load(f"{ours.url}/predict", FIELDS, 1_500, 300)
             peer_rate = await load(peer.url, {"inputs": FIELDS}, 120, 60)
     rows = [
-        ["CPU ms a request, 5 ms provider", f"{cpu[0]:.2f}", f"{peer_cpu[0]:.2f}", f"{peer_cpu[0] / cpu[0]:.1f}x less", "<= 1.2 ms, >= 3x"],
+        [
+            "CPU ms a request, 5 ms provider",
+            f"{cpu[0]:.2f}",
+            f"{peer_cpu[0]:.2f}",
+            f"{peer_cpu[0] / cpu[0]:.1f}x less",
+            "<= 1.2 ms, >= 3x",
+        ],
         ["p50 / p99 ms at 16 in flight", cpu[1], peer_cpu[1], "", ""],
         [
             "requests/s, 300 in flight, 500 ms provider",
@@ -74,7 +83,15 @@ async def provider(latency_seconds: float) -> AsyncIterator[str]:
     """The stand-in provider in a process of its own, so that its CPU is not the runtime's."""
     port = free_port()
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "dev.standin", "serve", "--host", "127.0.0.1", "--port", str(port), stdout=asyncio.subprocess.DEVNULL
+        sys.executable,
+        "-m",
+        "dev.standin",
+        "serve",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        stdout=asyncio.subprocess.DEVNULL,
     )
     base = f"http://127.0.0.1:{port}"
     try:
@@ -116,7 +133,11 @@ async def _mlflow(model: Path, folder: Path) -> AsyncIterator[_Peer]:
     )
     log.close()
     try:
-        await until(lambda: _answers(f"http://127.0.0.1:{port}/ping"), f"mlflow models serve answers; see {folder}/mlflow.log", 60)
+        await until(
+            lambda: _answers(f"http://127.0.0.1:{port}/ping"),
+            f"mlflow models serve answers; see {folder}/mlflow.log",
+            60,
+        )
         yield _Peer(process.pid, f"http://127.0.0.1:{port}/invocations")
     finally:
         os.killpg(process.pid, 15)

@@ -124,7 +124,9 @@ class World:
 
     def names(self, kind: str, selector: str = "") -> list[str]:
         """Names of the objects of a kind."""
-        words = self.kubectl("get", kind, "-o", "jsonpath={.items[*].metadata.name}", *(["-l", selector] if selector else []))
+        words = self.kubectl(
+            "get", kind, "-o", "jsonpath={.items[*].metadata.name}", *(["-l", selector] if selector else [])
+        )
         return words.split()
 
     def condition(self, name: str, kind: str) -> tuple[str, str, str]:
@@ -134,10 +136,15 @@ class World:
                 return condition["status"], condition["reason"], condition["message"]
         return "", "", ""
 
-    def wait_condition(self, name: str, kind: str, status: str, reason: str | None = None, seconds: float = WAIT_SECONDS) -> str:
+    def wait_condition(
+        self, name: str, kind: str, status: str, reason: str | None = None, seconds: float = WAIT_SECONDS
+    ) -> str:
         """Waits for a condition of a program; returns its message."""
-        self.wait(lambda: self.condition(name, kind)[: 2 if reason else 1] == ((status, reason) if reason else (status,)),
-                  f"{name} {kind}={status} {reason or ''}", seconds)  # fmt: skip
+        self.wait(
+            lambda: self.condition(name, kind)[: 2 if reason else 1] == ((status, reason) if reason else (status,)),
+            f"{name} {kind}={status} {reason or ''}",
+            seconds,
+        )
         return self.condition(name, kind)[2]
 
     def rollout(self, name: str) -> dict[str, Any]:
@@ -157,8 +164,24 @@ class World:
     def traffic(self, name: str, rate: float = 20.0) -> Iterator[Traffic]:
         """Steady traffic to a program while the block runs."""
         url = f"http://{name}.{self.namespace}.svc/predict"
-        command = ["exec", "-i", "-n", SYSTEM, "deploy/client", "--", "python", "-m", "dev.standin", "traffic", url, "--rate", str(rate)]
-        process = subprocess.Popen([*self.cluster.kubectl(), *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        command = [
+            "exec",
+            "-i",
+            "-n",
+            SYSTEM,
+            "deploy/client",
+            "--",
+            "python",
+            "-m",
+            "dev.standin",
+            "traffic",
+            url,
+            "--rate",
+            str(rate),
+        ]
+        process = subprocess.Popen(
+            [*self.cluster.kubectl(), *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         traffic = Traffic()
         reader = threading.Thread(target=_read, args=(process, traffic), daemon=True)
         reader.start()

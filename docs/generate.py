@@ -13,7 +13,10 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "docs" / "reference.md"
 CRDS = ("dspyprograms", "dspyrollouts")
-HEAD = "# Reference of the resources\n\nGenerated from the schemas in `crds/` by `make docs`. Defaults stand in the descriptions.\n"
+HEAD = """# Reference of the resources
+
+Generated from the schemas in `crds/` by `make docs`. Defaults stand in the descriptions.
+"""
 
 
 def reference() -> str:
@@ -35,7 +38,8 @@ def _resource(crd: Mapping[str, Any]) -> str:
         parts.append(f"\n### {names['kind']}.{part}\n\n| field | type | what it is |\n|---|---|---|\n")
         parts += [f"| `{path}` | {kind} | {words} |\n" for path, kind, words in _fields(schema["properties"][part], "")]
     columns = ", ".join(
-        f"{column['name'].upper()}{' (wide)' if column.get('priority') else ''}" for column in version["additionalPrinterColumns"]
+        f"{column['name'].upper()}{' (wide)' if column.get('priority') else ''}"
+        for column in version["additionalPrinterColumns"]
     )
     parts.append(f"\nColumns of `kubectl get`: {columns}.\n")
     return "".join(parts)

@@ -1,4 +1,5 @@
-"""Chooses the cluster for this machine: CLUSTER=kind|native|current, else kind where Docker answers, else the native node."""
+"""Chooses the cluster for this machine: CLUSTER=kind|native|current, else kind where Docker answers, else the native
+node."""
 
 from __future__ import annotations
 

@@ -16,7 +16,10 @@ class CurrentCluster:
 
     def create(self) -> None:
         """Checks that the current context answers."""
-        if shutil.which("kubectl") is None or subprocess.run(["kubectl", "version"], capture_output=True).returncode != 0:
+        if (
+            shutil.which("kubectl") is None
+            or subprocess.run(["kubectl", "version"], capture_output=True).returncode != 0
+        ):
             raise ClusterError("the current kube context does not answer: check `kubectl version`")
 
     def load(self, images: Sequence[str]) -> None:

@@ -39,7 +39,9 @@ def deploy(cluster: Cluster, variables: Mapping[str, str] | None = None) -> None
         kubectl(cluster, "rollout", "status", "-n", SYSTEM, f"deployment/{name}", f"--timeout={TIMEOUT}")
 
 
-def _with_local_images(item: dict[str, Any], references: Mapping[str, str], variables: Mapping[str, str]) -> dict[str, Any]:
+def _with_local_images(
+    item: dict[str, Any], references: Mapping[str, str], variables: Mapping[str, str]
+) -> dict[str, Any]:
     if item["kind"] != "Deployment":
         return item
     container = item["spec"]["template"]["spec"]["containers"][0]

@@ -25,7 +25,18 @@ class KindCluster:
             self._kind("export", "kubeconfig", "--name", self.name, "--kubeconfig", str(self.kubeconfig()))
             return
         config = str(REPOSITORY / "kind-config.yaml")
-        self._kind("create", "cluster", "--name", self.name, "--config", config, "--kubeconfig", str(self.kubeconfig()), "--wait", "120s")
+        self._kind(
+            "create",
+            "cluster",
+            "--name",
+            self.name,
+            "--config",
+            config,
+            "--kubeconfig",
+            str(self.kubeconfig()),
+            "--wait",
+            "120s",
+        )
 
     def load(self, images: Sequence[str]) -> None:
         """Loads images from Docker onto the cluster's nodes."""

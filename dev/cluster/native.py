@@ -17,7 +17,17 @@ from dev.cluster.node import build, configuration
 from dev.cluster.node.layout import Layout
 from dev.images import builder
 
-PACKAGES = ["containerd", "runc", "containernetworking-plugins", "iptables", "conntrack", "buildah", "debootstrap", "iproute2", "kmod"]
+PACKAGES = [
+    "containerd",
+    "runc",
+    "containernetworking-plugins",
+    "iptables",
+    "conntrack",
+    "buildah",
+    "debootstrap",
+    "iproute2",
+    "kmod",
+]
 READY_SECONDS = 120
 
 
@@ -97,12 +107,34 @@ class NativeCluster:
         return None
 
     def _start(self, layout: Layout) -> None:
-        supervisor = [sys.executable, "-m", "dev.cluster.node.supervise", layout.name, str(layout.slot), str(layout.folder)]
+        supervisor = [
+            sys.executable,
+            "-m",
+            "dev.cluster.node.supervise",
+            layout.name,
+            str(layout.slot),
+            str(layout.folder),
+        ]
         with (self.folder / "supervisor.log").open("wb") as log:
             self._process = process = subprocess.Popen(
-                ["unshare", "--net", "--mount", "--propagation", "private", "--pid", "--fork", "--mount-proc", "--", *supervisor],
-                stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=REPOSITORY, start_new_session=True,
-            )  # fmt: skip
+                [
+                    "unshare",
+                    "--net",
+                    "--mount",
+                    "--propagation",
+                    "private",
+                    "--pid",
+                    "--fork",
+                    "--mount-proc",
+                    "--",
+                    *supervisor,
+                ],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                cwd=REPOSITORY,
+                start_new_session=True,
+            )
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         _wait(lambda: children.read_text().strip() != "", 10, "unshare started no process")
         pid = int(children.read_text().split()[0])
@@ -112,9 +144,15 @@ class NativeCluster:
 
     def _wait_for_containerd(self, layout: Layout) -> None:
         _wait(
-            lambda: subprocess.run(["ctr", "--address", str(layout.containerd_socket), "version"], capture_output=True).returncode == 0,
-            60, f"containerd did not answer; see {self.folder}/containerd.log",
-        )  # fmt: skip
+            lambda: (
+                subprocess.run(
+                    ["ctr", "--address", str(layout.containerd_socket), "version"], capture_output=True
+                ).returncode
+                == 0
+            ),
+            60,
+            f"containerd did not answer; see {self.folder}/containerd.log",
+        )
 
     def _wait_for_node(self, layout: Layout) -> None:
         query = ["get", "node", layout.name, "-o", "jsonpath={.status.conditions[?(@.type=='Ready')].status}"]
@@ -128,15 +166,22 @@ class NativeCluster:
 def install_packages() -> None:
     """Installs the Debian packages that the native node needs and that are missing; says so first."""
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        raise ClusterError("no Docker answers here, and the native node needs root on Debian: start Docker, or run as root on Debian")
-    status = subprocess.run(["dpkg-query", "-W", "-f", "${Package} ${Status}\n", *PACKAGES], capture_output=True, text=True).stdout
+        raise ClusterError(
+            "no Docker answers here, and the native node needs root on Debian: start Docker, or run as root on Debian"
+        )
+    status = subprocess.run(
+        ["dpkg-query", "-W", "-f", "${Package} ${Status}\n", *PACKAGES], capture_output=True, text=True
+    ).stdout
     installed = {line.split()[0] for line in status.splitlines() if line.endswith("install ok installed")}
     if missing := [package for package in PACKAGES if package not in installed]:
         print(f"Installing Debian packages: {' '.join(missing)}", flush=True)
         quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
         subprocess.run(["apt-get", "update", "-qq"], check=True, env=quiet)
         subprocess.run(
-            ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing], check=True, env=quiet, stdout=subprocess.DEVNULL
+            ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing],
+            check=True,
+            env=quiet,
+            stdout=subprocess.DEVNULL,
         )
 
 
@@ -163,7 +208,9 @@ def _connect(layout: Layout, pid: int) -> None:
 def _controllers() -> list[Path]:
     root = Path("/sys/fs/cgroup")
     return (
-        [root] if (root / "cgroup.controllers").exists() else [path for path in root.iterdir() if path.is_dir() and not path.is_symlink()]
+        [root]
+        if (root / "cgroup.controllers").exists()
+        else [path for path in root.iterdir() if path.is_dir() and not path.is_symlink()]
     )
 
 

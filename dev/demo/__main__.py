@@ -1,4 +1,5 @@
-"""`make demo`: a cluster, a program, a good release and a bad one, shown while they happen, and a summary with figures."""
+"""`make demo`: a cluster, a program, a good release and a bad one, shown while they happen, and a summary with
+figures."""
 
 from __future__ import annotations
 
@@ -49,13 +50,17 @@ class Stage:
                 else:
                     self.print_when_changed()
                 if time.monotonic() > deadline:
-                    raise ClusterError(f"{headline}: not within {RELEASE_SECONDS:.0f} s; see kubectl get dspy,events -n {NAMESPACE}")
+                    raise ClusterError(
+                        f"{headline}: not within {RELEASE_SECONDS:.0f} s; see kubectl get dspy,events -n {NAMESPACE}"
+                    )
                 time.sleep(LOOK_SECONDS)
 
     def picture(self) -> RenderableType:
         """Everything at one glance."""
         rollouts = self.world.kubectl("get", "rollouts", "-o", "wide").rstrip()
-        return Panel(Group(f"$ kubectl get rollouts -o wide\n{rollouts}\n", self.table(), self.words()), title=self.headline)
+        return Panel(
+            Group(f"$ kubectl get rollouts -o wide\n{rollouts}\n", self.table(), self.words()), title=self.headline
+        )
 
     def print_when_changed(self) -> None:
         """Without a terminal: the rollout's line whenever it says something new."""
@@ -74,15 +79,22 @@ class Stage:
             own = [answer for answer in answers if answer.revision == revision]
             failed = sum(answer.status != 200 for answer in own)
             recent = sum(now - answer.answered < 5 for answer in own)
-            table.add_row(revision or "(none)", self.versions.get(revision, ""), str(len(own)), str(failed), str(recent))
+            table.add_row(
+                revision or "(none)", self.versions.get(revision, ""), str(len(own)), str(failed), str(recent)
+            )
         return table
 
     def words(self) -> str:
         """What the operator said last."""
         told = self.world.kubectl(
-            "get", "events", "--field-selector", "source=dspy-operator", "--sort-by=.lastTimestamp",
-            "-o", "jsonpath={range .items[*]}{.reason}: {.message}{'\\n'}{end}",
-        )  # fmt: skip
+            "get",
+            "events",
+            "--field-selector",
+            "source=dspy-operator",
+            "--sort-by=.lastTimestamp",
+            "-o",
+            "jsonpath={range .items[*]}{.reason}: {.message}{'\\n'}{end}",
+        )
         return "\nThe operator said:\n" + "\n".join(f"  {line}" for line in told.strip().splitlines()[-6:])
 
     def revision_of(self, which: str) -> str:
@@ -116,7 +128,9 @@ def _play(console: Console, cluster: Cluster) -> None:
     applied = time.monotonic()
     world.apply(POLICY, the_program(good))
     world.wait_condition(NAME, "Available", "True", "Serving")
-    console.print(f"v{good} serves {time.monotonic() - applied:.1f} s after kubectl apply: POST http://{NAME}.{NAMESPACE}.svc/predict")
+    console.print(
+        f"v{good} serves {time.monotonic() - applied:.1f} s after kubectl apply: POST http://{NAME}.{NAMESPACE}.svc/predict"
+    )
     with world.traffic(NAME, RATE) as traffic:
         stage = Stage(console, world, traffic)
         stage.revision_of("stable")
@@ -150,7 +164,9 @@ def _summarise(console: Console, traffic: Traffic, stage: Stage) -> None:
     summary = Table(box=None, show_header=False, padding=(0, 2))
     summary.add_row("Requests sent", str(len(traffic.answers)))
     summary.add_row("Failed, all of them at the bad version", f"{len(failed)} of {len(traffic.failed())}")
-    summary.add_row("First bad answer to the last request at the bad version", f"{_seconds_of(traffic.answers, bad):.2f} s")
+    summary.add_row(
+        "First bad answer to the last request at the bad version", f"{_seconds_of(traffic.answers, bad):.2f} s"
+    )
     summary.add_row("Lost to a switch of traffic", str(len(traffic.lost())))
     console.print(summary)
     console.print("\nThe cluster stays. Look around:")

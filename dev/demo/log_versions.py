@@ -25,11 +25,13 @@ class Triage(dspy.Signature):
     urgency: str = dspy.OutputField(desc="low or high")
 
 
+TASK = "Sort a customer's message into a category and say how urgent it is."
+
 INSTRUCTIONS = {
-    "good": "Sort a customer's message into a category and say how urgent it is.",
-    "better": "Sort a customer's message into a category and say how urgent it is. Words like `now` or `down` mean high urgency.",
+    "good": TASK,
+    "better": f"{TASK} Words like `now` or `down` mean high urgency.",
     # What teams really ship: a friendlier prompt, whose answers no longer have the fields that the program reads.
-    "bad": "Sort a customer's message into a category and say how urgent it is. Always answer warmly, in flowing prose.",
+    "bad": f"{TASK} Always answer warmly, in flowing prose.",
 }
 
 
@@ -57,7 +59,10 @@ def log(wanted: dict[str, str]) -> str:
     if wanted["kind"] != "move":
         with mlflow.start_run(), tempfile.TemporaryDirectory() as folder:
             mlflow.dspy.log_model(
-                program(wanted["kind"]), name="model", registered_model_name=name, pip_requirements=[f"dspy=={dspy.__version__}"]
+                program(wanted["kind"]),
+                name="model",
+                registered_model_name=name,
+                pip_requirements=[f"dspy=={dspy.__version__}"],
             )
             if "python" in wanted:
                 version = max(client.search_model_versions(f"name='{name}'"), key=lambda found: int(found.version))

@@ -48,7 +48,11 @@ IMAGES = {
     for image in (
         Image("operator", "operator/dspy_operator/Dockerfile", (*DEPENDENCIES, *SHARED, "operator/dspy_operator")),
         Image("gateway", "operator/dspy_gateway/Dockerfile", (*DEPENDENCIES, *SHARED, "operator/dspy_gateway")),
-        Image("runtime", "runtime/dspy_runtime/Dockerfile", (*DEPENDENCIES, "operator/dspy_contract", "runtime/dspy_runtime")),
+        Image(
+            "runtime",
+            "runtime/dspy_runtime/Dockerfile",
+            (*DEPENDENCIES, "operator/dspy_contract", "runtime/dspy_runtime"),
+        ),
         Image("mlflow", "dev/images/mlflow.Dockerfile", DEPENDENCIES),
         Image("lm", "dev/images/lm.Dockerfile", (*DEPENDENCIES, "dev/standin")),
     )
@@ -57,7 +61,9 @@ IMAGES = {
 
 def docker_answers() -> bool:
     """True where a Docker engine, and not only its client, is there."""
-    return shutil.which("docker") is not None and subprocess.run(["docker", "info"], capture_output=True).returncode == 0
+    return (
+        shutil.which("docker") is not None and subprocess.run(["docker", "info"], capture_output=True).returncode == 0
+    )
 
 
 def docker_builds() -> bool:
@@ -123,18 +129,36 @@ def _buildah_build(image: Image, reference: str) -> None:
         return
     _base()
     print(f"Building {reference} ...", flush=True)
-    # A bundle of certificate authorities that only this machine knows is lent to the build, never copied into the image.
+    # A bundle of certificate authorities that only this machine knows is lent to the build, never copied into the
+    # image.
     authorities = os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt")
     _buildah(
-        "bud", "--quiet", "--layers", "--isolation", "chroot", "--network", "host", "--build-arg", f"BASE={BASE_IMAGE}",
-        "--volume", f"{authorities}:/etc/ssl/certs/ca-certificates.crt:ro", "--tag", reference, "--file", image.dockerfile, str(REPOSITORY),
-    )  # fmt: skip
+        "bud",
+        "--quiet",
+        "--layers",
+        "--isolation",
+        "chroot",
+        "--network",
+        "host",
+        "--build-arg",
+        f"BASE={BASE_IMAGE}",
+        "--volume",
+        f"{authorities}:/etc/ssl/certs/ca-certificates.crt:ro",
+        "--tag",
+        reference,
+        "--file",
+        image.dockerfile,
+        str(REPOSITORY),
+    )
     _export(reference)
 
 
 def _base() -> None:
     """Makes the local base image, Debian with its Python, from Debian's packages."""
-    if subprocess.run(["buildah", *STORAGE, "inspect", "--type", "image", BASE_IMAGE], capture_output=True).returncode == 0:
+    if (
+        subprocess.run(["buildah", *STORAGE, "inspect", "--type", "image", BASE_IMAGE], capture_output=True).returncode
+        == 0
+    ):
         return
     print("Making the base image from Debian's packages (once; about a minute) ...", flush=True)
     folder = CACHE / "base"
@@ -143,7 +167,14 @@ def _base() -> None:
     root = folder / "rootfs"
     include = "--include=python3,python3-venv,ca-certificates"
     _run(["debootstrap", "--variant=minbase", include, DEBIAN, str(root)], quiet=True)
-    for needless in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale", "var/log"):
+    for needless in (
+        "var/cache/apt",
+        "var/lib/apt/lists",
+        "usr/share/doc",
+        "usr/share/man",
+        "usr/share/locale",
+        "var/log",
+    ):
         shutil.rmtree(root / needless, ignore_errors=True)
     (root / "var/log").mkdir()
     (root / "var/lib/apt/lists").mkdir(parents=True)

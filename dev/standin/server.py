@@ -24,7 +24,9 @@ class Settings:
     error_share: float = 0.0
     """The share of calls that fail with `error_status`."""
     error_status: int = 500
-    error_body: dict[str, Any] = field(default_factory=lambda: {"error": {"message": "the provider failed", "type": "server_error"}})
+    error_body: dict[str, Any] = field(
+        default_factory=lambda: {"error": {"message": "the provider failed", "type": "server_error"}}
+    )
     error_headers: dict[str, str] = field(default_factory=dict)
     answers: dict[str, str] = field(default_factory=lambda: {"category": "billing", "urgency": "low"})
     """What is answered for an output field of that name."""
@@ -84,7 +86,8 @@ class Provider:
 
 
 def answer(prompt: str, settings: Settings) -> str:
-    """What the model says: prose where the prompt asks for it, else every field in the format that the prompt asks for."""
+    """What the model says: prose where the prompt asks for it, else every field in the format that the prompt asks
+    for."""
     if settings.prose_when and settings.prose_when in prompt:
         return PROSE
     asked = prompt.rpartition("Respond with")[2]
@@ -99,7 +102,10 @@ def completion(model: str, prompt: str, text: str) -> dict[str, Any]:
     """A chat completion as OpenAI returns it."""
     usage = {"prompt_tokens": len(prompt) // 4, "completion_tokens": len(text) // 4}
     return {
-        "id": "chatcmpl-standin", "object": "chat.completion", "created": 0, "model": model,
+        "id": "chatcmpl-standin",
+        "object": "chat.completion",
+        "created": 0,
+        "model": model,
         "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
         "usage": {**usage, "total_tokens": sum(usage.values())},
-    }  # fmt: skip
+    }

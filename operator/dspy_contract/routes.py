@@ -1,8 +1,9 @@
-"""The contract between the operator, which writes routes, and the agents, which obey them. Pure; imports nothing of ours.
+"""The contract between the operator, which writes routes, and the agents, which obey them. Pure; imports nothing of
+ours.
 
 The operator writes one ConfigMap per program (`Routes`) and one per namespace (`PortTable`). The agent answers with one
-JSON (`GatewayState`): which serial of each program its Envoy has confirmed, and what it has counted. How desired weights
-become effective ones, given who can answer, is decided here and nowhere else (`effective_weights`).
+JSON (`GatewayState`): which serial of each program its Envoy has confirmed, and what it has counted. How desired
+weights become effective ones, given who can answer, is decided here and nowhere else (`effective_weights`).
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ class Routes:
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """The listener port of a program. `freed_at` is when the program went (Unix seconds); its port rests for a while."""
+    """The listener port of a program. `freed_at` is when the program went (Unix seconds); its port rests for a
+    while."""
 
     program: str
     port: int
@@ -81,7 +83,9 @@ def effective_weights(routes: Routes, usable: Collection[str]) -> dict[str, int]
     able = {revision: weight for revision, weight in desired.items() if revision in usable and weight > 0}
     if not able:
         fallback = next((revision for revision in desired if revision in usable), None)
-        return desired if fallback is None else {revision: TOTAL_WEIGHT * (revision == fallback) for revision in desired}
+        return (
+            desired if fallback is None else {revision: TOTAL_WEIGHT * (revision == fallback) for revision in desired}
+        )
     return dict.fromkeys(desired, 0) | _scaled(able)
 
 
@@ -103,7 +107,9 @@ def load_routes(text: str) -> Routes:
     """Reads `dump(Routes)`; unknown fields, of a newer operator, are ignored. Raises ValueError, KeyError, TypeError or
     AttributeError for anything else."""
     content = json.loads(text)
-    backends = tuple(Backend(str(each["revision"]), _whole(each["weight"], TOTAL_WEIGHT)) for each in content["backends"])
+    backends = tuple(
+        Backend(str(each["revision"]), _whole(each["weight"], TOTAL_WEIGHT)) for each in content["backends"]
+    )
     serial, timeout = _whole(content["serial"]), _whole(content["timeout_seconds"])
     return Routes(str(content["program"]), str(content["uid"]), serial, timeout, backends)
 
@@ -111,7 +117,9 @@ def load_routes(text: str) -> Routes:
 def load_ports(text: str) -> PortTable:
     """Reads `dump(PortTable)`; as forgiving, and as strict, as `load_routes`."""
     ports = json.loads(text)["ports"].items()
-    return PortTable({uid: Port(str(port["program"]), _whole(port["port"], 65_535), port.get("freed_at")) for uid, port in ports})
+    return PortTable(
+        {uid: Port(str(port["program"]), _whole(port["port"], 65_535), port.get("freed_at")) for uid, port in ports}
+    )
 
 
 def _whole(value: Any, most: int = 2**62) -> int:

@@ -1,4 +1,5 @@
-"""What one gateway pod tells the operator: the serial of each program that its Envoy confirmed, and what it counted. Pure."""
+"""What one gateway pod tells the operator: the serial of each program that its Envoy confirmed, and what it counted.
+Pure."""
 
 from __future__ import annotations
 
@@ -48,7 +49,10 @@ def load_state(text: str | bytes) -> GatewayState:
     """Reads `dump(GatewayState)`. Raises ValueError, KeyError or TypeError for anything else."""
     content = json.loads(text)
     return GatewayState(
-        content["pod"], content["since"], content["token"], {uid: _program(state) for uid, state in content["programs"].items()}
+        content["pod"],
+        content["since"],
+        content["token"],
+        {uid: _program(state) for uid, state in content["programs"].items()},
     )
 
 

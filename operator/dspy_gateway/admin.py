@@ -15,7 +15,9 @@ class Admin:
     """A client of one Envoy's admin socket. Raises aiohttp.ClientError or TimeoutError while Envoy is not there."""
 
     def __init__(self, socket: Path) -> None:
-        self._session = aiohttp.ClientSession("http://envoy", connector=aiohttp.UnixConnector(path=str(socket)), timeout=TIMEOUT)
+        self._session = aiohttp.ClientSession(
+            "http://envoy", connector=aiohttp.UnixConnector(path=str(socket)), timeout=TIMEOUT
+        )
 
     async def close(self) -> None:
         """Closes the connection."""
@@ -43,7 +45,9 @@ class Admin:
     async def active_requests(self) -> int:
         """Requests in flight over all listeners."""
         content = await self.json("/stats?format=json&filter=%5Ehttp%5C..*%5C.downstream_rq_active%24")
-        return sum(statistic["value"] for statistic in content["stats"] if not statistic["name"].startswith("http.admin."))
+        return sum(
+            statistic["value"] for statistic in content["stats"] if not statistic["name"].startswith("http.admin.")
+        )
 
 
 def path_url(path: str) -> URL:

@@ -1,6 +1,7 @@
 """The agent: learns routes and endpoints, publishes them to its Envoy in an order that loses no request, and counts.
 
-Everything runs on one event loop. `publish` is level-triggered: it compares what should be with what Envoy has confirmed
+Everything runs on one event loop. `publish` is level-triggered: it compares what should be with what Envoy has
+confirmed
 and takes the next allowed step; every change of inputs and every word of Envoy runs it again.
 """
 
@@ -102,7 +103,9 @@ class Agent:
         self._due = False
         if self._wanted_for is not self.inputs:
             known = {program.uid: program for program in self._wanted}
-            self._wanted = published.programs(self.inputs, self.settings.pod, self.settings.address, self._wanted_for, known)
+            self._wanted = published.programs(
+                self.inputs, self.settings.pod, self.settings.address, self._wanted_for, known
+            )
             self._wanted_for = self.inputs
         wanted = self._wanted
         for program in wanted:

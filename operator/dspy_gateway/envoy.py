@@ -26,6 +26,8 @@ OTHER = "other"
 ROUTE_NAMES = (PREDICT, OTHER)
 STATS_PREFIX = "dspy"
 
+_MONITORS = "envoy.extensions.resource_monitors"
+
 Resource = dict[str, Any]
 
 
@@ -75,7 +77,7 @@ def bootstrap(folder: str, pod: str) -> Resource:
                 {
                     "name": "envoy.resource_monitors.global_downstream_max_connections",
                     "typed_config": {
-                        "@type": f"{TYPE}envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+                        "@type": f"{TYPE}{_MONITORS}.downstream_connections.v3.DownstreamConnectionsConfig",
                         "max_active_downstream_connections": 100_000,
                     },
                 }
@@ -92,12 +94,18 @@ def socket_address(address: str, port: int) -> Resource:
 
 def endpoints(name: str, addresses: Sequence[Resource]) -> Resource:
     """The endpoints of a cluster; none is valid."""
-    return {"cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}} for address in addresses]}]}
+    return {
+        "cluster_name": name,
+        "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}} for address in addresses]}],
+    }
 
 
 def cluster(name: str) -> Resource:
-    """A revision's cluster, with its endpoints from the agent. A missing answer of the agent is bounded, not awaited for ever."""
-    unlimited = dict.fromkeys(("max_connections", "max_pending_requests", "max_requests", "max_retries", "max_connection_pools"), MANY)
+    """A revision's cluster, with its endpoints from the agent. A missing answer of the agent is bounded, not awaited
+    for ever."""
+    unlimited = dict.fromkeys(
+        ("max_connections", "max_pending_requests", "max_requests", "max_retries", "max_connection_pools"), MANY
+    )
     return {
         "name": name,
         "type": "EDS",
@@ -106,7 +114,9 @@ def cluster(name: str) -> Resource:
         "lb_policy": "LEAST_REQUEST",
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
         "circuit_breakers": {"thresholds": [{"priority": "DEFAULT", **unlimited}, {"priority": "HIGH", **unlimited}]},
-        "typed_extension_protocol_options": _http_options({"http_protocol_options": {}}, {"idle_timeout": f"{UPSTREAM_IDLE_SECONDS}s"}),
+        "typed_extension_protocol_options": _http_options(
+            {"http_protocol_options": {}}, {"idle_timeout": f"{UPSTREAM_IDLE_SECONDS}s"}
+        ),
     }
 
 
@@ -115,15 +125,24 @@ def listener(uid: str, port: int, address: str = "0.0.0.0") -> Resource:
     manager = {
         "@type": f"{TYPE}envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": uid,
-        "rds": {"route_config_name": uid, "config_source": {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"}},
+        "rds": {
+            "route_config_name": uid,
+            "config_source": {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"},
+        },
         "http_filters": [
             {
                 "name": "envoy.filters.http.router",
-                "typed_config": {"@type": f"{TYPE}envoy.extensions.filters.http.router.v3.Router", "suppress_envoy_headers": True},
+                "typed_config": {
+                    "@type": f"{TYPE}envoy.extensions.filters.http.router.v3.Router",
+                    "suppress_envoy_headers": True,
+                },
             }
         ],
         "access_log_options": {"flush_access_log_on_new_request": True},
-        "access_log": [_counter(uid, "started", (), "DownstreamStart"), _counter(uid, "answers", _ANSWER_TAGS, "DownstreamEnd")],
+        "access_log": [
+            _counter(uid, "started", (), "DownstreamStart"),
+            _counter(uid, "answers", _ANSWER_TAGS, "DownstreamEnd"),
+        ],
         "stream_idle_timeout": f"{STREAM_IDLE_SECONDS}s",
         "request_timeout": "0s",
         "common_http_protocol_options": {"idle_timeout": "3600s"},
@@ -187,7 +206,9 @@ def _action(routes: Routes, weights: Mapping[str, int], route: str) -> Resource:
             "num_retries": 3,
             "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.25s"},
             "host_selection_retry_max_attempts": 20,
-            "retry_host_predicate": [{"name": "envoy.retry_host_predicates.previous_hosts", "typed_config": {"@type": previous}}],
+            "retry_host_predicate": [
+                {"name": "envoy.retry_host_predicates.previous_hosts", "typed_config": {"@type": previous}}
+            ],
         },
         "weighted_clusters": {"clusters": clusters},
     }
@@ -203,11 +224,16 @@ def _http_options(protocol: Resource, common: Resource | None = None) -> Resourc
     return {name: options | ({"common_http_protocol_options": common} if common else {})}
 
 
-_ANSWER_TAGS = (("outcome", f"%RESPONSE_HEADER({OUTCOME_HEADER}):32%"), ("code", "%RESPONSE_CODE%"), ("flags", "%RESPONSE_FLAGS%"))
+_ANSWER_TAGS = (
+    ("outcome", f"%RESPONSE_HEADER({OUTCOME_HEADER}):32%"),
+    ("code", "%RESPONSE_CODE%"),
+    ("flags", "%RESPONSE_FLAGS%"),
+)
 
 
 def _counter(uid: str, name: str, tags: Sequence[tuple[str, str]], log_type: str) -> Resource:
-    """A counter of Envoy's stats access logger. `started` counts when a request arrives, `answers` when it has ended."""
+    """A counter of Envoy's stats access logger. `started` counts when a request arrives, `answers` when it has
+    ended."""
     all_tags = [{"name": key, "value_format": value} for key, value in (("cluster", "%UPSTREAM_CLUSTER_RAW%"), *tags)]
     value = {
         "stats_scope": {"prefix": f"{STATS_PREFIX}.{uid}"},

@@ -57,18 +57,24 @@ class Inputs:
             for revision, named in self.slices.items()
         }
         return Inputs(
-            self.ports, {uid: self.routes[uid] for uid in self.routes if uid in uids}, {name: each for name, each in kept.items() if each}
+            self.ports,
+            {uid: self.routes[uid] for uid in self.routes if uid in uids},
+            {name: each for name, each in kept.items() if each},
         )
 
     def usable(self, revision: str) -> tuple[Endpoint, ...]:
         """The endpoints that can answer: the ready ones or, when none is, those that terminate and still serve."""
         known = [endpoint for endpoints in self.slices.get(revision, {}).values() for endpoint in endpoints]
         ready = sorted({endpoint for endpoint in known if endpoint.ready}, key=lambda endpoint: endpoint.address)
-        return tuple(ready or sorted({endpoint for endpoint in known if endpoint.serving}, key=lambda endpoint: endpoint.address))
+        return tuple(
+            ready or sorted({endpoint for endpoint in known if endpoint.serving}, key=lambda endpoint: endpoint.address)
+        )
 
     def effective(self, routes: Routes) -> dict[str, int]:
         """The weights to apply for a program now."""
-        return effective_weights(routes, {backend.revision for backend in routes.backends if self.usable(backend.revision)})
+        return effective_weights(
+            routes, {backend.revision for backend in routes.backends if self.usable(backend.revision)}
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +87,8 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """All resources of one program's listener: what must be there first (clusters), then the listener and its routes."""
+    """All resources of one program's listener: what must be there first (clusters), then the listener and its
+    routes."""
 
     uid: str
     clusters: Mapping[str, Published]
@@ -101,7 +108,9 @@ def program(inputs: Inputs, uid: str, port: Port, pod: str, address: str) -> Pro
         return Program(uid, {}, {}, frozenset(), listener, _published(envoy.unavailable(uid, pod, words), "0"))
     clusters, endpoints, emptied = {}, {}, set()
     for backend in routes.backends:
-        addresses = [envoy.socket_address(endpoint.address, endpoint.port) for endpoint in inputs.usable(backend.revision)]
+        addresses = [
+            envoy.socket_address(endpoint.address, endpoint.port) for endpoint in inputs.usable(backend.revision)
+        ]
         for route in envoy.ROUTE_NAMES:
             name = envoy.cluster_name(backend.revision, route)
             clusters[name] = _published(envoy.cluster(name))
@@ -115,18 +124,26 @@ def program(inputs: Inputs, uid: str, port: Port, pod: str, address: str) -> Pro
 def programs(
     inputs: Inputs, pod: str, address: str, before: Inputs | None = None, known: Mapping[str, Program] | None = None
 ) -> list[Program]:
-    """The resources of every program in the port table; those in `known`, made for `before`, are kept where nothing changed."""
+    """The resources of every program in the port table; those in `known`, made for `before`, are kept where nothing
+    changed."""
 
     def same(uid: str) -> bool:
         return before is not None and uid in (known or {}) and _facts(before, uid) == _facts(inputs, uid)
 
-    return [(known or {})[uid] if same(uid) else program(inputs, uid, port, pod, address) for uid, port in inputs.ports.ports.items()]
+    return [
+        (known or {})[uid] if same(uid) else program(inputs, uid, port, pod, address)
+        for uid, port in inputs.ports.ports.items()
+    ]
 
 
 def _facts(inputs: Inputs, uid: str) -> tuple[Any, ...]:
     """Everything that a program's resources are made of."""
     routes = inputs.routes.get(uid)
-    return inputs.ports.ports.get(uid), routes, [inputs.usable(backend.revision) for backend in (routes.backends if routes else ())]
+    return (
+        inputs.ports.ports.get(uid),
+        routes,
+        [inputs.usable(backend.revision) for backend in (routes.backends if routes else ())],
+    )
 
 
 def serial_of(version: str) -> int:
@@ -135,7 +152,8 @@ def serial_of(version: str) -> int:
 
 
 def removable(held: Collection[str], wanted: Collection[Program], settled: Collection[str]) -> set[str]:
-    """The clusters among `held` that no program needs, once every program's newest routes are settled (`settled`: uids).
+    """The clusters among `held` that no program needs, once every program's newest routes are settled (`settled`:
+    uids).
 
     Waiting for that makes removal a later version than the routes that stopped using the cluster.
     """

@@ -30,7 +30,9 @@ def application(agent: Agent) -> web.Application:
         return web.Response(text=dump(agent.state()), content_type="application/json")
 
     async def metrics(_: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(registry), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+        return web.Response(
+            body=generate_latest(registry), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        )
 
     async def startz(_: web.Request) -> web.Response:
         ready = agent.open_to_envoy
@@ -41,7 +43,9 @@ def application(agent: Agent) -> web.Application:
         return web.Response(status=200 if ready else 503, text="ok" if ready else "Envoy is not ready")
 
     app = web.Application()
-    app.add_routes([web.get("/state", state), web.get("/metrics", metrics), web.get("/startz", startz), web.get("/readyz", readyz)])
+    app.add_routes(
+        [web.get("/state", state), web.get("/metrics", metrics), web.get("/startz", startz), web.get("/readyz", readyz)]
+    )
     return app
 
 
@@ -54,10 +58,18 @@ class Page:
     def collect(self) -> Iterator[Metric]:
         """Everything that is known, read at the moment of the scrape."""
         labels = ["program", "revision"]
-        started = CounterMetricFamily("dspy_gateway_requests_started", "Predictions that arrived for a revision.", labels=labels)
-        answers = CounterMetricFamily("dspy_gateway_answers", "Predictions that ended, by outcome.", labels=[*labels, "outcome"])
-        weights = GaugeMetricFamily("dspy_gateway_weight", "Effective weight of a revision, in basis points.", labels=labels)
-        serials = GaugeMetricFamily("dspy_gateway_routes_serial", "Serial of the routes that Envoy confirmed.", labels=["program"])
+        started = CounterMetricFamily(
+            "dspy_gateway_requests_started", "Predictions that arrived for a revision.", labels=labels
+        )
+        answers = CounterMetricFamily(
+            "dspy_gateway_answers", "Predictions that ended, by outcome.", labels=[*labels, "outcome"]
+        )
+        weights = GaugeMetricFamily(
+            "dspy_gateway_weight", "Effective weight of a revision, in basis points.", labels=labels
+        )
+        serials = GaugeMetricFamily(
+            "dspy_gateway_routes_serial", "Serial of the routes that Envoy confirmed.", labels=["program"]
+        )
         state = self._agent.state()
         for uid, program in state.programs.items():
             port = self._agent.inputs.ports.ports[uid]

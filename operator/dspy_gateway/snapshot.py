@@ -38,7 +38,12 @@ def load_inputs(path: Path) -> Inputs | None:
 
 def save_counts(path: Path, since: float, counts: Counts) -> None:
     """Writes the sums and since when (Unix seconds) they are counted."""
-    content = {"since": since, "base": _rows(counts.base), "uptime": counts.uptime_seconds, "latest": _rows(counts.latest)}
+    content = {
+        "since": since,
+        "base": _rows(counts.base),
+        "uptime": counts.uptime_seconds,
+        "latest": _rows(counts.latest),
+    }
     _write(path, content)
 
 

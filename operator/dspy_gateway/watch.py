@@ -10,7 +10,16 @@ import asyncio
 from collections.abc import Callable
 
 from dspy_contract.logs import Logger
-from dspy_contract.routes import CONTENT_KEY, PORTS_LABEL, REVISION_LABEL, ROUTES_LABEL, RUNTIME_PORT, PortTable, load_ports, load_routes
+from dspy_contract.routes import (
+    CONTENT_KEY,
+    PORTS_LABEL,
+    REVISION_LABEL,
+    ROUTES_LABEL,
+    RUNTIME_PORT,
+    PortTable,
+    load_ports,
+    load_routes,
+)
 from dspy_gateway.agent import Agent
 from dspy_gateway.published import Endpoint, Inputs
 from dspy_kube.client import Kube, Object
@@ -32,8 +41,12 @@ class Watcher:
         """Follows for ever. An API server that does not answer is tried again; what is known stays in force."""
         namespace = self._agent.settings.namespace
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._follow("ports", f"/api/v1/namespaces/{namespace}/configmaps", PORTS_LABEL, self._ports))
-            group.create_task(self._follow("routes", f"/api/v1/namespaces/{namespace}/configmaps", ROUTES_LABEL, self._routes))
+            group.create_task(
+                self._follow("ports", f"/api/v1/namespaces/{namespace}/configmaps", PORTS_LABEL, self._ports)
+            )
+            group.create_task(
+                self._follow("routes", f"/api/v1/namespaces/{namespace}/configmaps", ROUTES_LABEL, self._routes)
+            )
             slices = f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
             group.create_task(self._follow("slices", slices, REVISION_LABEL, self._slices))
 
@@ -63,7 +76,9 @@ class Watcher:
                 # Before the first listing, routes of a snapshot are known by uid only.
                 return known.keeping(there, _slices_of(known))
             case "slices":
-                there_slices = {(each["metadata"]["labels"][REVISION_LABEL], each["metadata"]["name"]) for each in items}
+                there_slices = {
+                    (each["metadata"]["labels"][REVISION_LABEL], each["metadata"]["name"]) for each in items
+                }
                 return known.keeping(known.routes, there_slices)
         return known if items else Inputs(PortTable(), known.routes, known.slices)
 

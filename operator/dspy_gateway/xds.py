@@ -65,7 +65,9 @@ class Stream:
         nonce = str(next(self._nonces))
         self.sent[key] = version
         self.awaited[nonce] = (key, version)
-        response = discovery_pb2.DeltaDiscoveryResponse(type_url=key[0], nonce=nonce, system_version_info=version or "-")
+        response = discovery_pb2.DeltaDiscoveryResponse(
+            type_url=key[0], nonce=nonce, system_version_info=version or "-"
+        )
         if resource is None:
             response.removed_resources.append(key[1])
         else:
@@ -74,7 +76,8 @@ class Stream:
 
 
 class DiscoveryServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc]
-    """Holds what is published and tells every connected Envoy; calls `on_change` after each ACK, NACK and connection."""
+    """Holds what is published and tells every connected Envoy; calls `on_change` after each ACK, NACK and
+    connection."""
 
     def __init__(self, on_change: Callable[[], None], on_refusal: Callable[[Key, str], None]) -> None:
         self.published: dict[Key, tuple[str, any_pb2.Any]] = {}
@@ -198,7 +201,8 @@ class DiscoveryServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type:
 
 
 async def serve(path: str, discovery: DiscoveryServer) -> grpc.aio.Server:
-    """Binds the socket. Call it only when everything known is published: Envoy drops whatever a server does not list."""
+    """Binds the socket. Call it only when everything known is published: Envoy drops whatever a server does not
+    list."""
     server = grpc.aio.server(options=[("grpc.max_receive_message_length", 64 << 20)])
     ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(discovery, server)
     server.add_insecure_port(f"unix:{path}")

@@ -19,7 +19,17 @@ from dspy_contract.logs import Logger
 
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
-__all__ = ["APPLY", "MERGE", "UNREACHABLE", "ApiException", "ConflictException", "Kube", "NotFoundException", "Object", "configuration"]
+__all__ = [
+    "APPLY",
+    "MERGE",
+    "UNREACHABLE",
+    "ApiException",
+    "ConflictException",
+    "Kube",
+    "NotFoundException",
+    "Object",
+    "configuration",
+]
 
 UNREACHABLE = (aiohttp.ClientError, TimeoutError)
 """What is raised when the API server cannot be reached at all."""
@@ -47,7 +57,8 @@ async def configuration() -> client.Configuration:
 
 
 class Kube:
-    """A connection to one API server. Raises `ApiException` for its refusals and `UNREACHABLE` when it does not answer."""
+    """A connection to one API server. Raises `ApiException` for its refusals and `UNREACHABLE` when it does not
+    answer."""
 
     def __init__(self, connection: client.Configuration, timeout_seconds: float = 30.0) -> None:
         self._api = client.ApiClient(connection)
@@ -63,7 +74,12 @@ class Kube:
         await self._api.close()
 
     async def request(
-        self, method: str, path: str, query: Mapping[str, Any] | None = None, body: Object | None = None, content_type: str | None = None
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, Any] | None = None,
+        body: Object | None = None,
+        content_type: str | None = None,
     ) -> Object:
         """Sends one request and returns the answer's JSON."""
         response = await self._send(method, path, query, body, content_type, self._timeout)
@@ -73,7 +89,8 @@ class Kube:
         return dict(json.loads(raw)) if raw else {}
 
     async def watch(self, path: str, query: Mapping[str, Any]) -> AsyncIterator[tuple[str, Object]]:
-        """Yields ("LIST", list) and then the changes (type, object), for ever; lists again whenever the watch is lost."""
+        """Yields ("LIST", list) and then the changes (type, object), for ever; lists again whenever the watch is
+        lost."""
         while True:
             try:
                 listed = await self.request("GET", path, query)
@@ -91,7 +108,13 @@ class Kube:
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _changes(self, path: str, query: Mapping[str, Any], version: str) -> AsyncIterator[tuple[str, Object]]:
-        parameters = {**query, "watch": True, "allowWatchBookmarks": True, "resourceVersion": version, "timeoutSeconds": WATCH_SECONDS}
+        parameters = {
+            **query,
+            "watch": True,
+            "allowWatchBookmarks": True,
+            "resourceVersion": version,
+            "timeoutSeconds": WATCH_SECONDS,
+        }
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=SILENCE_SECONDS)
         response = await self._send("GET", path, parameters, None, None, timeout)
         try:
@@ -122,7 +145,12 @@ class Kube:
         if body is not None:
             headers["Content-Type"] = content_type or "application/json"
         arguments = await self._api.param_serialize(
-            method, path, query_params=dict(query or {}), header_params=headers, body=body, auth_settings=["BearerToken"]
+            method,
+            path,
+            query_params=dict(query or {}),
+            header_params=headers,
+            body=body,
+            auth_settings=["BearerToken"],
         )
         return await self._api.call_api(*arguments, _request_timeout=limit)
 

@@ -34,14 +34,23 @@ async def run(settings: Settings) -> None:
     """Runs the operator. Raises whatever ended it other than a signal."""
     kube = await Kube.connect()
     await _wait_for_resources(kube)
-    registries = {name: Registry(known, settings.registry_poll_seconds * KEEP_SHARE) for name, known in settings.registries.items()}
+    registries = {
+        name: Registry(known, settings.registry_poll_seconds * KEEP_SHARE)
+        for name, known in settings.registries.items()
+    }
     queue = WorkQueue(lambda key: controller.work(key))
-    poller = Poller(lambda namespace: observer.gateway_pods(namespace), lambda namespace, name: queue.add(Key("program", namespace, name)))
+    poller = Poller(
+        lambda namespace: observer.gateway_pods(namespace),
+        lambda namespace, name: queue.add(Key("program", namespace, name)),
+    )
     observer = Observer(kube, registries, poller, settings)
     controller = Controller(kube, observer, poller, settings)
     page = await _serve_page(settings, controller)
     # Tasks that start before kopf are not ended by kopf.
-    tasks = [asyncio.create_task(queue.run(settings.workers)), asyncio.create_task(_resync(kube, queue, controller, settings))]
+    tasks = [
+        asyncio.create_task(queue.run(settings.workers)),
+        asyncio.create_task(_resync(kube, queue, controller, settings)),
+    ]
     try:
         await _run_kopf(settings, queue, tasks)
     finally:
@@ -123,7 +132,9 @@ async def _serve_page(settings: Settings, controller: Controller) -> web.AppRunn
         return web.Response(text="ok")
 
     async def metrics(_: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+        return web.Response(
+            body=generate_latest(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        )
 
     app = web.Application()
     app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)])

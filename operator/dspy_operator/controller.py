@@ -38,7 +38,9 @@ log = Logger(__name__)
 class Controller:
     """Works on keys. Between passes it remembers only evidence that is newer than its checkpoint."""
 
-    def __init__(self, kube: Kube, observer: Observer, poller: Poller, settings: Settings, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, kube: Kube, observer: Observer, poller: Poller, settings: Settings, clock: Callable[[], float] = time.time
+    ) -> None:
         self._kube = kube
         self._observer = observer
         self._executor = Executor(kube)
@@ -54,7 +56,9 @@ class Controller:
         started = time.perf_counter()
         result = "done"
         try:
-            delay = await (self._program(key.namespace, key.name) if key.kind == "program" else self._gateway(key.namespace))
+            delay = await (
+                self._program(key.namespace, key.name) if key.kind == "program" else self._gateway(key.namespace)
+            )
             self.worked_at = self._clock()
             return delay
         except ConflictException:
@@ -92,7 +96,8 @@ class Controller:
         return await self._decide(self._with_refusal(snapshot))
 
     def _with_refusal(self, snapshot: Snapshot) -> Snapshot:
-        """The snapshot with what the API said a moment ago of the revision that is wanted, so that it is not asked on and on."""
+        """The snapshot with what the API said a moment ago of the revision that is wanted, so that it is not asked on
+        and on."""
         refusal = self._refusals.get((snapshot.program.namespace, snapshot.program.name))
         wanted = snapshot.wanted
         if refusal is None or not isinstance(wanted, Wanted) or wanted.revision.name != refusal.revision:
@@ -133,19 +138,29 @@ class Controller:
         for policy in await self._observer.policies(namespace, program):
             content = orphan_status(policy, self._clock())
             if content is not None:
-                await self._executor.write_rollout(namespace, RolloutStatus(policy.name, policy.resource_version, policy.status, content))
+                await self._executor.write_rollout(
+                    namespace, RolloutStatus(policy.name, policy.resource_version, policy.status, content)
+                )
 
     async def _gateway(self, namespace: str) -> float | None:
         found = await self._kube.request("GET", path("DSPyProgram", namespace))
         programs = {
-            item["metadata"]["uid"]: item["metadata"]["name"] for item in found["items"] if not item["metadata"].get("deletionTimestamp")
+            item["metadata"]["uid"]: item["metadata"]["name"]
+            for item in found["items"]
+            if not item["metadata"].get("deletionTimestamp")
         }
         known = await self._observer.get("ConfigMap", namespace, GATEWAY_NAME)
         decided = plan_gateway(programs, read_ports(known), self._clock())
         longest = max(
-            (item["spec"].get("serving", {}).get("timeoutSeconds", Serving().timeout_seconds) for item in found["items"]), default=0
+            (
+                item["spec"].get("serving", {}).get("timeoutSeconds", Serving().timeout_seconds)
+                for item in found["items"]
+            ),
+            default=0,
         )
-        settings = GatewaySettings(self._settings.gateway_image, self._settings.gateway_replicas, gateways.grace_seconds(longest))
+        settings = GatewaySettings(
+            self._settings.gateway_image, self._settings.gateway_replicas, gateways.grace_seconds(longest)
+        )
         wanted = gateways.gateway(namespace, settings)
         if not decided.needed:
             for manifest in reversed(wanted):

@@ -15,7 +15,11 @@ FIRST_BACKOFF_SECONDS = 0.2
 LONGEST_BACKOFF_SECONDS = 30.0
 
 DEPTH = Gauge("dspy_operator_queue_depth", "Keys that wait to be worked on.")
-LATENCY = Histogram("dspy_operator_queue_latency_seconds", "Time between a key's due time and its work.", buckets=(0.001, 0.01, 0.1, 1, 10))
+LATENCY = Histogram(
+    "dspy_operator_queue_latency_seconds",
+    "Time between a key's due time and its work.",
+    buckets=(0.001, 0.01, 0.1, 1, 10),
+)
 RETRIES = Counter("dspy_operator_queue_retries", "Passes that failed and are tried again.", ["kind"])
 
 

@@ -16,12 +16,16 @@ MOST_FRAMES = 20
 
 
 def report(error: BaseException) -> dict[str, Any]:
-    """Fields of a log line: the classes from the outermost to the cause, and `file:line function` of the program's frames."""
+    """Fields of a log line: the classes from the outermost to the cause, and `file:line function` of the program's
+    frames."""
     chain = _chain(error)
     frames = [frame for each in chain for frame in traceback.extract_tb(each.__traceback__)]
     own = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)]
     lines = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in own or frames[-1:]]
-    return {"classes": [f"{type(each).__module__}.{type(each).__qualname__}" for each in chain], "frames": lines[-MOST_FRAMES:]}
+    return {
+        "classes": [f"{type(each).__module__}.{type(each).__qualname__}" for each in chain],
+        "frames": lines[-MOST_FRAMES:],
+    }
 
 
 def _chain(error: BaseException) -> list[BaseException]:

@@ -20,10 +20,19 @@ from dspy_runtime.failures import LMConfigurationError, described
 from dspy_runtime.settings import Settings
 
 PROVIDERS = {
-    "openai": "openai-chat", "anthropic": "anthropic", "gemini": "gemini", "groq": "groq", "openrouter": "openrouter",
-    "deepseek": "deepseek", "xai": "xai", "ollama": "ollama", "ollama_chat": "ollama", "hosted_vllm": "vllm",
-    "moonshot": "moonshotai", "azure": "azure-chat",
-}  # fmt: skip
+    "openai": "openai-chat",
+    "anthropic": "anthropic",
+    "gemini": "gemini",
+    "groq": "groq",
+    "openrouter": "openrouter",
+    "deepseek": "deepseek",
+    "xai": "xai",
+    "ollama": "ollama",
+    "ollama_chat": "ollama",
+    "hosted_vllm": "vllm",
+    "moonshot": "moonshotai",
+    "azure": "azure-chat",
+}
 """DSPy's prefix of a model's name -> the engine's name of the provider."""
 
 CONNECT_SECONDS = 5.0
@@ -63,7 +72,9 @@ class LanguageModel:
             if key and key != self._key:
                 before, self._key = self.current, key
                 self.current = connect(self._settings, key)
-                asyncio.get_running_loop().call_later(self._settings.timeout_seconds + CLOSE_NOTICE_SECONDS, _close_soon, before)
+                asyncio.get_running_loop().call_later(
+                    self._settings.timeout_seconds + CLOSE_NOTICE_SECONDS, _close_soon, before
+                )
 
     def _read_key(self) -> str | None:
         path = self._settings.lm_api_key_file
@@ -77,15 +88,24 @@ def connect(settings: Settings, key: str | None) -> Connection:
     prefix, _, name = settings.lm_model.partition("/")
     if not name or prefix not in PROVIDERS:
         known = ", ".join(sorted(PROVIDERS))
-        raise LMConfigurationError(f"lm.model {settings.lm_model!r} must be <provider>/<model> with a provider of: {known}")
+        raise LMConfigurationError(
+            f"lm.model {settings.lm_model!r} must be <provider>/<model> with a provider of: {known}"
+        )
     if settings.lm_api_key_file is not None and not key:
         raise LMConfigurationError("the API key's file is missing or empty; check lm.credentials.apiKey")
     try:
-        engine, async_engine = LM15Engine(_router(settings, prefix, key)), AsyncLM15Engine(_router(settings, prefix, key))
+        engine, async_engine = (
+            LM15Engine(_router(settings, prefix, key)),
+            AsyncLM15Engine(_router(settings, prefix, key)),
+        )
         lm = dspy.LM(
-            settings.lm_model, cache=False, num_retries=settings.lm_max_retries, engine=engine, async_engine=async_engine,
+            settings.lm_model,
+            cache=False,
+            num_retries=settings.lm_max_retries,
+            engine=engine,
+            async_engine=async_engine,
             **settings.lm_parameters,
-        )  # fmt: skip
+        )
     except (ValueError, TypeError, dspy.DSPyError) as error:
         raise LMConfigurationError(f"lm.parameters or lm.model is refused: {described(error)}") from error
     return Connection(lm, engine, async_engine)
@@ -114,6 +134,7 @@ def _text(path: Path) -> str | None:
 
 
 def _key_in_environment(model: str) -> bool:
-    """True when a variable such as OPENAI_API_KEY is there: the engine finds it, and a placeholder would go before it."""
+    """True when a variable such as OPENAI_API_KEY is there: the engine finds it, and a placeholder would go before
+    it."""
     prefix = model.partition("/")[0].upper()
     return any(name.endswith("_API_KEY") and name.startswith(prefix) for name in os.environ)

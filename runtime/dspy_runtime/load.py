@@ -1,6 +1,7 @@
 """From a uri to a program: fetches a version's files and loads them, with no setting of the artifact in force.
 
-Both formats of MLflow's DSPy flavour are pickles, so loading runs the artifact's code: that is why it happens only here,
+Both formats of MLflow's DSPy flavour are pickles, so loading runs the artifact's code: that is why it happens only
+here,
 in the sandboxed pod. The language model saved with a program (and any key in it) is dropped.
 """
 
@@ -13,7 +14,13 @@ from typing import Any
 
 import yaml
 
-from dspy_runtime.failures import ModelLoadError, ModelNotFoundError, PythonMismatchError, RegistryUnavailableError, described
+from dspy_runtime.failures import (
+    ModelLoadError,
+    ModelNotFoundError,
+    PythonMismatchError,
+    RegistryUnavailableError,
+    described,
+)
 
 _MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
@@ -22,7 +29,9 @@ def fetch(uri: str, folder: Path) -> Path:
     """The directory with the version's files: itself for a path, else downloaded below `folder`."""
     if not uri.startswith(("models:/", "runs:/")):
         if not (Path(uri) / "MLmodel").is_file():
-            raise ModelNotFoundError(f"{uri} holds no MLmodel file; name a directory that MLflow logged or a models:/ uri")
+            raise ModelNotFoundError(
+                f"{uri} holds no MLmodel file; name a directory that MLflow logged or a models:/ uri"
+            )
         return Path(uri)
     import mlflow.artifacts
     import requests

@@ -18,7 +18,10 @@ class Metrics:
     def __init__(self, revision: str, admission: Admission) -> None:
         self.registry = CollectorRegistry()
         self._requests = Counter(
-            "dspy_runtime_requests", "Predictions that ended, by outcome.", ["revision", "outcome"], registry=self.registry
+            "dspy_runtime_requests",
+            "Predictions that ended, by outcome.",
+            ["revision", "outcome"],
+            registry=self.registry,
         )
         self._seconds = Histogram(
             "dspy_runtime_request_seconds",
@@ -28,10 +31,17 @@ class Metrics:
             registry=self.registry,
         )
         self._tokens = Counter(
-            "dspy_runtime_tokens", "Tokens by language model and kind.", ["revision", "lm", "kind"], registry=self.registry
+            "dspy_runtime_tokens",
+            "Tokens by language model and kind.",
+            ["revision", "lm", "kind"],
+            registry=self.registry,
         )
-        in_flight = Gauge("dspy_runtime_requests_in_flight", "Predictions that run now.", ["revision"], registry=self.registry)
-        queued = Gauge("dspy_runtime_requests_queued", "Predictions that wait for a place.", ["revision"], registry=self.registry)
+        in_flight = Gauge(
+            "dspy_runtime_requests_in_flight", "Predictions that run now.", ["revision"], registry=self.registry
+        )
+        queued = Gauge(
+            "dspy_runtime_requests_queued", "Predictions that wait for a place.", ["revision"], registry=self.registry
+        )
         in_flight.labels(revision).set_function(lambda: admission.running)
         queued.labels(revision).set_function(lambda: admission.waiting)
         self._revision = revision

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The end of a request: `name` goes to the header x-dspy-outcome and the metrics, `code` and `message` to the body."""
+    """The end of a request: `name` goes to the header x-dspy-outcome and the metrics, `code` and `message` to the
+    body."""
 
     name: str
     status: int
@@ -27,7 +28,9 @@ CANCELLED = Outcome("cancelled", 499, "cancelled", "The client left")
 OVERLOADED = Outcome("overloaded", 503, "overloaded", "All places are taken; try again", 1)
 TOO_LARGE = Outcome("client_error", 413, "too_large", "The request is larger than 16 MiB")
 
-_PARSE = Outcome("program_error", 502, "parse", "The language model's answer has not the fields of the program's signature")
+_PARSE = Outcome(
+    "program_error", 502, "parse", "The language model's answer has not the fields of the program's signature"
+)
 _CONTEXT = Outcome("program_error", 413, "context_window", "The prompt is longer than the language model takes")
 _PROGRAM = Outcome("program_error", 500, "program_error", "The program raised an error")
 _UPSTREAM = "upstream_error"

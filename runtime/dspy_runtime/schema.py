@@ -37,7 +37,11 @@ class Schema:
     def fields(self, prediction: Any) -> dict[str, Any]:
         """A program's result as the answer's fields: those of the output where it is known, else all."""
         values = _as_dict(prediction)
-        return values if self.output is None else {name: values[name] for name in self.output.model_fields if name in values}
+        return (
+            values
+            if self.output is None
+            else {name: values[name] for name in self.output.model_fields if name in values}
+        )
 
 
 def derive(program: Any) -> Schema:
@@ -45,7 +49,9 @@ def derive(program: Any) -> Schema:
     signature = _signature(program)
     if signature is not None:
         return Schema("signature", _model("Input", signature.input_fields), _model("Output", signature.output_fields))
-    return _from_annotations(program) or Schema("free-form", create_model("Input", __config__=ConfigDict(extra="allow")), None)
+    return _from_annotations(program) or Schema(
+        "free-form", create_model("Input", __config__=ConfigDict(extra="allow")), None
+    )
 
 
 def is_async(program: Any) -> bool:
@@ -73,7 +79,10 @@ def _model(name: str, fields: Mapping[str, FieldInfo]) -> type[BaseModel]:
     for field, info in fields.items():
         description = (info.json_schema_extra or {}).get("desc")  # type: ignore[union-attr]
         words = None if description == f"${{{field}}}" else description
-        definitions[field] = (info.annotation, FieldInfo.merge_field_infos(info, json_schema_extra=None, description=words))
+        definitions[field] = (
+            info.annotation,
+            FieldInfo.merge_field_infos(info, json_schema_extra=None, description=words),
+        )
     return create_model(name, __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=True), **definitions)
 
 
@@ -89,7 +98,10 @@ def _from_annotations(program: Any) -> Schema | None:
     if any(parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL) for parameter in parameters):
         return None
     definitions: dict[str, Any] = {
-        parameter.name: (hints.get(parameter.name, Any), ... if parameter.default is parameter.empty else parameter.default)
+        parameter.name: (
+            hints.get(parameter.name, Any),
+            ... if parameter.default is parameter.empty else parameter.default,
+        )
         for parameter in parameters
     }
     model = create_model("Input", __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=True), **definitions)

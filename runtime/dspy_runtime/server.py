@@ -31,10 +31,16 @@ async def serve(service: PredictionService) -> None:
     dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
     settings = service.settings
     shared: dict[str, Any] = {
-        "host": settings.host, "log_level": settings.log_level, "access_log": False, "log_config": None,
+        "host": settings.host,
+        "log_level": settings.log_level,
+        "access_log": False,
+        "log_config": None,
         "timeout_keep_alive": KEEP_ALIVE_SECONDS,
-        "timeout_graceful_shutdown": settings.drain_seconds, "server_header": False, "date_header": False, "lifespan": "off",
-    }  # fmt: skip
+        "timeout_graceful_shutdown": settings.drain_seconds,
+        "server_header": False,
+        "date_header": False,
+        "lifespan": "off",
+    }
     predictions = _Server(uvicorn.Config(prediction_app(service), port=settings.port, backlog=4096, **shared))
     probes = _Server(uvicorn.Config(probe_app(service), port=settings.probe_port, **shared))
 

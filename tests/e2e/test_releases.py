@@ -11,7 +11,12 @@ from dev.cluster.deploy import SYSTEM, kubectl
 from dev.cluster.interface import ClusterError
 from dev.world import World, program, rollout
 
-STEPS: list[dict[str, Any]] = [{"setWeight": 10}, {"pause": {"requests": 20}}, {"setWeight": 50}, {"pause": {"requests": 60}}]
+STEPS: list[dict[str, Any]] = [
+    {"setWeight": 10},
+    {"pause": {"requests": 20}},
+    {"setWeight": 50},
+    {"pause": {"requests": 60}},
+]
 LONG: list[dict[str, Any]] = [{"setWeight": 20}, {"pause": {"seconds": 600}}]
 NAME = "triage"
 
@@ -48,12 +53,16 @@ def test_a_first_program_is_deployed_and_answers(serving: World, versions: dict[
     assert "Idle" in serving.kubectl("get", "rollouts")
 
 
-def test_a_good_version_is_released_step_by_step_without_a_lost_request(serving: World, versions: dict[str, str]) -> None:
+def test_a_good_version_is_released_step_by_step_without_a_lost_request(
+    serving: World, versions: dict[str, str]
+) -> None:
     with serving.traffic(NAME, rate=60) as traffic:
         serving.set_model(NAME, versions["better"])
         serving.wait_condition(NAME, "Current", "False", "ReleaseInProgress")
         serving.wait_condition(NAME, "Current", "True")
-        serving.wait(lambda: len(serving.names("deployments", f"dspy.dev/program={NAME}")) == 1, "the old revision is gone")
+        serving.wait(
+            lambda: len(serving.names("deployments", f"dspy.dev/program={NAME}")) == 1, "the old revision is gone"
+        )
     assert not traffic.failed()
     assert version_of(serving, "stable") == "v" + versions["better"].rpartition("/")[2]
     assert {"ReleaseStarted", "CandidateReady", "WeightSet", "Promoted"} <= set(events(serving))
@@ -76,7 +85,9 @@ def test_a_bad_version_loses_its_traffic_by_itself(serving: World, versions: dic
     assert "RolledBack" in events(serving)
 
 
-def test_a_refused_version_stays_refused_and_going_back_is_current_again(serving: World, versions: dict[str, str]) -> None:
+def test_a_refused_version_stays_refused_and_going_back_is_current_again(
+    serving: World, versions: dict[str, str]
+) -> None:
     with serving.traffic(NAME, rate=40):
         serving.set_model(NAME, versions["bad"])
         serving.wait_condition(NAME, "Current", "False", "RolledBack")
@@ -91,7 +102,9 @@ def time_to_be_tempted(world: World) -> None:
     """Waits until the operator has looked again: a change of the spec that makes no revision is observed."""
     world.kubectl("patch", "dspyprogram", NAME, "--type=merge", "-p", json.dumps({"spec": {"replicas": 2}}))
     generation = world.get("dspyprogram", NAME)["metadata"]["generation"]
-    world.wait(lambda: world.get("dspyprogram", NAME)["status"]["observedGeneration"] == generation, "the change is observed")
+    world.wait(
+        lambda: world.get("dspyprogram", NAME)["status"]["observedGeneration"] == generation, "the change is observed"
+    )
 
 
 def test_without_a_policy_a_version_takes_over_when_it_is_ready(world: World, versions: dict[str, str]) -> None:
@@ -99,7 +112,9 @@ def test_without_a_policy_a_version_takes_over_when_it_is_ready(world: World, ve
     world.wait_condition(NAME, "Available", "True")
     with world.traffic(NAME, rate=40) as traffic:
         world.set_model(NAME, versions["better"])
-        world.wait(lambda: version_of(world, "stable") == version_of(world, "wanted") != "", "the new version is stable")
+        world.wait(
+            lambda: version_of(world, "stable") == version_of(world, "wanted") != "", "the new version is stable"
+        )
         world.wait(lambda: len(world.names("deployments", f"dspy.dev/program={NAME}")) == 1, "the old revision is gone")
     assert not traffic.failed()
 
@@ -114,10 +129,17 @@ def test_a_required_policy_is_waited_for(world: World, versions: dict[str, str])
 
 
 def test_an_image_that_cannot_be_pulled_is_named_and_never_refused(serving: World, versions: dict[str, str]) -> None:
-    serving.kubectl("patch", "dspyprogram", NAME, "--type=merge", "-p", json.dumps({"spec": {"image": "localhost/no-such-image:1"}}))
-    serving.wait(lambda: "localhost/no-such-image:1 cannot be pulled" in serving.condition(NAME, "Current")[2], "the reason is shown")
+    serving.kubectl(
+        "patch", "dspyprogram", NAME, "--type=merge", "-p", json.dumps({"spec": {"image": "localhost/no-such-image:1"}})
+    )
+    serving.wait(
+        lambda: "localhost/no-such-image:1 cannot be pulled" in serving.condition(NAME, "Current")[2],
+        "the reason is shown",
+    )
     assert "cannot be pulled" in serving.kubectl("get", "rollouts", "-o", "wide")
-    serving.kubectl("patch", "dspyprogram", NAME, "--type=json", "-p", json.dumps([{"op": "remove", "path": "/spec/image"}]))
+    serving.kubectl(
+        "patch", "dspyprogram", NAME, "--type=json", "-p", json.dumps([{"op": "remove", "path": "/spec/image"}])
+    )
     serving.wait_condition(NAME, "Current", "True")
 
 
@@ -146,12 +168,16 @@ def test_a_missing_secret_is_named_and_its_coming_heals(world: World, versions: 
 
 def test_without_traffic_a_release_holds_and_says_so(serving: World, versions: dict[str, str]) -> None:
     serving.set_model(NAME, versions["better"])
-    serving.wait(lambda: serving.rollout(NAME).get("message") == "waiting for 20 candidate requests, 0 so far", "it holds")
+    serving.wait(
+        lambda: serving.rollout(NAME).get("message") == "waiting for 20 candidate requests, 0 so far", "it holds"
+    )
     assert serving.rollout(NAME)["weight"] == "10"
     assert serving.rollout(NAME)["phase"] == "Progressing"
 
 
-def test_a_step_that_waits_too_long_is_shown_as_paused_and_goes_on_with_traffic(world: World, versions: dict[str, str]) -> None:
+def test_a_step_that_waits_too_long_is_shown_as_paused_and_goes_on_with_traffic(
+    world: World, versions: dict[str, str]
+) -> None:
     world.apply(rollout(NAME, STEPS, stepDeadlineSeconds=3), program(NAME, versions["good"]))
     world.wait_condition(NAME, "Available", "True")
     world.set_model(NAME, versions["better"])
@@ -162,7 +188,9 @@ def test_a_step_that_waits_too_long_is_shown_as_paused_and_goes_on_with_traffic(
 
 
 def test_a_moved_alias_starts_a_release(world: World) -> None:
-    first, second = world.log({"name": "moving", "kind": "good", "alias": "champion"}, {"name": "moving", "kind": "better"})
+    first, second = world.log(
+        {"name": "moving", "kind": "good", "alias": "champion"}, {"name": "moving", "kind": "better"}
+    )
     world.apply(program(NAME, "models:/moving@champion"))
     world.wait_condition(NAME, "Available", "True")
     assert version_of(world, "stable") == f"v{first}"
@@ -172,7 +200,9 @@ def test_a_moved_alias_starts_a_release(world: World) -> None:
 
 def test_what_the_registry_does_not_have_is_told_apart(world: World, versions: dict[str, str]) -> None:
     world.apply(
-        program("no-alias", "models:/triage@nobody"), program("no-model", "models:/nothing/1"), program("no-version", "models:/triage/999")
+        program("no-alias", "models:/triage@nobody"),
+        program("no-model", "models:/nothing/1"),
+        program("no-version", "models:/triage/999"),
     )
     assert "nobody" in world.wait_condition("no-alias", "Accepted", "False", "AliasNotFound")
     assert "nothing" in world.wait_condition("no-model", "Accepted", "False", "ModelNotFound")
@@ -201,7 +231,9 @@ def test_a_new_revision_in_mid_release_starts_over_from_stable(world: World, ver
         world.set_model(NAME, versions["better"])
         world.wait(lambda: len(traffic.by_revision()) == 2, "the candidate has traffic")
         first = revision_of(world, "wanted")
-        world.kubectl("patch", "dspyprogram", NAME, "--type=merge", "-p", json.dumps({"spec": {"serving": {"concurrency": 100}}}))
+        world.kubectl(
+            "patch", "dspyprogram", NAME, "--type=merge", "-p", json.dumps({"spec": {"serving": {"concurrency": 100}}})
+        )
         world.wait(lambda: len(traffic.by_revision()) == 3, "the newer candidate has traffic")
         world.wait(lambda: first not in world.names("deployments"), "the older candidate is gone")
     assert not traffic.failed()
@@ -213,7 +245,17 @@ def test_an_operator_that_dies_in_mid_release_goes_on_where_it_was(serving: Worl
     with serving.traffic(NAME, rate=40) as traffic:
         serving.set_model(NAME, versions["better"])
         serving.wait(lambda: len(traffic.by_revision()) == 2, "the candidate has traffic")
-        kubectl(serving.cluster, "delete", "pod", "-n", SYSTEM, "-l", "app.kubernetes.io/name=dspy-operator", "--grace-period=0", "--force")
+        kubectl(
+            serving.cluster,
+            "delete",
+            "pod",
+            "-n",
+            SYSTEM,
+            "-l",
+            "app.kubernetes.io/name=dspy-operator",
+            "--grace-period=0",
+            "--force",
+        )
         serving.wait_condition(NAME, "Current", "True")
     assert not traffic.failed()
     assert events(serving).count("Promoted") == 1
@@ -223,7 +265,9 @@ def test_a_gateway_pod_that_is_deleted_loses_no_request(serving: World) -> None:
     with serving.traffic(NAME, rate=40) as traffic:
         before = serving.names("pods", "app.kubernetes.io/name=dspy-gateway")
         serving.kubectl("delete", "pod", before[0], "--wait=false")
-        serving.wait(lambda: before[0] not in serving.names("pods", "app.kubernetes.io/name=dspy-gateway"), "the pod is gone")
+        serving.wait(
+            lambda: before[0] not in serving.names("pods", "app.kubernetes.io/name=dspy-gateway"), "the pod is gone"
+        )
         seen = len(traffic.answers)
         serving.wait(lambda: len(traffic.answers) > seen + 40, "traffic goes on")
     assert not traffic.failed()
@@ -278,7 +322,10 @@ def test_ten_releases_at_a_hundred_requests_a_second_lose_none(world: World, ver
         for release in range(10):
             wanted = versions["better" if release % 2 == 0 else "good"]
             world.set_model(NAME, wanted)
-            world.wait(lambda wanted=wanted: version_of(world, "stable") == f"v{wanted.rpartition('/')[2]}", f"release {release} is done")  # type: ignore[misc]
+            world.wait(
+                lambda wanted=wanted: version_of(world, "stable") == f"v{wanted.rpartition('/')[2]}",
+                f"release {release} is done",
+            )  # type: ignore[misc]
     assert not traffic.lost(), traffic.lost()[:5]
     assert not traffic.failed(), traffic.failed()[:5]
     assert len(traffic.answers) > 2_000
@@ -297,5 +344,7 @@ def test_pods_that_the_api_refuses_are_told_in_its_own_words_while_stable_serves
     before = serving.get("dspyprogram", NAME)["metadata"]["resourceVersion"]
     serving.log({"name": "time-passes", "kind": "good"})
     assert serving.get("dspyprogram", NAME)["metadata"]["resourceVersion"] == before
-    serving.kubectl("patch", "dspyprogram", NAME, "--type=json", "-p", json.dumps([{"op": "remove", "path": "/spec/resources"}]))
+    serving.kubectl(
+        "patch", "dspyprogram", NAME, "--type=json", "-p", json.dumps([{"op": "remove", "path": "/spec/resources"}])
+    )
     serving.wait_condition(NAME, "Current", "True")

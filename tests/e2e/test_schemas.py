@@ -32,16 +32,43 @@ VALID: list[dict[str, Any]] = [
     program("qa", "models:/qa@champion"),
     named("a" * 40),
     with_lm(),
-    with_lm(credentials={"envFrom": {"name": "keys"}}, parameters={"temperature": 0.2, "stop": ["x"]}, apiBase="https://gateway.example/v1"),
+    with_lm(
+        credentials={"envFrom": {"name": "keys"}},
+        parameters={"temperature": 0.2, "stop": ["x"]},
+        apiBase="https://gateway.example/v1",
+    ),
     with_spec(serving={"concurrency": 1, "queue": 0, "timeoutSeconds": 3600}, replicas=1),
-    with_spec(resources={"requests": {"cpu": "1"}}, env=[{"name": "A", "value": "b"}], image="mine:1", rolloutPolicy="Required"),
-    with_spec(pod={"labels": {"team": "a"}, "nodeSelector": {"disk": "ssd"}, "tolerations": [{"key": "gpu", "operator": "Exists"}],
-                   "volumes": [{"name": "v", "emptyDir": {}}], "volumeMounts": [{"name": "v", "mountPath": "/v"}]}),
+    with_spec(
+        resources={"requests": {"cpu": "1"}},
+        env=[{"name": "A", "value": "b"}],
+        image="mine:1",
+        rolloutPolicy="Required",
+    ),
+    with_spec(
+        pod={
+            "labels": {"team": "a"},
+            "nodeSelector": {"disk": "ssd"},
+            "tolerations": [{"key": "gpu", "operator": "Exists"}],
+            "volumes": [{"name": "v", "emptyDir": {}}],
+            "volumeMounts": [{"name": "v", "mountPath": "/v"}],
+        }
+    ),
     rollout("qa", [{"setWeight": 0.01}, {"pause": {"seconds": 60}}, {"setWeight": 100}]),
     *[rollout("qa", [{"setWeight": weight}]) for weight in (0, 0.29, 8.2, 33.33, 99.99)],
-    rollout("qa", [PAUSE], paused=True, analysis={"falseRollbackPercent": 1, "marginPercent": 0.5, "errorRate": {"maxPercent": 5},
-                                                  "onUndecided": "Promote"}, progressDeadlineSeconds=60, stepDeadlineSeconds=60),
-]  # fmt: skip
+    rollout(
+        "qa",
+        [PAUSE],
+        paused=True,
+        analysis={
+            "falseRollbackPercent": 1,
+            "marginPercent": 0.5,
+            "errorRate": {"maxPercent": 5},
+            "onUndecided": "Promote",
+        },
+        progressDeadlineSeconds=60,
+        stepDeadlineSeconds=60,
+    ),
+]
 
 INVALID: list[tuple[dict[str, Any], str, str]] = [
     (program("qa", "runs:/abc/model"), "spec.model.uri", "register the model first"),
@@ -54,7 +81,11 @@ INVALID: list[tuple[dict[str, Any], str, str]] = [
     (with_spec(model={"uri": "models:/qa/1", "registry": "Not A Name"}), "spec.model.registry", "should match"),
     (with_lm(model="gpt-4o-mini"), "spec.lm.model", "provider/model"),
     (with_lm(apiBase="gateway.example"), "spec.lm.apiBase", "http:// or https://"),
-    (with_lm(credentials={"apiKey": {"name": "a", "key": "b"}, "envFrom": {"name": "c"}}), "spec.lm.credentials", "not both"),
+    (
+        with_lm(credentials={"apiKey": {"name": "a", "key": "b"}, "envFrom": {"name": "c"}}),
+        "spec.lm.credentials",
+        "not both",
+    ),
     (with_lm(credentials={"apiKey": {"name": "a"}}), "spec.lm.credentials.apiKey.key", "Required"),
     (with_lm(timeoutSeconds=0), "spec.lm.timeoutSeconds", "greater than or equal to 1"),
     (with_lm(maxRetries=11), "spec.lm.maxRetries", "less than or equal to 10"),
@@ -67,21 +98,41 @@ INVALID: list[tuple[dict[str, Any], str, str]] = [
     (with_spec(replica=2), "spec.replica", "unknown field"),
     (rollout("qa", []), "spec.strategy.canary.steps", "at least 1"),
     (rollout("qa", [{}]), "spec.strategy.canary.steps[0]", "exactly one of them"),
-    (rollout("qa", [{"setWeight": 5, "pause": {"seconds": 1}}]), "spec.strategy.canary.steps[0]", "exactly one of them"),
+    (
+        rollout("qa", [{"setWeight": 5, "pause": {"seconds": 1}}]),
+        "spec.strategy.canary.steps[0]",
+        "exactly one of them",
+    ),
     (rollout("qa", [{"pause": {}}]), "spec.strategy.canary.steps[0].pause", "exactly one of them"),
-    (rollout("qa", [{"pause": {"seconds": 1, "requests": 1}}]), "spec.strategy.canary.steps[0].pause", "exactly one of them"),
+    (
+        rollout("qa", [{"pause": {"seconds": 1, "requests": 1}}]),
+        "spec.strategy.canary.steps[0].pause",
+        "exactly one of them",
+    ),
     (rollout("qa", [{"setWeight": 101}]), "spec.strategy.canary.steps[0].setWeight", "less than or equal to 100"),
     (rollout("qa", [{"setWeight": -1}]), "spec.strategy.canary.steps[0].setWeight", "greater than or equal to 0"),
     (rollout("qa", [{"setWeight": 0.001}]), "spec.strategy.canary.steps[0].setWeight", "two decimals"),
     (rollout("qa", [PAUSE], programRef={"name": ""}), "spec.programRef.name", "at least 1"),
     (rollout("qa", [PAUSE], strategy={"type": "Canary"}), "spec.strategy", "needs canary.steps"),
     (rollout("qa", [PAUSE], strategy={"type": "Wild"}), "spec.strategy.type", '"Canary"'),
-    (rollout("qa", [PAUSE], analysis={"falseRollbackPercent": 0}), "spec.analysis.falseRollbackPercent", "at least 0.0001"),
+    (
+        rollout("qa", [PAUSE], analysis={"falseRollbackPercent": 0}),
+        "spec.analysis.falseRollbackPercent",
+        "at least 0.0001",
+    ),
     # The API server compares a whole number with the whole part of a minimum only: these need rules.
     (rollout("qa", [PAUSE], analysis={"marginPercent": 0}), "spec.analysis.marginPercent", "at least 0.1"),
-    (rollout("qa", [PAUSE], analysis={"errorRate": {"maxPercent": 0}}), "spec.analysis.errorRate.maxPercent", "at least 0.01"),
+    (
+        rollout("qa", [PAUSE], analysis={"errorRate": {"maxPercent": 0}}),
+        "spec.analysis.errorRate.maxPercent",
+        "at least 0.01",
+    ),
     (rollout("qa", [PAUSE], analysis={"marginPercent": 51}), "spec.analysis.marginPercent", "less than or equal to 50"),
-    (rollout("qa", [PAUSE], analysis={"errorRate": {"maxPercent": 100}}), "spec.analysis.errorRate.maxPercent", "less than or equal to 99"),
+    (
+        rollout("qa", [PAUSE], analysis={"errorRate": {"maxPercent": 100}}),
+        "spec.analysis.errorRate.maxPercent",
+        "less than or equal to 99",
+    ),
     (rollout("qa", [PAUSE], analysis={"onUndecided": "Guess"}), "spec.analysis.onUndecided", '"Pause", "Promote"'),
     (rollout("qa", [PAUSE], progressDeadlineSeconds=0), "spec.progressDeadlineSeconds", "greater than or equal to 1"),
     (rollout("qa", [PAUSE], stepDeadlineSeconds=0), "spec.stepDeadlineSeconds", "greater than or equal to 1"),
@@ -97,8 +148,12 @@ def test_valid(cluster: Cluster, manifest: dict[str, Any]) -> None:
     dry_run(cluster, manifest)
 
 
-@pytest.mark.parametrize(("manifest", "field", "words"), INVALID, ids=[f"{field} {words}" for _, field, words in INVALID])
-def test_a_refusal_names_the_field_and_what_to_do(cluster: Cluster, manifest: dict[str, Any], field: str, words: str) -> None:
+@pytest.mark.parametrize(
+    ("manifest", "field", "words"), INVALID, ids=[f"{field} {words}" for _, field, words in INVALID]
+)
+def test_a_refusal_names_the_field_and_what_to_do(
+    cluster: Cluster, manifest: dict[str, Any], field: str, words: str
+) -> None:
     with pytest.raises(ClusterError) as refusal:
         dry_run(cluster, manifest)
     assert field in str(refusal.value)
@@ -107,7 +162,9 @@ def test_a_refusal_names_the_field_and_what_to_do(cluster: Cluster, manifest: di
 
 def test_every_field_has_a_description_and_no_status_field_an_enum(cluster: Cluster) -> None:
     for name in ("dspyprograms.dspy.dev", "dspyrollouts.dspy.dev"):
-        schema = json.loads(kubectl(cluster, "get", "crd", name, "-o", "json"))["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+        schema = json.loads(kubectl(cluster, "get", "crd", name, "-o", "json"))["spec"]["versions"][0]["schema"][
+            "openAPIV3Schema"
+        ]
         for path, field in walk(schema, ""):
             assert field.get("description") or path in (".metadata",) or path.endswith("[]"), path
             assert not (path.startswith(".status") and "enum" in field), path

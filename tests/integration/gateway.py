@@ -26,7 +26,9 @@ ENVOY = Path(sysconfig.get_path("scripts")) / "envoy"
 WAIT_SECONDS = 15.0
 
 
-async def until(condition: Callable[[], bool] | Callable[[], Awaitable[bool]], words: str, seconds: float = WAIT_SECONDS) -> None:
+async def until(
+    condition: Callable[[], bool] | Callable[[], Awaitable[bool]], words: str, seconds: float = WAIT_SECONDS
+) -> None:
     """Waits for a condition; fails with the words when it does not come."""
     try:
         async with asyncio.timeout(seconds):
@@ -111,9 +113,19 @@ class Gateway:
         """Starts Envoy as its container does."""
         log = (self.settings.folder / "envoy.log").open("ab")
         self.envoy = await asyncio.create_subprocess_exec(
-            ENVOY, "-c", str(self.settings.folder / "bootstrap.yaml"), "--disable-hot-restart", "--concurrency", "1",
-            "--log-level", "warning", "--drain-time-s", "10", stdout=log, stderr=log,
-        )  # fmt: skip
+            ENVOY,
+            "-c",
+            str(self.settings.folder / "bootstrap.yaml"),
+            "--disable-hot-restart",
+            "--concurrency",
+            "1",
+            "--log-level",
+            "warning",
+            "--drain-time-s",
+            "10",
+            stdout=log,
+            stderr=log,
+        )
         log.close()
 
     async def kill_envoy(self) -> None:
@@ -134,7 +146,9 @@ class Gateway:
         def all_confirmed() -> bool:
             state = self.agent.state()
             return all(
-                program.listening and self.agent.discovery.holds((ROUTES, uid)) and program.serial == self.agent.inputs.routes[uid].serial
+                program.listening
+                and self.agent.discovery.holds((ROUTES, uid))
+                and program.serial == self.agent.inputs.routes[uid].serial
                 for uid, program in state.programs.items()
                 if uid in self.agent.inputs.routes
             )
@@ -163,9 +177,13 @@ async def running_gateway(folder: Path, inputs: Inputs) -> AsyncIterator[Gateway
             await gateway.kill_envoy()
 
 
-def inputs_of(uid: str, serial: int, weights: Mapping[str, int], upstreams: Mapping[str, Upstream], port: int) -> Inputs:
+def inputs_of(
+    uid: str, serial: int, weights: Mapping[str, int], upstreams: Mapping[str, Upstream], port: int
+) -> Inputs:
     """The inputs of one program whose revisions are served by upstreams of the same name."""
-    routes = Routes(f"program-{uid}", uid, serial, 30, tuple(Backend(revision, weight) for revision, weight in weights.items()))
+    routes = Routes(
+        f"program-{uid}", uid, serial, 30, tuple(Backend(revision, weight) for revision, weight in weights.items())
+    )
     slices = {name: {f"{name}-slice": (upstream.endpoint,)} for name, upstream in upstreams.items()}
     return Inputs(PortTable({uid: Port(f"program-{uid}", port)}), {uid: routes}, slices)
 

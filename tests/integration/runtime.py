@@ -83,7 +83,8 @@ class Runtime:
 
 @asynccontextmanager
 async def running_runtime(model: Path | str, base: str, folder: Path, **settings: Any) -> AsyncIterator[Runtime]:
-    """A runtime that is ready. `settings` are DSPY_RUNTIME_* variables in lower case; a dotted name is any other variable."""
+    """A runtime that is ready. `settings` are DSPY_RUNTIME_* variables in lower case; a dotted name is any other
+    variable."""
     process, port, probe_port, log = await start(model, base, folder, **settings)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         runtime = Runtime(process, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{probe_port}", session, log)
@@ -97,16 +98,26 @@ async def running_runtime(model: Path | str, base: str, folder: Path, **settings
             await asyncio.wait_for(process.wait(), 30)
 
 
-async def start(model: Path | str, base: str, folder: Path, **settings: Any) -> tuple[asyncio.subprocess.Process, int, int, Path]:
+async def start(
+    model: Path | str, base: str, folder: Path, **settings: Any
+) -> tuple[asyncio.subprocess.Process, int, int, Path]:
     """Starts a runtime without waiting for it: its process, its two ports, its log."""
     port, probe_port = free_port(), free_port()
     key_file = folder / "key"
     if not key_file.exists():
         key_file.write_text(KEY)
     variables = {
-        "lm_model": "openai/standin", "lm_api_base": base, "lm_api_key_file": key_file, "host": "127.0.0.1", "port": port,
-        "probe_port": probe_port, "work_folder": folder, "lm_max_retries": 0, "termination_log": folder / "termination", **settings,
-    }  # fmt: skip
+        "lm_model": "openai/standin",
+        "lm_api_base": base,
+        "lm_api_key_file": key_file,
+        "host": "127.0.0.1",
+        "port": port,
+        "probe_port": probe_port,
+        "work_folder": folder,
+        "lm_max_retries": 0,
+        "termination_log": folder / "termination",
+        **settings,
+    }
     environment = {**os.environ, **{f"DSPY_RUNTIME_{name.upper()}": str(value) for name, value in variables.items()}}
     log = folder / "runtime.log"
     with log.open("ab") as file:

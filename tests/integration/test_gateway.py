@@ -23,7 +23,17 @@ from dspy_gateway.published import Inputs
 from dspy_gateway.server import application
 from dspy_gateway.watch import Watcher
 from dspy_kube.client import Kube
-from tests.integration.gateway import Gateway, Upstream, ask, ask_many, free_port, inputs_of, running_gateway, until, weighted
+from tests.integration.gateway import (
+    Gateway,
+    Upstream,
+    ask,
+    ask_many,
+    free_port,
+    inputs_of,
+    running_gateway,
+    until,
+    weighted,
+)
 
 UID = "0b5c6d7e-0000-4000-8000-000000000001"
 CHANCE = 1e-4
@@ -37,12 +47,15 @@ async def upstreams() -> AsyncIterator[dict[str, Upstream]]:
 
 @pytest.fixture
 async def gateway(tmp_path: Path, upstreams: dict[str, Upstream]) -> AsyncIterator[Gateway]:
-    async with running_gateway(tmp_path, inputs_of(UID, 1, {"old": 10_000, "new": 0}, upstreams, free_port())) as running:
+    async with running_gateway(
+        tmp_path, inputs_of(UID, 1, {"old": 10_000, "new": 0}, upstreams, free_port())
+    ) as running:
         yield running
 
 
 def plausible(seen: int, requests: int, share: float) -> bool:
-    """Two-sided: could `seen` come from this share by chance at p = 1e-4? Exact at the ends, Poisson or normal between."""
+    """Two-sided: could `seen` come from this share by chance at p = 1e-4? Exact at the ends, Poisson or normal
+    between."""
     if share in (0.0, 1.0):
         return seen == requests * share
     mean = requests * share
@@ -79,7 +92,9 @@ async def test_two_hundred_changes_under_load_lose_no_request(gateway: Gateway) 
     assert set(answers) == {(200, "old"), (200, "new")}
 
 
-async def test_a_revision_without_endpoints_gets_no_traffic_and_gets_it_back(gateway: Gateway, upstreams: dict[str, Upstream]) -> None:
+async def test_a_revision_without_endpoints_gets_no_traffic_and_gets_it_back(
+    gateway: Gateway, upstreams: dict[str, Upstream]
+) -> None:
     await gateway.serve(weighted(gateway.agent.inputs, UID, {"old": 5_000, "new": 5_000}))
     await gateway.serve(gateway.agent.inputs.with_slice("new", "new-slice", ()))
     await until(lambda: gateway.agent.state().programs[UID].effective == {"old": 10_000, "new": 0}, "all weight on old")
@@ -98,17 +113,24 @@ async def test_answers_are_counted_by_revision_and_outcome(gateway: Gateway, ups
     await until(lambda: gateway.agent.state().programs[UID].revisions == expected, "both revisions are counted")
 
 
-async def test_requests_other_than_predictions_are_routed_but_not_counted(gateway: Gateway, upstreams: dict[str, Upstream]) -> None:
+async def test_requests_other_than_predictions_are_routed_but_not_counted(
+    gateway: Gateway, upstreams: dict[str, Upstream]
+) -> None:
     async with aiohttp.ClientSession() as session, session.get(gateway.url(UID, "/schema")) as response:
         assert response.status == 200
         assert response.headers["x-dspy-gateway"] == "gateway-a"
         assert response.headers["x-dspy-serial"] == "1"
     assert upstreams["old"].seen["/schema"] == 1
     await ask_many(gateway.url(UID), 1)
-    await until(lambda: gateway.agent.state().programs[UID].revisions.get("old") == RevisionCounts(1, {"ok": 1}), "one prediction")
+    await until(
+        lambda: gateway.agent.state().programs[UID].revisions.get("old") == RevisionCounts(1, {"ok": 1}),
+        "one prediction",
+    )
 
 
-async def test_a_waiting_poll_is_answered_when_a_failure_arrives(gateway: Gateway, upstreams: dict[str, Upstream]) -> None:
+async def test_a_waiting_poll_is_answered_when_a_failure_arrives(
+    gateway: Gateway, upstreams: dict[str, Upstream]
+) -> None:
     upstreams["old"].outcome, upstreams["old"].status = "upstream_error", 502
     seen = gateway.agent.state().token
     waiting = asyncio.create_task(gateway.agent.wait_for_change(seen, wait_seconds=30))
@@ -129,12 +151,19 @@ async def test_a_client_that_leaves_is_counted_as_cancelled(gateway: Gateway, up
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=0.2)) as session:
         with pytest.raises(TimeoutError):
             await ask(session, gateway.url(UID))
-    await until(lambda: gateway.agent.state().programs[UID].revisions.get("old") == RevisionCounts(1, {"cancelled": 1}), "one left")
+    await until(
+        lambda: gateway.agent.state().programs[UID].revisions.get("old") == RevisionCounts(1, {"cancelled": 1}),
+        "one left",
+    )
 
 
-async def test_a_revision_whose_pods_are_gone_counts_connection_failures(gateway: Gateway, upstreams: dict[str, Upstream]) -> None:
+async def test_a_revision_whose_pods_are_gone_counts_connection_failures(
+    gateway: Gateway, upstreams: dict[str, Upstream]
+) -> None:
     dead = replace(upstreams["new"].endpoint, port=free_port())
-    await gateway.serve(weighted(gateway.agent.inputs.with_slice("new", "new-slice", (dead,)), UID, {"old": 0, "new": 10_000}))
+    await gateway.serve(
+        weighted(gateway.agent.inputs.with_slice("new", "new-slice", (dead,)), UID, {"old": 0, "new": 10_000})
+    )
     assert set(await ask_many(gateway.url(UID), 5)) == {(503, "new")}
     expected = RevisionCounts(5, {"connection_failure": 5})
     await until(lambda: gateway.agent.state().programs[UID].revisions.get("new") == expected, "five failures")
@@ -152,7 +181,9 @@ async def test_a_bad_resource_of_one_program_leaves_the_others_alone(gateway: Ga
     taken = inputs.ports.ports[UID].port
     ports = PortTable({**inputs.ports.ports, other: Port("other", taken)})
     bad = Routes("other", other, 1, 30, (Backend("nowhere", 10_000),))
-    await gateway.agent.take(weighted(replace(inputs, ports=ports, routes={**inputs.routes, other: bad}), UID, {"old": 0, "new": 10_000}))
+    await gateway.agent.take(
+        weighted(replace(inputs, ports=ports, routes={**inputs.routes, other: bad}), UID, {"old": 0, "new": 10_000})
+    )
     await until(lambda: gateway.agent.state().programs[UID].serial == 2, "the good program's routes are confirmed")
     assert not gateway.agent.state().programs[other].listening
     assert set(await ask_many(gateway.url(UID), 100)) == {(200, "new")}
@@ -177,7 +208,10 @@ async def test_three_hundred_programs(tmp_path: Path, upstreams: dict[str, Upstr
 
 async def test_the_agent_may_die_and_come_back(gateway: Gateway) -> None:
     await ask_many(gateway.url(UID), 10)
-    await until(lambda: gateway.agent.state().programs[UID].revisions.get("old") == RevisionCounts(10, {"ok": 10}), "ten counted")
+    await until(
+        lambda: gateway.agent.state().programs[UID].revisions.get("old") == RevisionCounts(10, {"ok": 10}),
+        "ten counted",
+    )
     inputs = gateway.agent.inputs
     await gateway.stop_agent()
     assert set(await ask_many(gateway.url(UID), 100)) == {(200, "old")}
@@ -191,14 +225,20 @@ async def test_the_agent_may_die_and_come_back(gateway: Gateway) -> None:
 
 async def test_envoy_may_die_and_come_back_while_nobody_else_is_there(gateway: Gateway) -> None:
     await ask_many(gateway.url(UID), 10)
-    await until(lambda: gateway.agent.state().programs[UID].revisions.get("old") == RevisionCounts(10, {"ok": 10}), "ten counted")
+    await until(
+        lambda: gateway.agent.state().programs[UID].revisions.get("old") == RevisionCounts(10, {"ok": 10}),
+        "ten counted",
+    )
     await until(lambda: gateway.agent.counts.uptime_seconds >= 1, "Envoy is a second old")
     await gateway.kill_envoy()
     await until(lambda: not gateway.agent.discovery.connected, "the agent saw Envoy go")
     await gateway.start_envoy()
     await gateway.confirmed()
     assert set(await ask_many(gateway.url(UID), 10)) == {(200, "old")}
-    await until(lambda: gateway.agent.state().programs[UID].revisions.get("old") == RevisionCounts(20, {"ok": 20}), "counts go on")
+    await until(
+        lambda: gateway.agent.state().programs[UID].revisions.get("old") == RevisionCounts(20, {"ok": 20}),
+        "counts go on",
+    )
 
 
 async def test_a_drain_waits_for_requests_in_flight(gateway: Gateway, upstreams: dict[str, Upstream]) -> None:
@@ -240,7 +280,9 @@ async def test_without_the_api_server_a_gateway_starts_again_with_its_last_route
 
 async def test_the_agents_page_tells_the_operator_and_prometheus(gateway: Gateway) -> None:
     await ask_many(gateway.url(UID), 5)
-    await until(lambda: gateway.agent.state().programs[UID].revisions.get("old") == RevisionCounts(5, {"ok": 5}), "five counted")
+    await until(
+        lambda: gateway.agent.state().programs[UID].revisions.get("old") == RevisionCounts(5, {"ok": 5}), "five counted"
+    )
     async with TestClient(TestServer(application(gateway.agent))) as page:
         state = load_state(await (await page.get("/state")).text())
         metrics = await (await page.get("/metrics")).text()

@@ -11,6 +11,8 @@ CHECKER = REPOSITORY / "dev" / "cluster" / "kindconfig"
 
 
 def test_kind_config_is_what_kind_reads() -> None:
-    result = subprocess.run([go(), "run", ".", str(REPOSITORY / "kind-config.yaml")], cwd=CHECKER, capture_output=True, text=True)
+    result = subprocess.run(
+        [go(), "run", ".", str(REPOSITORY / "kind-config.yaml")], cwd=CHECKER, capture_output=True, text=True
+    )
     assert result.returncode == 0, result.stderr
     assert result.stdout == "1 nodes\n"

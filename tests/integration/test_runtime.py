@@ -83,7 +83,9 @@ async def runtime(question_model: Path, provider: RunningProvider, tmp_path: Pat
         yield running
 
 
-async def test_a_program_answers_with_its_fields_and_the_configured_lm_and_key(runtime: Runtime, provider: RunningProvider) -> None:
+async def test_a_program_answers_with_its_fields_and_the_configured_lm_and_key(
+    runtime: Runtime, provider: RunningProvider
+) -> None:
     status, body, headers = await runtime.predict(question="why?", limit=3)
     assert (status, headers["x-dspy-outcome"]) == (200, "ok")
     assert body == {"reasoning": "A helpful answer.", "answer": "A helpful answer."}
@@ -119,8 +121,14 @@ async def test_whatever_a_program_raises_ends_that_request_only_and_is_logged_wi
             status, _, headers = await runtime.predict(what=what)
             assert (status, headers["x-dspy-outcome"]) == (500, "program_error")
         assert (await runtime.predict(what="ok"))[0] == 200
-    failures = [line for line in map(json.loads, runtime.log.read_text().splitlines()) if line["event"] == "A request failed"]
-    assert [line["classes"][0] for line in failures] == ["builtins.SystemExit", "asyncio.exceptions.CancelledError", "builtins.KeyError"]
+    failures = [
+        line for line in map(json.loads, runtime.log.read_text().splitlines()) if line["event"] == "A request failed"
+    ]
+    assert [line["classes"][0] for line in failures] == [
+        "builtins.SystemExit",
+        "asyncio.exceptions.CancelledError",
+        "builtins.KeyError",
+    ]
     assert all("raises_anything.py" in line["frames"][-1] for line in failures)
     assert "a customer's name" not in runtime.log.read_text()
 
@@ -133,7 +141,9 @@ async def test_input_whose_type_checks_itself_is_refused_and_costs_no_other_requ
     model = save(dspy.Predict("image: dspy.Image -> answer"))
     async with running_runtime(model, provider.base, tmp_path) as runtime:
         bad = {"url": "http://x.invalid/y.png", "download": True}
-        answers = [await runtime.predict(image=bad if turn % 2 else {"url": "http://x.invalid/y.png"}) for turn in range(10)]
+        answers = [
+            await runtime.predict(image=bad if turn % 2 else {"url": "http://x.invalid/y.png"}) for turn in range(10)
+        ]
     assert {(status, headers["x-dspy-outcome"]) for status, _, headers in answers[1::2]} == {(422, "client_error")}
     assert {status for status, _, _ in answers[0::2]} == {200}
 
@@ -150,18 +160,35 @@ async def test_schema_tells_both_sides_and_where_it_knows_them_from(runtime: Run
     ("settings", "status", "outcome", "code"),
     [
         ({"error_share": 1.0, "error_status": 500}, 502, "upstream_error", "provider_error"),
-        ({"error_share": 1.0, "error_status": 429, "error_headers": {"Retry-After": "7"}}, 429, "upstream_error", "rate_limit"),
+        (
+            {"error_share": 1.0, "error_status": 429, "error_headers": {"Retry-After": "7"}},
+            429,
+            "upstream_error",
+            "rate_limit",
+        ),
         ({"error_share": 1.0, "error_status": 401}, 502, "upstream_error", "auth"),
         (
-            {"error_share": 1.0, "error_status": 400, "error_body": {"error": {"message": "long", "code": "context_length_exceeded"}}},
-            413, "program_error", "context_window",
+            {
+                "error_share": 1.0,
+                "error_status": 400,
+                "error_body": {"error": {"message": "long", "code": "context_length_exceeded"}},
+            },
+            413,
+            "program_error",
+            "context_window",
         ),
         ({"prose_when": "question"}, 502, "program_error", "parse"),
         ({"latency_seconds": 3.0}, 504, "timeout", "timeout"),
     ],
-)  # fmt: skip
+)
 async def test_errors_are_typed_and_hold_nothing_of_the_providers_words(
-    question_model: Path, provider: RunningProvider, tmp_path: Path, settings: dict[str, object], status: int, outcome: str, code: str
+    question_model: Path,
+    provider: RunningProvider,
+    tmp_path: Path,
+    settings: dict[str, object],
+    status: int,
+    outcome: str,
+    code: str,
 ) -> None:
     for name, value in settings.items():
         setattr(provider.provider.settings, name, value)
@@ -177,7 +204,11 @@ async def test_errors_are_typed_and_hold_nothing_of_the_providers_words(
 async def test_a_provider_that_cannot_be_reached_is_an_upstream_error(question_model: Path, tmp_path: Path) -> None:
     async with running_runtime(question_model, "http://127.0.0.1:9/v1", tmp_path) as runtime:
         status, body, headers = await runtime.predict(question="why?", limit=1)
-        assert (status, headers["x-dspy-outcome"], body["error"]["code"]) == (503, "upstream_error", "provider_unreachable")
+        assert (status, headers["x-dspy-outcome"], body["error"]["code"]) == (
+            503,
+            "upstream_error",
+            "provider_unreachable",
+        )
 
 
 async def test_beyond_concurrency_and_queue_requests_are_refused_at_once(
@@ -192,7 +223,9 @@ async def test_beyond_concurrency_and_queue_requests_are_refused_at_once(
     assert refused["retry-after"] == "1"
 
 
-async def test_hundreds_of_requests_are_in_flight_at_once(question_model: Path, provider: RunningProvider, tmp_path: Path) -> None:
+async def test_hundreds_of_requests_are_in_flight_at_once(
+    question_model: Path, provider: RunningProvider, tmp_path: Path
+) -> None:
     provider.provider.settings.latency_seconds = 1.0
     async with running_runtime(question_model, provider.base, tmp_path, concurrency=400) as runtime:
         work = [asyncio.ensure_future(runtime.predict(question="why?", limit=1)) for _ in range(300)]
@@ -204,7 +237,9 @@ async def test_hundreds_of_requests_are_in_flight_at_once(question_model: Path, 
         assert {status for status, _, _ in await asyncio.gather(*work)} == {200}
 
 
-async def test_a_client_that_leaves_frees_its_place(question_model: Path, provider: RunningProvider, tmp_path: Path) -> None:
+async def test_a_client_that_leaves_frees_its_place(
+    question_model: Path, provider: RunningProvider, tmp_path: Path
+) -> None:
     provider.provider.settings.latency_seconds = 20.0
     async with running_runtime(question_model, provider.base, tmp_path, concurrency=1) as runtime:
         with pytest.raises(TimeoutError):
@@ -221,7 +256,12 @@ async def test_a_client_that_leaves_frees_its_place(question_model: Path, provid
 @pytest.mark.parametrize("kind", ["sync", "async"])
 @pytest.mark.parametrize("whole_program", [True, False])
 async def test_custom_modules_with_their_code_load_in_both_formats(
-    save: Save, provider: RunningProvider, tmp_path: Path, kind: str, whole_program: bool, monkeypatch: pytest.MonkeyPatch
+    save: Save,
+    provider: RunningProvider,
+    tmp_path: Path,
+    kind: str,
+    whole_program: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import importlib
 
@@ -243,7 +283,9 @@ async def test_custom_modules_with_their_code_load_in_both_formats(
         assert status == 422
 
 
-async def test_sigterm_lets_requests_in_flight_end(question_model: Path, provider: RunningProvider, tmp_path: Path) -> None:
+async def test_sigterm_lets_requests_in_flight_end(
+    question_model: Path, provider: RunningProvider, tmp_path: Path
+) -> None:
     provider.provider.settings.latency_seconds = 1.0
     async with running_runtime(question_model, provider.base, tmp_path) as runtime:
         slow = asyncio.ensure_future(runtime.predict(question="why?", limit=1))
@@ -253,7 +295,9 @@ async def test_sigterm_lets_requests_in_flight_end(question_model: Path, provide
         assert await asyncio.wait_for(runtime.process.wait(), 10) == 0
 
 
-async def test_a_new_key_is_used_without_a_restart(question_model: Path, provider: RunningProvider, tmp_path: Path) -> None:
+async def test_a_new_key_is_used_without_a_restart(
+    question_model: Path, provider: RunningProvider, tmp_path: Path
+) -> None:
     async with running_runtime(question_model, provider.base, tmp_path) as runtime:
         await runtime.predict(question="why?", limit=1)
         (tmp_path / "key").write_text("sk-the-next-key-123456")
@@ -265,7 +309,9 @@ async def test_a_new_key_is_used_without_a_restart(question_model: Path, provide
         await until(new_key_is_used, "the new key is used")
 
 
-async def test_no_key_of_any_kind_reaches_logs_or_answers(question_model: Path, provider: RunningProvider, tmp_path: Path) -> None:
+async def test_no_key_of_any_kind_reaches_logs_or_answers(
+    question_model: Path, provider: RunningProvider, tmp_path: Path
+) -> None:
     provider.provider.settings.error_share = 1.0
     provider.provider.settings.error_body = {"error": {"message": f"bad key {KEY}"}}
     async with running_runtime(question_model, provider.base, tmp_path, log_level="debug") as runtime:
@@ -305,7 +351,9 @@ async def test_memory_stays_flat_over_thousands_of_requests(runtime: Runtime) ->
     assert runtime.memory_bytes() - before < 4 << 20
 
 
-async def test_a_model_that_does_not_load_says_why_and_where_the_kubelet_looks(provider: RunningProvider, tmp_path: Path) -> None:
+async def test_a_model_that_does_not_load_says_why_and_where_the_kubelet_looks(
+    provider: RunningProvider, tmp_path: Path
+) -> None:
     broken = tmp_path / "broken"
     (broken / "data").mkdir(parents=True)
     (broken / "MLmodel").write_text("flavors: {dspy: {model_path: data/model.pkl}}\n")

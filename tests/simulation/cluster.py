@@ -1,4 +1,5 @@
-"""A model of the cluster for the simulation: pods that start late, crash and vanish, gateways that lag, a registry, an API
+"""A model of the cluster for the simulation: pods that start late, crash and vanish, gateways that lag, a registry, an
+API
 whose writes may fail, and an operator that may restart between any two writes. The plan is the real one.
 """
 
@@ -15,7 +16,17 @@ from dspy_operator.api.convert import from_dict
 from dspy_operator.api.program import LM, Model, ProgramSpec
 from dspy_operator.api.rollout import Canary, Pause, Policy, ProgramRef, RolloutSpec, Step, Strategy
 from dspy_operator.domain.ledger import Ledger
-from dspy_operator.domain.plan import Action, ApplyService, CreateRevision, Delete, MarkStable, Plan, ServeRevision, WriteRoutes, plan
+from dspy_operator.domain.plan import (
+    Action,
+    ApplyService,
+    CreateRevision,
+    Delete,
+    MarkStable,
+    Plan,
+    ServeRevision,
+    WriteRoutes,
+    plan,
+)
 from dspy_operator.domain.release import Said
 from dspy_operator.domain.snapshot import Gateway, Problem, Program, Revision, Snapshot, Wanted, Workload
 
@@ -124,12 +135,26 @@ class World:
         """What one pass observes."""
         known = self.memory
         stored = from_dict(self.status["release"], Ledger) if "release" in self.status else None
-        if known and known.release and stored and stored.release and known.release.candidate == stored.release.candidate:
-            same = (known.serial, known.request, known.checkpointed_at) == (stored.serial, stored.request, stored.checkpointed_at)
+        if (
+            known
+            and known.release
+            and stored
+            and stored.release
+            and known.release.candidate == stored.release.candidate
+        ):
+            same = (known.serial, known.request, known.checkpointed_at) == (
+                stored.serial,
+                stored.request,
+                stored.checkpointed_at,
+            )
             stored = known if same else stored
         spec = ProgramSpec(Model(f"models:/qa/{self.wanted}"), LM("openai/x"), replicas=self.replicas)
-        program = Program("ns", "qa", UID, self.generation, str(self.resource_version), spec, self.request, self.status, stored)
-        policies = (Policy("qa", "policy-uid", "2026-01-01", 1, self.policy, self.rollout_status, "1"),) if self.policy else ()
+        program = Program(
+            "ns", "qa", UID, self.generation, str(self.resource_version), spec, self.request, self.status, stored
+        )
+        policies = (
+            (Policy("qa", "policy-uid", "2026-01-01", 1, self.policy, self.rollout_status, "1"),) if self.policy else ()
+        )
         return Snapshot(
             program=program,
             policies=policies,
@@ -148,7 +173,9 @@ class World:
 
     def effective(self, pod: GatewayPod) -> Mapping[str, int]:
         """What a gateway pod applies now."""
-        return effective_weights(pod.obeyed, {name for name in self.workloads if self.ready(name)}) if pod.obeyed else {}
+        return (
+            effective_weights(pod.obeyed, {name for name in self.workloads if self.ready(name)}) if pod.obeyed else {}
+        )
 
     # What happens.
 
@@ -210,7 +237,9 @@ class World:
             return Problem("Resolving", "nothing is asked for")
         if not self.registry_up:
             return Problem("RegistryUnavailable", "the registry is down")
-        revision = Revision(f"qa-{self.wanted}", "2026", f"models:/qa/{self.wanted}", str(self.wanted), "openai/x", 60, {}, {})
+        revision = Revision(
+            f"qa-{self.wanted}", "2026", f"models:/qa/{self.wanted}", str(self.wanted), "openai/x", 60, {}, {}
+        )
         return Wanted(self.revisions.get(revision.name, revision), {})
 
     def _workload(self, workload: Workloads) -> Workload:
@@ -219,7 +248,11 @@ class World:
         return Workload(workload.replicas, ready, workload.crashes, fatal, promoted_at=workload.promoted_at)
 
     def _ready_pods(self, workload: Workloads) -> int:
-        up = workload.loads and self.now >= workload.created_at + workload.start_seconds and self.now >= workload.down_until
+        up = (
+            workload.loads
+            and self.now >= workload.created_at + workload.start_seconds
+            and self.now >= workload.down_until
+        )
         return workload.replicas if up else 0
 
     def _gateway(self) -> Gateway:
@@ -309,7 +342,9 @@ class World:
         """The invariants that can be seen in a plan."""
         for action in (*decided.urgent, *decided.actions):
             if isinstance(action, WriteRoutes):
-                assert sum(backend.weight for backend in action.routes.backends) == TOTAL_WEIGHT, "desired weights sum to 10,000"
+                assert sum(backend.weight for backend in action.routes.backends) == TOTAL_WEIGHT, (
+                    "desired weights sum to 10,000"
+                )
 
 
 def _count(pod: GatewayPod, revision: str, started: int, outcome: str | None) -> None:

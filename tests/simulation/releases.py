@@ -9,7 +9,9 @@ from dspy_operator.domain.judgement import Arm, NoWorse, Worse, crossed
 BLOCK_REQUESTS = 10
 
 
-def requests_until_worse(chance: random.Random, stable: float, candidate: float, weight: float, alpha: float, most: int) -> int | None:
+def requests_until_worse(
+    chance: random.Random, stable: float, candidate: float, weight: float, alpha: float, most: int
+) -> int | None:
     """Candidate requests until it is found worse; None when it never is within `most`."""
     process, left, right, seen = Worse(), Arm(), Arm(), 0
     while seen < most:
@@ -22,7 +24,9 @@ def requests_until_worse(chance: random.Random, stable: float, candidate: float,
     return None
 
 
-def requests_until_no_worse(chance: random.Random, stable: float, candidate: float, margin: float, weight: float, most: int) -> int | None:
+def requests_until_no_worse(
+    chance: random.Random, stable: float, candidate: float, margin: float, weight: float, most: int
+) -> int | None:
     """Candidate requests until it is found no worse at alpha 5 %; None when it never is within `most`."""
     process, left, right, seen = NoWorse(), Arm(), Arm(), 0
     while seen < most:

@@ -31,7 +31,11 @@ class Disorder(RuleBasedStateMachine):
         self.serial = 0
         self.ever_refused: set[str] = set()
 
-    @rule(failure_rate=st.sampled_from([0.0, 0.0, 0.3, 1.0]), loads=st.sampled_from([True, True, True, False]), start=st.integers(1, 20))
+    @rule(
+        failure_rate=st.sampled_from([0.0, 0.0, 0.3, 1.0]),
+        loads=st.sampled_from([True, True, True, False]),
+        start=st.integers(1, 20),
+    )
     def a_user_asks_for_a_new_version(self, failure_rate: float, loads: bool, start: int) -> None:
         self.newest += 1
         self.world.publish(self.newest, failure_rate=failure_rate, loads=loads, start_seconds=start)
@@ -121,7 +125,9 @@ class Disorder(RuleBasedStateMachine):
         if ledger.release and ledger.stable in world.workloads:
             assert world.workloads[ledger.stable].replicas == world.replicas, "5: stable keeps its capacity"
         if ledger.release:
-            assert ledger.release.candidate not in {refused.revision for refused in ledger.refused}, "8: refused stays refused"
+            assert ledger.release.candidate not in {refused.revision for refused in ledger.refused}, (
+                "8: refused stays refused"
+            )
 
     @invariant()
     def no_request_goes_where_nobody_answers(self) -> None:
@@ -132,7 +138,9 @@ class Disorder(RuleBasedStateMachine):
     def weights_sum_to_all_and_serials_grow(self) -> None:
         routes = self.world.routes if hasattr(self, "world") else None
         if routes is not None:
-            assert sum(backend.weight for backend in routes.backends) == TOTAL_WEIGHT, "3: desired weights sum to 10,000"
+            assert sum(backend.weight for backend in routes.backends) == TOTAL_WEIGHT, (
+                "3: desired weights sum to 10,000"
+            )
             assert routes.serial >= self.serial
             self.serial = routes.serial
 

@@ -1,4 +1,5 @@
-"""One readable story for each row of "what happens when": the operator's own words, compared with golden transcripts."""
+"""One readable story for each row of "what happens when": the operator's own words, compared with golden
+transcripts."""
 
 from __future__ import annotations
 

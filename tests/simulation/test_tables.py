@@ -14,7 +14,16 @@ RUNS = 60
 
 @pytest.mark.parametrize(
     ("stable", "candidate", "published"),
-    [(0.0, 0.05, 66), (0.0, 0.2, 17), (0.0, 1.0, 3), (0.01, 0.1, 86), (0.01, 0.2, 32), (0.01, 1.0, 3), (0.05, 0.5, 17), (0.05, 1.0, 5)],
+    [
+        (0.0, 0.05, 66),
+        (0.0, 0.2, 17),
+        (0.0, 1.0, 3),
+        (0.01, 0.1, 86),
+        (0.01, 0.2, 32),
+        (0.01, 1.0, 3),
+        (0.05, 0.5, 17),
+        (0.05, 1.0, 5),
+    ],
 )
 def test_a_worse_candidate_is_found_as_soon_as_published(stable: float, candidate: float, published: int) -> None:
     chance = random.Random(f"{stable} {candidate}")
@@ -23,9 +32,12 @@ def test_a_worse_candidate_is_found_as_soon_as_published(stable: float, candidat
 
 
 @pytest.mark.parametrize(
-    ("stable", "margin", "published"), [(0.0, 0.01, 300), (0.0, 0.02, 150), (0.0, 0.05, 59), (0.001, 0.02, 150), (0.01, 0.05, 60)]
+    ("stable", "margin", "published"),
+    [(0.0, 0.01, 300), (0.0, 0.02, 150), (0.0, 0.05, 59), (0.001, 0.02, 150), (0.01, 0.05, 60)],
 )
-def test_a_healthy_candidate_is_found_no_worse_as_soon_as_published(stable: float, margin: float, published: int) -> None:
+def test_a_healthy_candidate_is_found_no_worse_as_soon_as_published(
+    stable: float, margin: float, published: int
+) -> None:
     chance = random.Random(f"{stable} {margin}")
     found = [requests_until_no_worse(chance, stable, stable, margin, 0.05, 20_000) or 20_000 for _ in range(RUNS)]
     assert median(found) == pytest.approx(published, rel=0.25)

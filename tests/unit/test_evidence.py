@@ -30,7 +30,9 @@ def folded(*looks: Mapping[str, GatewayState], analysis: Analysis | None = None)
 
 
 def test_a_pod_that_is_older_than_the_release_counts_from_its_first_look() -> None:
-    evidence = folded({"a": gateway(old=counted(1_000, ok=1_000))}, {"a": gateway(old=counted(1_010, ok=1_008, timeout=2))})
+    evidence = folded(
+        {"a": gateway(old=counted(1_000, ok=1_000))}, {"a": gateway(old=counted(1_010, ok=1_008, timeout=2))}
+    )
     assert evidence.stable == Tally(10, 2, answered=10)
 
 
@@ -62,17 +64,26 @@ def test_a_block_stays_open_until_both_had_a_request() -> None:
 
 @pytest.mark.parametrize("outcome", ["program_error", "upstream_error", "timeout", "connection_failure", "overloaded"])
 def test_a_candidate_that_fails_in_any_way_is_worse(outcome: str) -> None:
-    looks = [{"a": gateway(101.0, old=counted(20 * n, ok=20 * n), new=counted(2 * n, **{outcome: 2 * n}))} for n in range(1, 6)]
+    looks = [
+        {"a": gateway(101.0, old=counted(20 * n, ok=20 * n), new=counted(2 * n, **{outcome: 2 * n}))}
+        for n in range(1, 6)
+    ]
     assert judge(folded(*looks), Analysis()).verdict is Verdict.WORSE
 
 
 def test_overload_of_both_is_no_evidence() -> None:
-    looks = [{"a": gateway(101.0, old=counted(20 * n, overloaded=10 * n), new=counted(2 * n, overloaded=2 * n))} for n in range(1, 40)]
+    looks = [
+        {"a": gateway(101.0, old=counted(20 * n, overloaded=10 * n), new=counted(2 * n, overloaded=2 * n))}
+        for n in range(1, 40)
+    ]
     assert judge(folded(*looks), Analysis()).verdict is not Verdict.WORSE
 
 
 def test_a_candidate_that_refuses_clients_is_worse_by_a_reason_of_its_own() -> None:
-    looks = [{"a": gateway(101.0, old=counted(20 * n, ok=20 * n), new=counted(2 * n, client_error=2 * n))} for n in range(1, 8)]
+    looks = [
+        {"a": gateway(101.0, old=counted(20 * n, ok=20 * n), new=counted(2 * n, client_error=2 * n))}
+        for n in range(1, 8)
+    ]
     judged = judge(folded(*looks), Analysis())
     assert (judged.verdict, judged.reason) == (Verdict.WORSE, "RefusesMoreRequests")
 
@@ -81,7 +92,9 @@ def test_the_ceiling_works_without_traffic_to_stable_and_not_while_stable_is_abo
     limit = Analysis(error_rate=ErrorRate(max_percent=5))
     alone = [{"a": gateway(101.0, new=counted(2 * n, timeout=2 * n))} for n in range(1, 8)]
     assert judge(folded(*alone, analysis=limit), limit).reason == "AboveCeiling"
-    both = [{"a": gateway(101.0, old=counted(20 * n, timeout=10 * n), new=counted(2 * n, timeout=n))} for n in range(1, 30)]
+    both = [
+        {"a": gateway(101.0, old=counted(20 * n, timeout=10 * n), new=counted(2 * n, timeout=n))} for n in range(1, 30)
+    ]
     assert judge(folded(*both, analysis=limit), limit).verdict is not Verdict.WORSE
 
 
@@ -94,7 +107,10 @@ def test_stable_that_fails_more_than_half_is_unhealthy_and_heals() -> None:
 
 
 def test_evidence_survives_the_status() -> None:
-    looks = [{"a": gateway(101.0, old=counted(20 * n, ok=19 * n, timeout=n), new=counted(2 * n, ok=2 * n))} for n in range(1, 9)]
+    looks = [
+        {"a": gateway(101.0, old=counted(20 * n, ok=19 * n, timeout=n), new=counted(2 * n, ok=2 * n))}
+        for n in range(1, 9)
+    ]
     evidence = folded(*looks)
     assert from_dict(to_dict(evidence), Evidence) == evidence
 

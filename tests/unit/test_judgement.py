@@ -35,7 +35,12 @@ def stable_rate(requests: int, share: float) -> Rate:
 @settings(max_examples=400, deadline=None)
 @given(small, small, rates, st.floats(0, 1), st.sampled_from([0.0, 0.005, 0.02, 0.1]), histories)
 def test_a_block_of_worse_never_expects_to_win_while_the_candidate_is_no_worse(
-    stable_requests: int, candidate_requests: int, rate: float, share: float, tolerance: float, history: tuple[int, float, int, float]
+    stable_requests: int,
+    candidate_requests: int,
+    rate: float,
+    share: float,
+    tolerance: float,
+    history: tuple[int, float, int, float],
 ) -> None:
     before = Worse(stable=stable_rate(*history[:2]), requests=history[2])
     candidate_rate = min(share * (rate + tolerance), 1.0)
@@ -52,7 +57,12 @@ def test_a_block_of_worse_never_expects_to_win_while_the_candidate_is_no_worse(
 @example(1, 1, 1.0, 0.0, 0.1, (0, 0.0, 2, 1.0))
 @given(small, small, st.floats(0, 1), st.floats(0, 1), st.sampled_from([0.005, 0.02, 0.1]), histories)
 def test_a_block_of_no_worse_never_expects_to_win_while_the_candidate_is_worse_by_the_margin(
-    stable_requests: int, candidate_requests: int, share: float, beyond: float, margin: float, history: tuple[int, float, int, float]
+    stable_requests: int,
+    candidate_requests: int,
+    share: float,
+    beyond: float,
+    margin: float,
+    history: tuple[int, float, int, float],
 ) -> None:
     past = Arm(history[2], int(history[2] * history[3]))
     before = NoWorse(stable=stable_rate(*history[:2]), candidate=past, pooled=stable_rate(*history[:2]).after(past))
@@ -123,7 +133,9 @@ def test_more_answers_than_starts_in_a_block_count_as_all_bad_and_never_overflow
 @pytest.mark.parametrize("weight", [0.01, 0.1, 0.5])
 def test_a_healthy_candidate_is_not_rolled_back_under_continuous_peeking(weight: float) -> None:
     chance = random.Random(7)
-    rolled_back = sum(release_rolls_back(chance, weight, 0.01, 0.01, alpha=0.01, candidate_requests=1_000) for _ in range(60))
+    rolled_back = sum(
+        release_rolls_back(chance, weight, 0.01, 0.01, alpha=0.01, candidate_requests=1_000) for _ in range(60)
+    )
     assert rolled_back <= 3
 
 

@@ -48,10 +48,15 @@ def test_pods_are_restricted_and_hold_no_token_and_no_key() -> None:
 
 def test_users_words_about_pods_merge_append_and_replace() -> None:
     words = {
-        "labels": {"team": "a", "dspy.dev/revision": "mine"}, "nodeSelector": {"disk": "ssd"}, "serviceAccountName": "cloud",
-        "volumes": [{"name": "extra", "emptyDir": {}}], "volumeMounts": [{"name": "extra", "mountPath": "/extra"}],
-    }  # fmt: skip
-    deployment = read_revision(controller_revision(program({**SPEC, "pod": words}), "qa-1", VERSION, RUNTIME)).deployment
+        "labels": {"team": "a", "dspy.dev/revision": "mine"},
+        "nodeSelector": {"disk": "ssd"},
+        "serviceAccountName": "cloud",
+        "volumes": [{"name": "extra", "emptyDir": {}}],
+        "volumeMounts": [{"name": "extra", "mountPath": "/extra"}],
+    }
+    deployment = read_revision(
+        controller_revision(program({**SPEC, "pod": words}), "qa-1", VERSION, RUNTIME)
+    ).deployment
     template = deployment["spec"]["template"]
     assert template["metadata"]["labels"]["team"] == "a"
     assert template["metadata"]["labels"]["dspy.dev/revision"] == "qa-1"

@@ -1,4 +1,5 @@
-"""The contract between operator and agents: weights that add up, outcomes that are told apart, values that survive JSON."""
+"""The contract between operator and agents: weights that add up, outcomes that are told apart, values that survive
+JSON."""
 
 from __future__ import annotations
 
@@ -29,9 +30,13 @@ names = st.lists(st.sampled_from(["a", "b", "c", "d"]), min_size=1, unique=True)
 def routes(draw: st.DrawFn) -> Routes:
     """Routes whose desired weights sum to 10,000."""
     revisions = draw(names)
-    cuts = sorted(draw(st.lists(st.integers(0, TOTAL_WEIGHT), min_size=len(revisions) - 1, max_size=len(revisions) - 1)))
+    cuts = sorted(
+        draw(st.lists(st.integers(0, TOTAL_WEIGHT), min_size=len(revisions) - 1, max_size=len(revisions) - 1))
+    )
     weights = [high - low for low, high in zip([0, *cuts], [*cuts, TOTAL_WEIGHT], strict=True)]
-    return Routes("qa", "uid", 1, 60, tuple(Backend(name, weight) for name, weight in zip(revisions, weights, strict=True)))
+    return Routes(
+        "qa", "uid", 1, 60, tuple(Backend(name, weight) for name, weight in zip(revisions, weights, strict=True))
+    )
 
 
 @given(routes(), st.sets(st.sampled_from(["a", "b", "c", "d"])))

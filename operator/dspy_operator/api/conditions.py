@@ -29,7 +29,9 @@ def false(type_: str, reason: str, message: str = "") -> Condition:
     return Condition(type_, "False", reason, message)
 
 
-def merged(before: Iterable[Mapping[str, Any]], conditions: Iterable[Condition], generation: int, now: float) -> list[dict[str, Any]]:
+def merged(
+    before: Iterable[Mapping[str, Any]], conditions: Iterable[Condition], generation: int, now: float
+) -> list[dict[str, Any]]:
     """The conditions as the API's list, keeping the transition time of those whose status did not flip."""
     known = {condition["type"]: condition for condition in before}
     return [_merged(known.get(condition.type), condition, generation, now) for condition in conditions]

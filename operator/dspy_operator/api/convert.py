@@ -24,7 +24,9 @@ def _converter() -> cattrs.Converter:
     def renames(cls: type) -> dict[str, Any]:
         return {field.name: override(rename=camel(field.name)) for field in dataclasses.fields(cls)}
 
-    converter.register_structure_hook_factory(dataclasses.is_dataclass, lambda cls: make_dict_structure_fn(cls, converter, **renames(cls)))
+    converter.register_structure_hook_factory(
+        dataclasses.is_dataclass, lambda cls: make_dict_structure_fn(cls, converter, **renames(cls))
+    )
     converter.register_unstructure_hook_factory(
         dataclasses.is_dataclass,
         lambda cls: make_dict_unstructure_fn(cls, converter, _cattrs_omit_if_default=True, **renames(cls)),

@@ -33,7 +33,8 @@ class SecretName:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """How the pod proves itself to the provider: a key from a file, variables from a Secret, or (neither) its identity."""
+    """How the pod proves itself to the provider: a key from a file, variables from a Secret, or (neither) its
+    identity."""
 
     api_key: SecretKey | None = None
     env_from: SecretName | None = None

@@ -71,7 +71,11 @@ class Poller:
         known = self._namespaces.get(namespace)
         if known is None:
             return frozenset(), {}
-        fresh = {name: pod for name, pod in known.pods.items() if pod.state is not None and time.monotonic() - pod.at < FRESH_SECONDS}
+        fresh = {
+            name: pod
+            for name, pod in known.pods.items()
+            if pod.state is not None and time.monotonic() - pod.at < FRESH_SECONDS
+        }
         return known.carrying, {name: pod.state for name, pod in fresh.items() if pod.state is not None}
 
     async def close(self) -> None:

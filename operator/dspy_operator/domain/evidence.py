@@ -2,7 +2,8 @@
 
 One source decides: the gateways' counts. A poll that failed adds nothing; a counter that fell has restarted and its new
 value is what was added; a gateway pod seen for the first time counts from its first poll, or from zero if it was born
-after the release began. A block closes when both arms have had a request: its bounds depend on requests, never on outcomes.
+after the release began. A block closes when both arms have had a request: its bounds depend on requests, never on
+outcomes.
 """
 
 from __future__ import annotations
@@ -90,7 +91,9 @@ class Evidence:
     @property
     def stable_unhealthy(self) -> bool:
         """True while stable itself fails more than half of its recent requests: then nothing can be learnt."""
-        return self.recent_requests >= UNHEALTHY_REQUESTS and self.recent_failures > UNHEALTHY_SHARE * self.recent_requests
+        return (
+            self.recent_requests >= UNHEALTHY_REQUESTS and self.recent_failures > UNHEALTHY_SHARE * self.recent_requests
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +130,17 @@ def judge(evidence: Evidence, analysis: Analysis) -> Judged:
             return Judged(Verdict.WORSE, "FailsMoreOften", f"The candidate fails more often: {counts}")
         both = f"{evidence.candidate.client_errors} of {evidence.candidate.requests} against {evidence.stable.client_errors}"
         return Judged(
-            Verdict.WORSE, "RefusesMoreRequests", f"The candidate refuses clients' requests: {both} of {evidence.stable.requests}"
+            Verdict.WORSE,
+            "RefusesMoreRequests",
+            f"The candidate refuses clients' requests: {both} of {evidence.stable.requests}",
         )
     if analysis.error_rate.max_percent is not None and crossed(evidence.ceiling.log_e, alpha):
         limit = f"{analysis.error_rate.max_percent:g}%"
-        return Judged(Verdict.WORSE, "AboveCeiling", f"The candidate fails more often than {limit}: {describe(evidence.candidate)}")
+        return Judged(
+            Verdict.WORSE,
+            "AboveCeiling",
+            f"The candidate fails more often than {limit}: {describe(evidence.candidate)}",
+        )
     if crossed(evidence.no_worse.log_e, ALPHA_PROMOTE):
         return Judged(Verdict.NO_WORSE, "NoWorse", f"The candidate is no worse: {counts}")
     return Judged(Verdict.UNDECIDED, "Undecided", f"Not decided yet: {counts}")
@@ -186,7 +195,8 @@ def _with(evidence: Evidence, stable: Tally, candidate: Tally, analysis: Analysi
 
 
 def _closed(evidence: Evidence, analysis: Analysis) -> Evidence:
-    """Judges the open block. Bad answers beyond its starts belong to earlier starts: they are kept for the next block."""
+    """Judges the open block. Bad answers beyond its starts belong to earlier starts: they are kept for the next
+    block."""
     left, right = evidence.open_stable, evidence.open_candidate
     with_overloaded = not evidence.stable_overloaded
     stable, candidate = _arm(left, with_overloaded), _arm(right, with_overloaded)
@@ -204,7 +214,8 @@ def _closed(evidence: Evidence, analysis: Analysis) -> Evidence:
 
 
 def _set_aside(evidence: Evidence) -> Evidence:
-    """Ends the open block without judging it: while stable itself fails, a comparison teaches nothing and spoils its rate."""
+    """Ends the open block without judging it: while stable itself fails, a comparison teaches nothing and spoils its
+    rate."""
     return replace(evidence, open_stable=Tally(), open_candidate=Tally())
 
 

@@ -25,7 +25,11 @@ def plan_gateway(programs: Mapping[str, str], table: PortTable | None, now: floa
     if not programs:
         return GatewayPlan(needed=False, table=None)
     known = (table or PortTable()).ports
-    ports = {uid: _freed(port, uid in programs, now) for uid, port in known.items() if not _rested(port, uid in programs, now)}
+    ports = {
+        uid: _freed(port, uid in programs, now)
+        for uid, port in known.items()
+        if not _rested(port, uid in programs, now)
+    }
     for uid in sorted(programs.keys() - ports.keys()):
         ports[uid] = Port(programs[uid], next_port(PortTable(ports), now, PORT_REST_SECONDS))
     resting = [port.freed_at for port in ports.values() if port.freed_at is not None]

@@ -73,7 +73,9 @@ class Worse:
         """The process after a block in which both arms had requests. `tolerance` is a fraction."""
         rate = self.stable.value(HIGHEST_RATE - tolerance)
         floor = rate + tolerance
-        e_values = [_log_e_value(stable, candidate, rate, floor + distance * (1 - floor), tolerance) for distance in DISTANCES]
+        e_values = [
+            _log_e_value(stable, candidate, rate, floor + distance * (1 - floor), tolerance) for distance in DISTANCES
+        ]
         return replace(self._bet(candidate, e_values), stable=self.stable.after(stable))
 
     def after_alone(self, candidate: Arm, limit: float) -> Worse:
@@ -82,7 +84,8 @@ class Worse:
         return self._bet(candidate, e_values)
 
     def _bet(self, candidate: Arm, log_e_values: Sequence[float]) -> Worse:
-        """Invests a share of the cash again, so that a candidate that turns bad late is found soon, then plays the block."""
+        """Invests a share of the cash again, so that a candidate that turns bad late is found soon, then plays the
+        block."""
         share = min(0.5, 0.25 * candidate.requests / (self.requests + candidate.requests + 100))
         added = self.log_cash + math.log(share) if share > 0 else -math.inf
         stakes = tuple(
@@ -127,7 +130,8 @@ class NoWorse:
 
 
 def combined_log_e(weighted: Sequence[tuple[float, float]]) -> float:
-    """log of the weighted average of several e-processes, itself one: pairs of (weight, log E), weights summing to 1."""
+    """log of the weighted average of several e-processes, itself one: pairs of (weight, log E), weights summing to
+    1."""
     return _log_sum([math.log(weight) + log_e for weight, log_e in weighted])
 
 
@@ -139,7 +143,9 @@ def crossed(log_e: float, alpha: float) -> bool:
 def _log_e_value(stable: Arm, candidate: Arm, stable_rate: float, candidate_rate: float, gap: float) -> float:
     """log likelihood ratio of (stable_rate, candidate_rate) against the nearest null point (x, x + gap)."""
     null = _nearest_null(stable.requests, candidate.requests, stable_rate, candidate_rate, gap)
-    return _log_likelihood_ratio(stable, stable_rate, null) + _log_likelihood_ratio(candidate, candidate_rate, null + gap)
+    return _log_likelihood_ratio(stable, stable_rate, null) + _log_likelihood_ratio(
+        candidate, candidate_rate, null + gap
+    )
 
 
 def _log_likelihood_ratio(arm: Arm, rate: float, null: float) -> float:

@@ -40,7 +40,8 @@ class ServeRevision:
 
 @dataclass(frozen=True, slots=True)
 class WriteRoutes:
-    """Writes the routes of the program. `create` while there are none, so that a stranger's object is never taken over."""
+    """Writes the routes of the program. `create` while there are none, so that a stranger's object is never taken
+    over."""
 
     routes: Routes
     create: bool
@@ -106,11 +107,18 @@ def plan(snapshot: Snapshot, now: float) -> Plan:
     before = snapshot.program.ledger or release.recovered(snapshot, now)
     if snapshot.taken:
         return _refused(
-            snapshot, before, Problem("NameTaken", f"{snapshot.taken} exists and is not ours: rename the program or delete it"), now
+            snapshot,
+            before,
+            Problem("NameTaken", f"{snapshot.taken} exists and is not ours: rename the program or delete it"),
+            now,
         )
     ledger, said = release.advance(before, snapshot, now)
     if ledger.stable is None:
-        problem = snapshot.wanted if isinstance(snapshot.wanted, Problem) else Problem("Resolving", "The model is being looked up")
+        problem = (
+            snapshot.wanted
+            if isinstance(snapshot.wanted, Problem)
+            else Problem("Resolving", "The model is being looked up")
+        )
         return _refused(snapshot, ledger, problem, now)
     routes = _routes(ledger, snapshot)
     ledger = replace(ledger, serial=routes.serial)
@@ -144,7 +152,9 @@ def _refused(snapshot: Snapshot, ledger: Ledger, problem: Problem, now: float) -
     """Nothing serves and nothing can: the status says why."""
     content = status.refused_status(snapshot, ledger, problem, now)
     soon = problem.reason in ("Resolving", "NameTaken")
-    return Plan(ledger, content, rollouts=_rollouts(snapshot, ledger, now), wake_after_seconds=MOVING_SECONDS if soon else None)
+    return Plan(
+        ledger, content, rollouts=_rollouts(snapshot, ledger, now), wake_after_seconds=MOVING_SECONDS if soon else None
+    )
 
 
 def _rollouts(snapshot: Snapshot, ledger: Ledger, now: float) -> tuple[RolloutStatus, ...]:
@@ -164,7 +174,9 @@ def _routes(ledger: Ledger, snapshot: Snapshot) -> Routes:
         backends.append(Backend(candidate.candidate, weight))
     backends += [Backend(draining.revision, 0) for draining in ledger.draining]
     revisions = [_revision(snapshot, backend.revision) for backend in backends]
-    timeout = max((revision.timeout_seconds for revision in revisions if revision), default=program.spec.serving.timeout_seconds)
+    timeout = max(
+        (revision.timeout_seconds for revision in revisions if revision), default=program.spec.serving.timeout_seconds
+    )
     serial = max(ledger.serial, known.serial if known else 0)
     wanted = Routes(program.name, program.uid, serial, timeout, tuple(backends))
     return (
@@ -177,7 +189,11 @@ def _routes(ledger: Ledger, snapshot: Snapshot) -> Routes:
 def _revision(snapshot: Snapshot, name: str) -> Revision | None:
     if name in snapshot.revisions:
         return snapshot.revisions[name]
-    return snapshot.wanted.revision if isinstance(snapshot.wanted, Wanted) and snapshot.wanted.revision.name == name else None
+    return (
+        snapshot.wanted.revision
+        if isinstance(snapshot.wanted, Wanted) and snapshot.wanted.revision.name == name
+        else None
+    )
 
 
 def _shift(snapshot: Snapshot, routes: Routes) -> tuple[WriteRoutes, ...]:
@@ -226,7 +242,10 @@ def _marks(snapshot: Snapshot, ledger: Ledger, now: float) -> tuple[MarkStable, 
 
 def _deletions(snapshot: Snapshot, kept: list[str]) -> tuple[Delete, ...]:
     gone = [name for name in snapshot.workloads if name not in kept]
-    old = sorted((revision for revision in snapshot.revisions.values() if revision.name not in kept), key=lambda each: each.created)
+    old = sorted(
+        (revision for revision in snapshot.revisions.values() if revision.name not in kept),
+        key=lambda each: each.created,
+    )
     surplus = old[: max(len(old) - KEPT_REVISIONS, 0)]
     return (
         *(Delete("Service", name) for name in gone),

@@ -25,7 +25,11 @@ def problem_of(workload: Workload | None) -> Problem:
     """Why a revision is not ready, in the words of its pods where they have any."""
     if workload is None:
         return Problem("Creating", "Its pods are being created")
-    return workload.fatal or workload.problem or Problem("NotReady", f"{workload.ready} of {workload.replicas} pods are ready")
+    return (
+        workload.fatal
+        or workload.problem
+        or Problem("NotReady", f"{workload.ready} of {workload.replicas} pods are ready")
+    )
 
 
 def confirmed(gateway: Gateway, uid: str, serial: int, since: float, now: float) -> bool:

@@ -47,7 +47,8 @@ def advance(ledger: Ledger, snapshot: Snapshot, now: float) -> Turn:
 
 
 def recovered(snapshot: Snapshot, now: float) -> Ledger:
-    """The ledger of a program whose status is lost: stable is what the routes list first, else what was promoted last."""
+    """The ledger of a program whose status is lost: stable is what the routes list first, else what was promoted
+    last."""
     routes = snapshot.routes
     if routes is not None and routes.backends:
         stable, *others = routes.backends
@@ -55,7 +56,9 @@ def recovered(snapshot: Snapshot, now: float) -> Ledger:
         for backend in others:
             ledger = ledger.with_draining(backend.revision, now)
         return ledger
-    promoted = {name: workload.promoted_at for name, workload in snapshot.workloads.items() if workload.promoted_at is not None}
+    promoted = {
+        name: workload.promoted_at for name, workload in snapshot.workloads.items() if workload.promoted_at is not None
+    }
     return Ledger(stable=max(promoted, key=lambda name: promoted[name]), stable_proven=True) if promoted else Ledger()
 
 
@@ -113,7 +116,11 @@ def _heard(ledger: Ledger, snapshot: Snapshot, now: float) -> Turn:
     named = rest.split(" ")[0].partition("/")[0]
     release = ledger.release
     if verb != "abort":
-        return ledger, (Said("RequestUnknown", f"The request {verb!r} is not known; known is: abort <revision> <nonce>", warning=True),)
+        return ledger, (
+            Said(
+                "RequestUnknown", f"The request {verb!r} is not known; known is: abort <revision> <nonce>", warning=True
+            ),
+        )
     if release is None or release.candidate != named:
         current = release.candidate if release else "none"
         return ledger, (Said("RequestIgnored", f"abort names {named!r}, but the candidate is {current}", warning=True),)
@@ -126,21 +133,33 @@ def _settled(ledger: Ledger, snapshot: Snapshot, now: float) -> Turn:
     if release is None or wanted is None or release.candidate == wanted:
         return ledger, ()
     message = f"{_short(snapshot, wanted)} is wanted instead of {_short(snapshot, release.candidate)}"
-    ledger = replace(ledger, release=None).with_draining(release.candidate, now).ended(release.candidate, "Cancelled", message, now)
+    ledger = (
+        replace(ledger, release=None)
+        .with_draining(release.candidate, now)
+        .ended(release.candidate, "Cancelled", message, now)
+    )
     return ledger, (Said("ReleaseCancelled", message),)
 
 
 def _begun(ledger: Ledger, snapshot: Snapshot, now: float) -> Turn:
     """A new revision becomes the candidate, with the policy's steps as they are now."""
     wanted, policy = _wanted(snapshot), snapshot.policy
-    if ledger.release or wanted is None or wanted == ledger.stable or ledger.refusal(wanted) or not ledger.stable_proven:
+    if (
+        ledger.release
+        or wanted is None
+        or wanted == ledger.stable
+        or ledger.refusal(wanted)
+        or not ledger.stable_proven
+    ):
         return ledger, ()
     if policy is None and snapshot.program.spec.rollout_policy == "Required":
         return ledger, ()
     steps = policy.spec.strategy.canary.steps if policy else ()
     workload = snapshot.workloads.get(wanted)
     crashes = workload.crashes if workload else 0
-    release = Release(wanted, now, policy.name if policy else None, steps, step_started_at=now, step_started_crashes=crashes)
+    release = Release(
+        wanted, now, policy.name if policy else None, steps, step_started_at=now, step_started_crashes=crashes
+    )
     how = f"in {len(steps)} steps" if policy else "when it is ready (there is no rollout policy)"
     said = Said("ReleaseStarted", f"{_short(snapshot, wanted)} takes over from {_short(snapshot, ledger.stable)} {how}")
     return replace(ledger, release=release).without_draining(wanted), (said,)
@@ -152,7 +171,9 @@ def _learnt(ledger: Ledger, snapshot: Snapshot, now: float) -> Turn:
     if release is None or ledger.stable is None or not snapshot.gateway.states:
         return ledger, ()
     arms = Arms(ledger.stable, release.candidate, release.started_at)
-    folded = evidence_of.fold(release.evidence, snapshot.gateway.states, snapshot.program.uid, arms, analysis_of(snapshot))
+    folded = evidence_of.fold(
+        release.evidence, snapshot.gateway.states, snapshot.program.uid, arms, analysis_of(snapshot)
+    )
     workload = snapshot.workloads.get(release.candidate)
     crashes = min(release.step_started_crashes, workload.crashes) if workload else release.step_started_crashes
     return replace(ledger, release=replace(release, evidence=folded, step_started_crashes=crashes)), ()
@@ -201,7 +222,9 @@ def _paused(ledger: Ledger, snapshot: Snapshot, now: float) -> Turn:
     paused = _pause(ledger, snapshot, now)
     if paused == release.paused or (paused and release.paused and paused.reason == release.paused.reason):
         return ledger, ()
-    said = Said("ReleasePaused", paused.message, warning=True) if paused else Said("ReleaseResumed", "The release goes on")
+    said = (
+        Said("ReleasePaused", paused.message, warning=True) if paused else Said("ReleaseResumed", "The release goes on")
+    )
     return replace(ledger, release=replace(release, paused=paused)), (said,)
 
 
@@ -245,9 +268,7 @@ def _drained(ledger: Ledger, snapshot: Snapshot, now: float) -> Turn:
         if carries or not (never_ran or (obeyed and in_flight == 0) or late):
             continue
         if late and in_flight != 0:
-            words = (
-                f"{in_flight if in_flight is not None else 'An unknown number of'} requests were cut after {DRAIN_TIMEOUT_SECONDS:.0f} s"
-            )
+            words = f"{in_flight if in_flight is not None else 'An unknown number of'} requests were cut after {DRAIN_TIMEOUT_SECONDS:.0f} s"
             said.append(Said("DrainTimeout", f"{draining.revision}: {words}", warning=True))
         ledger = ledger.without_draining(draining.revision)
     return ledger, tuple(said)
@@ -275,7 +296,9 @@ def _refuse(ledger: Ledger, snapshot: Snapshot, now: float, outcome: str, reason
     assert ledger.release is not None
     release, candidate = ledger.release, ledger.release.candidate
     step = step_of(release)
-    refused = Refused(candidate, outcome, reason, message, now, step, release.evidence.stable, release.evidence.candidate)
+    refused = Refused(
+        candidate, outcome, reason, message, now, step, release.evidence.stable, release.evidence.candidate
+    )
     ledger = ledger.with_refused(refused).with_draining(candidate, now)
     ledger = replace(ledger, release=None).ended(candidate, outcome, message, now)
     return ledger, (Said(outcome, f"{_short(snapshot, candidate)} is refused: {message}", warning=True),)
@@ -305,9 +328,14 @@ def _obstacle(ledger: Ledger, snapshot: Snapshot) -> Paused | None:
         problem = problem_of(snapshot.workloads.get(release.candidate))
         return Paused(problem.reason, f"The candidate is not ready: {problem.message}")
     if release.policy and not able(snapshot, ledger.stable):
-        return Paused("StableNotReady", "Stable cannot answer: the candidate has the traffic that can be answered, and nothing is decided")
+        return Paused(
+            "StableNotReady",
+            "Stable cannot answer: the candidate has the traffic that can be answered, and nothing is decided",
+        )
     if release.policy and release.evidence.stable_unhealthy:
-        return Paused("StableUnhealthy", "Stable itself fails more than half of its requests: nothing is decided until it heals")
+        return Paused(
+            "StableUnhealthy", "Stable itself fails more than half of its requests: nothing is decided until it heals"
+        )
     return None
 
 
@@ -391,7 +419,9 @@ def _may_promote(release: Release, snapshot: Snapshot) -> bool:
         return True
     analysis = analysis_of(snapshot)
     verdict = evidence_of.judge(release.evidence, analysis).verdict
-    return verdict is Verdict.NO_WORSE or (verdict is Verdict.UNDECIDED and analysis.on_undecided is OnUndecided.PROMOTE)
+    return verdict is Verdict.NO_WORSE or (
+        verdict is Verdict.UNDECIDED and analysis.on_undecided is OnUndecided.PROMOTE
+    )
 
 
 def _basis_points(percent: float) -> int:

@@ -24,7 +24,9 @@ LIVE_SECONDS = 5.0
 Content = dict[str, Any]
 
 
-def program_status(snapshot: Snapshot, ledger: Ledger, now: float, checkpoint_seconds: float) -> tuple[Ledger, Content | None]:
+def program_status(
+    snapshot: Snapshot, ledger: Ledger, now: float, checkpoint_seconds: float
+) -> tuple[Ledger, Content | None]:
     """The ledger as it will be stored, and the status to write; None when the one that is there will do.
 
     New evidence alone is written at most every `checkpoint_seconds`; everything else at once.
@@ -45,7 +47,9 @@ def refused_status(snapshot: Snapshot, ledger: Ledger, problem: Problem, now: fl
         _accepted(problem),
         false("Available", problem.reason, problem.message),
         false("Current", "Waiting", problem.message),
-        true("Stalled", problem.reason, problem.message) if problem.reason != "Resolving" else false("Stalled", "Progressing"),
+        true("Stalled", problem.reason, problem.message)
+        if problem.reason != "Resolving"
+        else false("Stalled", "Progressing"),
     ]
     content = _base(snapshot, ledger, conditions, now)
     return None if content == dict(snapshot.program.status) else content
@@ -55,7 +59,11 @@ def rollout_statuses(snapshot: Snapshot, ledger: Ledger, now: float) -> list[tup
     """The statuses to write for every rollout that names the program: the oldest governs it, the others conflict."""
     found = []
     for policy in snapshot.policies:
-        content = _rollout(snapshot, ledger, policy, now) if policy is snapshot.policy else _conflict(policy, snapshot.policies[0], now)
+        content = (
+            _rollout(snapshot, ledger, policy, now)
+            if policy is snapshot.policy
+            else _conflict(policy, snapshot.policies[0], now)
+        )
         if _due(content, dict(policy.status), now):
             found.append((policy, content))
     return found
@@ -63,14 +71,18 @@ def rollout_statuses(snapshot: Snapshot, ledger: Ledger, now: float) -> list[tup
 
 def orphan_status(policy: Policy, now: float) -> Content | None:
     """The status of a rollout whose program is not there; None when it says so already."""
-    words = f"There is no DSPyProgram {policy.spec.program_ref.name} in this namespace: create it, or mend spec.programRef"
+    words = (
+        f"There is no DSPyProgram {policy.spec.program_ref.name} in this namespace: create it, or mend spec.programRef"
+    )
     content = _rollout_base(policy, "Idle", words, [false("Accepted", "ProgramNotFound", words)], now)
     return content if _due(content, dict(policy.status), now) else None
 
 
 def phase_of(snapshot: Snapshot, ledger: Ledger) -> str:
     """The phase in one word."""
-    others = [draining.revision for draining in ledger.draining] + ([ledger.release.candidate] if ledger.release else [])
+    others = [draining.revision for draining in ledger.draining] + (
+        [ledger.release.candidate] if ledger.release else []
+    )
     if ledger.stable_proven and not able(snapshot, ledger.stable) and any(able(snapshot, other) for other in others):
         return "Degraded"
     if ledger.release:
@@ -83,7 +95,12 @@ def phase_of(snapshot: Snapshot, ledger: Ledger) -> str:
 
 def _program(snapshot: Snapshot, ledger: Ledger, now: float) -> Content:
     stable = snapshot.revisions.get(str(ledger.stable)) or _wanted(snapshot)
-    conditions = [_accepted(snapshot.wanted), _available(snapshot, ledger), _current(snapshot, ledger), _stalled(snapshot, ledger)]
+    conditions = [
+        _accepted(snapshot.wanted),
+        _available(snapshot, ledger),
+        _current(snapshot, ledger),
+        _stalled(snapshot, ledger),
+    ]
     workload = snapshot.workloads.get(str(ledger.stable))
     content = _base(snapshot, ledger, conditions, now)
     content["url"] = f"http://{snapshot.program.name}.{snapshot.program.namespace}.svc"
@@ -135,7 +152,11 @@ def _current(snapshot: Snapshot, ledger: Ledger) -> Condition:
     if ledger.release:
         return false("Current", "ReleaseInProgress", releases.waiting_for(ledger, snapshot))
     if wanted is None:
-        problem = snapshot.wanted if isinstance(snapshot.wanted, Problem) else Problem("Resolving", "The model is being looked up")
+        problem = (
+            snapshot.wanted
+            if isinstance(snapshot.wanted, Problem)
+            else Problem("Resolving", "The model is being looked up")
+        )
         return false("Current", "Waiting", problem.message)
     if wanted.name == ledger.stable:
         if able(snapshot, ledger.stable):
@@ -145,7 +166,9 @@ def _current(snapshot: Snapshot, ledger: Ledger) -> Condition:
     if refused:
         return false("Current", "RolledBack" if refused.outcome == "RolledBack" else "Refused", refused.message)
     if snapshot.policy is None and snapshot.program.spec.rollout_policy == "Required":
-        return false("Current", "Waiting", "PolicyMissing: spec.rolloutPolicy is Required and no DSPyRollout names this program")
+        return false(
+            "Current", "Waiting", "PolicyMissing: spec.rolloutPolicy is Required and no DSPyRollout names this program"
+        )
     return false("Current", "Waiting", "Stable has not been ready yet")
 
 
@@ -163,7 +186,11 @@ def _rollout(snapshot: Snapshot, ledger: Ledger, policy: Policy, now: float) -> 
     wanted = _wanted(snapshot)
     refused = ledger.refusal(wanted.name) if wanted else None
     candidate = release.candidate if release else (refused.revision if refused else None)
-    message = releases.waiting_for(ledger, snapshot) if release else (refused.message if refused else _current(snapshot, ledger).message)
+    message = (
+        releases.waiting_for(ledger, snapshot)
+        if release
+        else (refused.message if refused else _current(snapshot, ledger).message)
+    )
     content = _rollout_base(policy, phase, message, [true("Accepted", "Accepted")], now)
     stable, other = snapshot.revisions.get(str(ledger.stable)), _known(snapshot, candidate)
     content["stable"] = f"v{stable.version}" if stable else ""
@@ -234,7 +261,9 @@ def _without_evidence(content: Mapping[str, Any]) -> Content:
     if "release" in ledger:
         ledger["release"] = {name: value for name, value in ledger["release"].items() if name != "evidence"}
     conditions = [
-        {name: value for name, value in condition.items() if name != "message"} if condition["type"] == "Current" else condition
+        {name: value for name, value in condition.items() if name != "message"}
+        if condition["type"] == "Current"
+        else condition
         for condition in content.get("conditions", ())
     ]
     return {**content, "release": ledger, "conditions": conditions}
@@ -250,7 +279,12 @@ def _known(snapshot: Snapshot, name: str | None) -> Revision | None:
 
 
 def _revision(revision: Revision) -> Content:
-    return {"revision": revision.name, "modelUri": revision.model_uri, "version": f"v{revision.version}", "lm": revision.lm}
+    return {
+        "revision": revision.name,
+        "modelUri": revision.model_uri,
+        "version": f"v{revision.version}",
+        "lm": revision.lm,
+    }
 
 
 def _tally(tally: Tally) -> Content:

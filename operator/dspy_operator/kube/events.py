@@ -18,7 +18,8 @@ log = Logger(__name__)
 
 
 async def tell(kube: Kube, program: Program, said: Said, now: float) -> None:
-    """Tells one event on the program. An event that cannot be told is logged: it must not keep a release from moving."""
+    """Tells one event on the program. An event that cannot be told is logged: it must not keep a release from
+    moving."""
     log.info(said.message, namespace=program.namespace, program=program.name, reason=said.reason)
     digest = hashlib.sha256(f"{program.uid}{said.reason}{said.message}{now:.0f}".encode()).hexdigest()[:12]
     time = timestamp(now)
@@ -27,7 +28,11 @@ async def tell(kube: Kube, program: Program, said: Said, now: float) -> None:
         "kind": "Event",
         "metadata": {"name": f"{program.name}.{digest}", "namespace": program.namespace},
         "involvedObject": {
-            "apiVersion": API_VERSION, "kind": "DSPyProgram", "namespace": program.namespace, "name": program.name, "uid": program.uid,
+            "apiVersion": API_VERSION,
+            "kind": "DSPyProgram",
+            "namespace": program.namespace,
+            "name": program.name,
+            "uid": program.uid,
             "resourceVersion": program.resource_version,
         },
         "type": "Warning" if said.warning else "Normal",
@@ -40,7 +45,7 @@ async def tell(kube: Kube, program: Program, said: Said, now: float) -> None:
         "firstTimestamp": time,
         "lastTimestamp": time,
         "count": 1,
-    }  # fmt: skip
+    }
     try:
         await kube.request("POST", path("Event", program.namespace), None, event)
     except ConflictException:

@@ -58,13 +58,20 @@ class Executor:
     async def write_status(self, program: Program, status: Mapping[str, Any]) -> None:
         """Replaces the program's status; a program that has changed since it was read refuses with 409."""
         body = {"metadata": {"resourceVersion": program.resource_version}, "status": _replacing(program.status, status)}
-        await self._kube.request("PATCH", path("DSPyProgram", program.namespace, program.name, "status"), _MANAGER, body, MERGE)
+        await self._kube.request(
+            "PATCH", path("DSPyProgram", program.namespace, program.name, "status"), _MANAGER, body, MERGE
+        )
 
     async def write_rollout(self, namespace: str, rollout: RolloutStatus) -> None:
         """Replaces a rollout's status. It is a projection: when it is late, the next pass writes it."""
-        body = {"metadata": {"resourceVersion": rollout.resource_version}, "status": _replacing(rollout.before, rollout.status)}
+        body = {
+            "metadata": {"resourceVersion": rollout.resource_version},
+            "status": _replacing(rollout.before, rollout.status),
+        }
         try:
-            await self._kube.request("PATCH", path("DSPyRollout", namespace, rollout.name, "status"), _MANAGER, body, MERGE)
+            await self._kube.request(
+                "PATCH", path("DSPyRollout", namespace, rollout.name, "status"), _MANAGER, body, MERGE
+            )
         except (ConflictException, NotFoundException):
             log.debug("A rollout's status changed or went meanwhile", namespace=namespace, rollout=rollout.name)
 
@@ -96,7 +103,9 @@ class Executor:
                 await self.apply(manifests.service(program, port), create)
             case MarkStable(revision_name, at):
                 body = {"metadata": {"annotations": {STABLE_ANNOTATION: f"{at:.3f}"}}}
-                await self._kube.request("PATCH", path("Deployment", program.namespace, revision_name), _MANAGER, body, MERGE)
+                await self._kube.request(
+                    "PATCH", path("Deployment", program.namespace, revision_name), _MANAGER, body, MERGE
+                )
             case Delete(kind, name):
                 await self.delete(kind, program.namespace, name)
 
@@ -119,7 +128,9 @@ class Executor:
 
     async def _create(self, manifest: Object) -> bool:
         try:
-            await self._kube.request("POST", path(manifest["kind"], manifest["metadata"]["namespace"]), _MANAGER, manifest)
+            await self._kube.request(
+                "POST", path(manifest["kind"], manifest["metadata"]["namespace"]), _MANAGER, manifest
+            )
         except ConflictException:
             return False
         return True
@@ -132,7 +143,9 @@ class Executor:
         theirs = {owner["uid"] for owner in found["metadata"].get("ownerReferences", ())}
         managed = found["metadata"].get("labels", {}).get(MANAGED_BY_LABEL) == FIELD_MANAGER
         if ours != theirs or not managed:
-            raise InvalidSpecError("NameTaken", f"{kind} {name} exists and is not ours: rename the program or delete it")
+            raise InvalidSpecError(
+                "NameTaken", f"{kind} {name} exists and is not ours: rename the program or delete it"
+            )
 
 
 _MANAGER = {"fieldManager": FIELD_MANAGER}

@@ -62,7 +62,9 @@ class Observer:
                 self.get("ConfigMap", namespace, routes_name(name)),
                 self.get("ConfigMap", namespace, GATEWAY_NAME),
             ),
-            asyncio.gather(*(self._list(kind, namespace, label) for kind in ("ControllerRevision", "Deployment", "Pod"))),
+            asyncio.gather(
+                *(self._list(kind, namespace, label) for kind in ("ControllerRevision", "Deployment", "Pod"))
+            ),
         )
         revisions, deployments = _owned(revisions, program.uid), _owned(deployments, program.uid)
         known_revisions = {item["metadata"]["name"]: read_revision(item) for item in revisions}
@@ -84,12 +86,17 @@ class Observer:
         """The pods of a namespace's gateway."""
         return await self._list("Pod", namespace, {"labelSelector": f"{GATEWAY_LABEL}=true"})
 
-    async def _wanted(self, program: Program, raw_spec: Mapping[str, Any], known: Mapping[str, Revision]) -> Wanted | Problem:
+    async def _wanted(
+        self, program: Program, raw_spec: Mapping[str, Any], known: Mapping[str, Revision]
+    ) -> Wanted | Problem:
         model = program.spec.model
         registry = self._registries.get(model.registry)
         if registry is None:
             names = ", ".join(sorted(self._registries)) or "none"
-            return Problem("RegistryUnknown", f"spec.model.registry {model.registry!r} is not configured in the operator; known: {names}")
+            return Problem(
+                "RegistryUnknown",
+                f"spec.model.registry {model.registry!r} is not configured in the operator; known: {names}",
+            )
         try:
             version = await registry.resolve(model.uri)
         except InvalidSpecError as error:
@@ -171,7 +178,11 @@ def _ledger(status: Mapping[str, Any], known: Ledger | None) -> Ledger | None:
     if known is None or known.release is None or stored.release is None:
         return stored
     same = (known.release.candidate, known.release.started_at) == (stored.release.candidate, stored.release.started_at)
-    current = (known.serial, known.request, known.checkpointed_at) == (stored.serial, stored.request, stored.checkpointed_at)
+    current = (known.serial, known.request, known.checkpointed_at) == (
+        stored.serial,
+        stored.request,
+        stored.checkpointed_at,
+    )
     return known if same and current else stored
 
 
@@ -182,9 +193,14 @@ def _policy(item: Object) -> Policy | None:
     except (cattrs.BaseValidationError, KeyError, TypeError, ValueError):
         return None
     return Policy(
-        metadata["name"], metadata["uid"], metadata["creationTimestamp"], metadata["generation"], spec,
-        item.get("status", {}), metadata["resourceVersion"],
-    )  # fmt: skip
+        metadata["name"],
+        metadata["uid"],
+        metadata["creationTimestamp"],
+        metadata["generation"],
+        spec,
+        item.get("status", {}),
+        metadata["resourceVersion"],
+    )
 
 
 def _workloads(
@@ -202,11 +218,14 @@ def _workloads(
 
 def _creating(pod: Object) -> bool:
     statuses = pod.get("status", {}).get("containerStatuses") or ()
-    return any(((status.get("state") or {}).get("waiting") or {}).get("reason") == "ContainerCreating" for status in statuses)
+    return any(
+        ((status.get("state") or {}).get("waiting") or {}).get("reason") == "ContainerCreating" for status in statuses
+    )
 
 
 def _owned(items: list[Object], uid: str) -> list[Object]:
-    """The objects that belong to the program itself, not to one of the same name that is being removed, or to a stranger."""
+    """The objects that belong to the program itself, not to one of the same name that is being removed, or to a
+    stranger."""
     return [item for item in items if any(owner["uid"] == uid for owner in item["metadata"].get("ownerReferences", ()))]
 
 
@@ -245,7 +264,9 @@ def _mismatch(spec: ProgramSpec, version: Version, settings: Settings) -> Proble
         return None
     if version.python and version.python not in settings.runtime_pythons:
         known = ", ".join(settings.runtime_pythons)
-        words = f"Version {version.number} was logged with Python {version.python}; there are runtime images for {known}"
+        words = (
+            f"Version {version.number} was logged with Python {version.python}; there are runtime images for {known}"
+        )
         return Problem("PythonMismatch", f"{words}: log it again with one of these, or set spec.image")
     if version.dspy and not _within(version.dspy, settings.runtime_dspy):
         words = f"Version {version.number} needs DSPy {version.dspy}; the runtime images hold {settings.runtime_dspy}"

@@ -20,7 +20,8 @@ _PLACES = {
 
 
 def path(kind: str, namespace: str | None, name: str = "", subresource: str = "") -> str:
-    """The path of a collection, an object, or a subresource. Without a namespace: the collection over all namespaces."""
+    """The path of a collection, an object, or a subresource. Without a namespace: the collection over all
+    namespaces."""
     version, plural = _PLACES[kind]
     root = f"/api/{version}" if "/" not in version else f"/apis/{version}"
     middle = f"/namespaces/{namespace}" if namespace else ""

@@ -97,7 +97,10 @@ def _waiting(pod: Object) -> Problem | None:
     if reason == "CreateContainerConfigError":
         return Problem("ConfigurationMissing", waiting.get("message", "a Secret or ConfigMap is missing"))
     if reason == "CrashLoopBackOff":
-        return Problem("Crashing", f"The runtime ended {_restarts(pod)} times; see kubectl logs {pod['metadata']['name']} --previous")
+        return Problem(
+            "Crashing",
+            f"The runtime ended {_restarts(pod)} times; see kubectl logs {pod['metadata']['name']} --previous",
+        )
     return None
 
 

@@ -90,14 +90,19 @@ class Registry:
 
     async def _find(self, parsed: ModelUri) -> dict[str, Any] | Problem:
         if parsed.alias is not None:
-            status, content = await self._get(f"{API}/registered-models/alias", {"name": parsed.name, "alias": parsed.alias})
+            status, content = await self._get(
+                f"{API}/registered-models/alias", {"name": parsed.name, "alias": parsed.alias}
+            )
         else:
-            status, content = await self._get(f"{API}/model-versions/get", {"name": parsed.name, "version": str(parsed.version)})
+            status, content = await self._get(
+                f"{API}/model-versions/get", {"name": parsed.name, "version": str(parsed.version)}
+            )
         if status == 200:
             return dict(content["model_version"])
         code = content.get("error_code")
         if code == "INVALID_PARAMETER_VALUE" and parsed.alias is not None:
-            words = f"The model {parsed.name} has no alias {parsed.alias}: set it, or name a version such as models:/{parsed.name}/1"
+            advice = f"set it, or name a version such as models:/{parsed.name}/1"
+            words = f"The model {parsed.name} has no alias {parsed.alias}: {advice}"
             return Problem("AliasNotFound", words)
         if code == "RESOURCE_DOES_NOT_EXIST":
             what = f"version {parsed.version} of the model {parsed.name}" if parsed.version else f"model {parsed.name}"
@@ -108,14 +113,19 @@ class Registry:
         number, source = str(found["version"]), str(found.get("source", ""))
         key = (name, number, f"{source} {found.get('creation_timestamp')}")
         if key not in self._versions:
-            status, content = await self._get(f"{API}/model-versions/get-download-uri", {"name": name, "version": number})
+            status, content = await self._get(
+                f"{API}/model-versions/get-download-uri", {"name": name, "version": number}
+            )
             artifact_uri = str(content.get("artifact_uri", ""))
             if status != 200 or not artifact_uri.startswith("mlflow-artifacts:/"):
+                place = artifact_uri or "no place"
                 words = (
-                    f"The files of {name} version {number} are at {artifact_uri or 'no place'}: the server must run with --serve-artifacts"
+                    f"The files of {name} version {number} are at {place}: the server must run with --serve-artifacts"
                 )
                 return Problem("ArtifactsNotServed", words)
-            self._versions[key] = await self._read(name, number, source, artifact_uri.removeprefix("mlflow-artifacts:").lstrip("/"))
+            self._versions[key] = await self._read(
+                name, number, source, artifact_uri.removeprefix("mlflow-artifacts:").lstrip("/")
+            )
         return self._versions[key]
 
     async def _read(self, name: str, number: str, source: str, root: str) -> Version:
@@ -151,7 +161,9 @@ class Registry:
 
     async def _hash(self, path: str, keep: bool) -> tuple[str, str]:
         digest, text = hashlib.sha256(), b""
-        async with self._open().get(f"{self.url}{ARTIFACTS}/{quote(path)}", headers=self._headers(), timeout=FILE_TIMEOUT) as response:
+        async with self._open().get(
+            f"{self.url}{ARTIFACTS}/{quote(path)}", headers=self._headers(), timeout=FILE_TIMEOUT
+        ) as response:
             response.raise_for_status()
             async for chunk in response.content.iter_chunked(1 << 16):
                 digest.update(chunk)

@@ -23,5 +23,7 @@ def parse(uri: str) -> ModelUri:
     """A uri as its parts. Raises InvalidSpecError with what to write instead."""
     match = _URI.match(uri)
     if match is None:
-        raise InvalidSpecError("InvalidModelUri", f"spec.model.uri {uri!r} must be models:/name/3 or models:/name@alias")
+        raise InvalidSpecError(
+            "InvalidModelUri", f"spec.model.uri {uri!r} must be models:/name/3 or models:/name@alias"
+        )
     return ModelUri(match["name"], match["version"], match["alias"])

@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from dspy_contract.routes import CONTENT_KEY, PORTS_LABEL, STATE_PORT, PortTable, dump
-from dspy_operator.api.names import FIELD_MANAGER, GATEWAY_CLUSTER_ROLE, GATEWAY_LABEL, GATEWAY_NAME, MANAGED_BY_LABEL, NAME_LABEL
+from dspy_operator.api.names import (
+    FIELD_MANAGER,
+    GATEWAY_CLUSTER_ROLE,
+    GATEWAY_LABEL,
+    GATEWAY_NAME,
+    MANAGED_BY_LABEL,
+    NAME_LABEL,
+)
 
 FOLDER = "/run/dspy-gateway"
 GRACES_SECONDS = (120, 630, 3_660)
@@ -42,7 +49,13 @@ def gateway(namespace: str, settings: GatewaySettings) -> list[Manifest]:
     budget = {"maxUnavailable": 1, "selector": {"matchLabels": {GATEWAY_LABEL: "true"}}}
     return [
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata},
-        {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": metadata, "roleRef": role, "subjects": [subject]},
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "RoleBinding",
+            "metadata": metadata,
+            "roleRef": role,
+            "subjects": [subject],
+        },
         {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": metadata, "spec": budget},
         {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": _deployment(settings)},
     ]
@@ -74,7 +87,12 @@ def _pod(settings: GatewaySettings) -> Manifest:
         "serviceAccountName": GATEWAY_NAME,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": settings.grace_seconds,
-        "securityContext": {"runAsNonRoot": True, "runAsUser": 65532, "fsGroup": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": 65532,
+            "fsGroup": 65532,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
         "initContainers": [_agent(settings)],
         "containers": [_envoy(settings)],
         "volumes": [{"name": "run", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}],
@@ -82,14 +100,19 @@ def _pod(settings: GatewaySettings) -> Manifest:
 
 
 def _agent(settings: GatewaySettings) -> Manifest:
-    """The agent as a native sidecar: Envoy starts once the agent knows what to tell it, and ends before the agent does."""
+    """The agent as a native sidecar: Envoy starts once the agent knows what to tell it, and ends before the agent
+    does."""
     return {
         **_container("agent", settings.image),
         "args": ["agent"],
         "restartPolicy": "Always",
         "env": _environment(settings),
         "ports": [{"name": "state", "containerPort": STATE_PORT}],
-        "startupProbe": {"httpGet": {"path": "/startz", "port": STATE_PORT}, "periodSeconds": 1, "failureThreshold": 600},
+        "startupProbe": {
+            "httpGet": {"path": "/startz", "port": STATE_PORT},
+            "periodSeconds": 1,
+            "failureThreshold": 600,
+        },
         "resources": {"requests": {"cpu": "20m", "memory": "96Mi"}},
     }
 
@@ -98,7 +121,15 @@ def _envoy(settings: GatewaySettings) -> Manifest:
     return {
         **_container("envoy", settings.image),
         "command": ["envoy"],
-        "args": ["-c", BOOTSTRAP, "--disable-hot-restart", "--log-level", "warning", "--component-log-level", "config:error"],
+        "args": [
+            "-c",
+            BOOTSTRAP,
+            "--disable-hot-restart",
+            "--log-level",
+            "warning",
+            "--component-log-level",
+            "config:error",
+        ],
         "env": _environment(settings),
         "readinessProbe": {
             "httpGet": {"path": "/readyz", "port": STATE_PORT},
@@ -115,7 +146,11 @@ def _container(name: str, image: str) -> Manifest:
     return {
         "name": name,
         "image": image,
-        "securityContext": {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
         "volumeMounts": [{"name": "run", "mountPath": FOLDER}, {"name": "tmp", "mountPath": "/tmp"}],
     }
 

@@ -28,10 +28,18 @@ def service(program: Program, port: int) -> Manifest:
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": _metadata(program, program.name, {}),
-        "spec": {"selector": {GATEWAY_LABEL: "true"}, "ports": [{"name": "http", "port": 80, "targetPort": port, "protocol": "TCP"}]},
+        "spec": {
+            "selector": {GATEWAY_LABEL: "true"},
+            "ports": [{"name": "http", "port": 80, "targetPort": port, "protocol": "TCP"}],
+        },
     }
 
 
 def _metadata(program: Program, name: str, labels: dict[str, str]) -> Manifest:
     ours = {NAME_LABEL: program.name, MANAGED_BY_LABEL: FIELD_MANAGER, PROGRAM_LABEL: program.name}
-    return {"name": name, "namespace": program.namespace, "labels": {**ours, **labels}, "ownerReferences": [owner(program)]}
+    return {
+        "name": name,
+        "namespace": program.namespace,
+        "labels": {**ours, **labels},
+        "ownerReferences": [owner(program)],
+    }

@@ -30,7 +30,8 @@ Manifest = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """What the operator's configuration adds to a revision: the image of its Python minor, and the registry's address."""
+    """What the operator's configuration adds to a revision: the image of its Python minor, and the registry's
+    address."""
 
     image: str
     registry_url: str
@@ -58,7 +59,12 @@ def controller_revision(program: Program, name: str, version: Version, runtime: 
     return {
         "apiVersion": "apps/v1",
         "kind": "ControllerRevision",
-        "metadata": {"name": name, "namespace": program.namespace, "labels": labels, "ownerReferences": [owner(program)]},
+        "metadata": {
+            "name": name,
+            "namespace": program.namespace,
+            "labels": labels,
+            "ownerReferences": [owner(program)],
+        },
         "data": data,
         "revision": int(version.number) if version.number.isdigit() else 0,
     }
@@ -89,9 +95,13 @@ def scaled(deployment: Mapping[str, Any], replicas: int) -> Manifest:
 def owner(program: Program) -> Manifest:
     """The reference by which Kubernetes removes a child with its program."""
     return {
-        "apiVersion": API_VERSION, "kind": "DSPyProgram", "name": program.name, "uid": program.uid,
-        "controller": True, "blockOwnerDeletion": True,
-    }  # fmt: skip
+        "apiVersion": API_VERSION,
+        "kind": "DSPyProgram",
+        "name": program.name,
+        "uid": program.uid,
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
 
 
 def _labels(program: str, revision: str) -> dict[str, str]:
@@ -104,7 +114,12 @@ def _headless_service(program: Program, name: str) -> Manifest:
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": {"name": name, "namespace": program.namespace, "labels": labels, "ownerReferences": [owner(program)]},
+        "metadata": {
+            "name": name,
+            "namespace": program.namespace,
+            "labels": labels,
+            "ownerReferences": [owner(program)],
+        },
         "spec": {
             "clusterIP": "None",
             "selector": {REVISION_LABEL: name},
@@ -119,7 +134,12 @@ def _deployment(program: Program, name: str, version: Version, runtime: Runtime)
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": {"name": name, "namespace": program.namespace, "labels": labels, "ownerReferences": [owner(program)]},
+        "metadata": {
+            "name": name,
+            "namespace": program.namespace,
+            "labels": labels,
+            "ownerReferences": [owner(program)],
+        },
         "spec": {
             "selector": {"matchLabels": {REVISION_LABEL: name}},
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
@@ -136,10 +156,14 @@ def _pod_spec(spec: ProgramSpec, name: str, version: Version, runtime: Runtime) 
     pod = spec.pod
     volumes = [{"name": "tmp", "emptyDir": {}}, *_credential_volumes(spec), *map(dict, pod.volumes)]
     optional = {
-        "nodeSelector": dict(pod.node_selector), "tolerations": [*map(dict, pod.tolerations)], "affinity": dict(pod.affinity),
-        "topologySpreadConstraints": [*map(dict, pod.topology_spread_constraints)], "priorityClassName": pod.priority_class_name,
-        "serviceAccountName": pod.service_account_name, "imagePullSecrets": [*map(dict, pod.image_pull_secrets)],
-    }  # fmt: skip
+        "nodeSelector": dict(pod.node_selector),
+        "tolerations": [*map(dict, pod.tolerations)],
+        "affinity": dict(pod.affinity),
+        "topologySpreadConstraints": [*map(dict, pod.topology_spread_constraints)],
+        "priorityClassName": pod.priority_class_name,
+        "serviceAccountName": pod.service_account_name,
+        "imagePullSecrets": [*map(dict, pod.image_pull_secrets)],
+    }
     return {
         "automountServiceAccountToken": pod.service_account_name is not None,
         "enableServiceLinks": False,
@@ -163,10 +187,16 @@ def _container(spec: ProgramSpec, name: str, version: Version, runtime: Runtime)
         "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_SECONDS}}},
         "terminationMessagePath": "/dev/termination-log",
         "securityContext": {
-            "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
         },
-        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, *_credential_mounts(spec), *map(dict, spec.pod.volume_mounts)],
-    }  # fmt: skip
+        "volumeMounts": [
+            {"name": "tmp", "mountPath": "/tmp"},
+            *_credential_mounts(spec),
+            *map(dict, spec.pod.volume_mounts),
+        ],
+    }
     if spec.resources:
         container["resources"] = dict(spec.resources)
     if spec.lm.credentials.env_from:
@@ -184,7 +214,9 @@ def _environment(spec: ProgramSpec, name: str, version: Version, runtime: Runtim
         "DSPY_RUNTIME_LM_PARAMETERS": json.dumps(dict(lm.parameters), sort_keys=True),
         "DSPY_RUNTIME_LM_TIMEOUT_SECONDS": lm.timeout_seconds,
         "DSPY_RUNTIME_LM_MAX_RETRIES": lm.max_retries,
-        "DSPY_RUNTIME_LM_API_KEY_FILE": f"{CREDENTIALS_FOLDER}/{lm.credentials.api_key.key}" if lm.credentials.api_key else None,
+        "DSPY_RUNTIME_LM_API_KEY_FILE": f"{CREDENTIALS_FOLDER}/{lm.credentials.api_key.key}"
+        if lm.credentials.api_key
+        else None,
         "DSPY_RUNTIME_CONCURRENCY": serving.concurrency,
         "DSPY_RUNTIME_QUEUE": serving.queue,
         "DSPY_RUNTIME_TIMEOUT_SECONDS": serving.timeout_seconds,
@@ -196,7 +228,11 @@ def _environment(spec: ProgramSpec, name: str, version: Version, runtime: Runtim
 
 def _credential_volumes(spec: ProgramSpec) -> list[Manifest]:
     key = spec.lm.credentials.api_key
-    return [{"name": "lm-credentials", "secret": {"secretName": key.name, "items": [{"key": key.key, "path": key.key}]}}] if key else []
+    return (
+        [{"name": "lm-credentials", "secret": {"secretName": key.name, "items": [{"key": key.key, "path": key.key}]}}]
+        if key
+        else []
+    )
 
 
 def _credential_mounts(spec: ProgramSpec) -> list[Manifest]:
@@ -206,5 +242,8 @@ def _credential_mounts(spec: ProgramSpec) -> list[Manifest]:
 
 def _probe(path: str, period_seconds: int, failures: int) -> Manifest:
     return {
-        "httpGet": {"path": path, "port": "probes"}, "periodSeconds": period_seconds, "timeoutSeconds": 5, "failureThreshold": failures,
-    }  # fmt: skip
+        "httpGet": {"path": path, "port": "probes"},
+        "periodSeconds": period_seconds,
+        "timeoutSeconds": 5,
+        "failureThreshold": failures,
+    }
