@@ -38,14 +38,14 @@ sim: setup ## The plan against a simulated cluster, and the tables of the judgem
 integration: setup ## Parts against a real Envoy, a real MLflow artifact, a real API server
 	@$(PYTEST) tests/integration
 
-e2e: setup ## The whole thing on a cluster that is made and removed
+e2e: images ## The whole thing on a cluster that is made and removed
 	@$(PYTEST) tests/e2e
 
 cluster: setup ## Create the cluster of the demo with the operator on it, and leave it
 	@$(RUN) python -m dev.cluster create
 
-images: setup ## Build the images
-	@$(RUN) python -m dev.cluster images
+images: setup ## Build the images, and the binary of the native node
+	@$(RUN) python -m dev.cluster prepare
 
 bench: setup ## Print every figure beside its peer or limit
 	@$(RUN) python -m benchmarks
@@ -54,4 +54,4 @@ docs: setup ## Generate the reference of the resources from their schemas
 	@$(RUN) python -m docs.generate
 
 clean: setup ## Remove the clusters that the demo and the tests made
-	@$(RUN) python -m dev.cluster delete; $(RUN) python -m dev.cluster --name dspy-test delete
+	@$(RUN) python -m dev.cluster delete && $(RUN) python -m dev.cluster --name dspy-test delete

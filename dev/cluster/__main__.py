@@ -49,9 +49,11 @@ def delete(name: str) -> None:
     cluster(name).delete()
 
 
-@main.command("images")
-def build_images() -> None:
-    """Builds the images and prints their references."""
+@main.command()
+@click.pass_obj
+def prepare(name: str) -> None:
+    """Builds what a cluster is made of, where the cache has it not: the node's binary, and the images."""
+    cluster(name).prepare()
     for reference in builder.build().values():
         print(reference)
 

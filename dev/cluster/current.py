@@ -14,6 +14,9 @@ from dev.cluster.interface import ClusterError
 class CurrentCluster:
     """Whatever `kubectl` reaches now; implements `interface.Cluster`. Its nodes must be able to pull the images."""
 
+    def prepare(self) -> None:
+        """Nothing: the cluster is there."""
+
     def create(self) -> None:
         """Checks that the current context answers."""
         if (

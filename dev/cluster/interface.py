@@ -18,6 +18,9 @@ class ClusterError(Exception):
 class Cluster(Protocol):
     """A cluster by name. `create` and `delete` may be called twice."""
 
+    def prepare(self) -> None:
+        """Installs and builds what a cluster is made of, where the cache has it not. May take many minutes."""
+
     def create(self) -> None:
         """Makes the cluster, or finds it running. Returns when its node is Ready."""
 

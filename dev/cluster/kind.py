@@ -16,6 +16,9 @@ class KindCluster:
     def __init__(self, name: str) -> None:
         self.name = name
 
+    def prepare(self) -> None:
+        """Nothing: kind brings its own node."""
+
     def create(self) -> None:
         """Creates the cluster from kind-config.yaml unless it is there."""
         for tool in ("kind", "kubectl"):

@@ -39,6 +39,11 @@ class NativeCluster:
         self.folder = CACHE / "clusters" / name
         self._process: subprocess.Popen[bytes] | None = None
 
+    def prepare(self) -> None:
+        """Installs Debian's packages and builds the node's binary."""
+        install_packages()
+        build.binary()
+
     def create(self) -> None:
         """Installs what is missing, starts the node, and waits until it is Ready."""
         layout = self._layout() if self._running() is not None else self._begin()
@@ -48,8 +53,7 @@ class NativeCluster:
 
     def _begin(self) -> Layout:
         """Installs what is missing and starts the node's first process."""
-        install_packages()
-        build.binary()
+        self.prepare()
         self.delete()
         self.folder.mkdir(parents=True)
         layout = Layout(self.name, _free_slot(), self.folder)

@@ -15,13 +15,13 @@ from dspy_contract.logs import Logger
 from dspy_kube.client import UNREACHABLE, ApiException, Kube, configuration
 from dspy_operator import handlers
 from dspy_operator.api.names import API_VERSION, FIELD_MANAGER
-from dspy_operator.controller import Controller
-from dspy_operator.counts.poller import Poller
+from dspy_operator.gateway_poller import Poller
 from dspy_operator.kube.observe import Observer
 from dspy_operator.kube.paths import path
-from dspy_operator.queue import Key, WorkQueue
+from dspy_operator.reconcile.program import Controller
 from dspy_operator.registry.mlflow import Registry
 from dspy_operator.settings import Settings
+from dspy_operator.workqueue import Key, WorkQueue
 
 KEEP_SHARE = 0.8
 """Share of the poll interval for which a registry's answer is kept: a wake-up never finds its own old answer."""

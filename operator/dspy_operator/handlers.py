@@ -10,7 +10,7 @@ from kubernetes.aio import client
 
 from dspy_contract.routes import PROGRAM_LABEL
 from dspy_operator.api.names import FIELD_MANAGER, GATEWAY_LABEL, GROUP, MANAGED_BY_LABEL, PROGRAMS, ROLLOUTS, VERSION
-from dspy_operator.queue import Key
+from dspy_operator.workqueue import Key
 
 Add = Callable[[Key], None]
 

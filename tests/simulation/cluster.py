@@ -15,20 +15,19 @@ from dspy_contract.state import GatewayState, ProgramState, RevisionCounts
 from dspy_operator.api.convert import from_dict
 from dspy_operator.api.program import LM, Model, ProgramSpec
 from dspy_operator.api.rollout import Canary, Pause, Policy, ProgramRef, RolloutSpec, Step, Strategy
-from dspy_operator.domain.ledger import Ledger
-from dspy_operator.domain.plan import (
+from dspy_operator.domain.actions import (
     Action,
     ApplyService,
     CreateRevision,
     Delete,
     MarkStable,
-    Plan,
     ServeRevision,
     WriteRoutes,
-    plan,
 )
-from dspy_operator.domain.release import Said
-from dspy_operator.domain.snapshot import Gateway, Problem, Program, Revision, Snapshot, Wanted, Workload
+from dspy_operator.domain.ledger import Ledger
+from dspy_operator.domain.plan import Plan, plan
+from dspy_operator.domain.snapshot import DesiredRevision, Gateway, Problem, Program, Revision, Snapshot, Workload
+from dspy_operator.domain.transition import Event
 
 UID = "uid-1"
 PORT = 10_000
@@ -109,7 +108,7 @@ class World:
         self.service_port: int | None = None
         self.gateways = {"gateway-a": GatewayPod(self.now), "gateway-b": GatewayPod(self.now)}
         self.memory: Ledger | None = None
-        self.said: list[tuple[float, Said]] = []
+        self.said: list[tuple[float, Event]] = []
         self.lost: list[str] = []
         self.provider_failure_rate = 0.0
         self.in_flight: list[tuple[float, GatewayPod, str]] = []
@@ -158,7 +157,7 @@ class World:
         return Snapshot(
             program=program,
             policies=policies,
-            wanted=self._resolve(),
+            desired=self._resolve(),
             revisions=dict(self.revisions),
             workloads={name: self._workload(workload) for name, workload in self.workloads.items()},
             routes=self.routes,
@@ -212,7 +211,7 @@ class World:
         self.memory = decided.ledger
         for rollout in decided.rollouts:
             self.rollout_status = dict(rollout.status)
-        self.said += [(self.now, said) for said in decided.said]
+        self.said += [(self.now, said) for said in decided.events]
         return decided
 
     def settle(self, passes: int = 40, requests: int = 0, seconds: float = 1.0) -> None:
@@ -232,7 +231,7 @@ class World:
 
     # The model's inside.
 
-    def _resolve(self) -> Wanted | Problem | None:
+    def _resolve(self) -> DesiredRevision | Problem | None:
         if self.wanted is None:
             return Problem("Resolving", "nothing is asked for")
         if not self.registry_up:
@@ -240,7 +239,7 @@ class World:
         revision = Revision(
             f"qa-{self.wanted}", "2026", f"models:/qa/{self.wanted}", str(self.wanted), "openai/x", 60, {}, {}
         )
-        return Wanted(self.revisions.get(revision.name, revision), {})
+        return DesiredRevision(self.revisions.get(revision.name, revision), {})
 
     def _workload(self, workload: Workloads) -> Workload:
         fatal = None if workload.loads else Problem("ModelLoadFailed", "the model does not load: ModuleNotFoundError")
@@ -300,8 +299,8 @@ class World:
 
     def _act(self, action: Action) -> None:
         match action:
-            case CreateRevision(wanted):
-                self.revisions[wanted.revision.name] = wanted.revision
+            case CreateRevision(desired):
+                self.revisions[desired.revision.name] = desired.revision
             case ServeRevision(revision, replicas, _):
                 self._serve(revision, replicas)
             case WriteRoutes(routes, _):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from dspy_operator.domain.judgement import Arm, NoWorse, Worse, crossed
+from dspy_operator.domain.analysis.sequential import Arm, DegradationTest, NonInferiorityTest, rejects
 
 BLOCK_REQUESTS = 10
 
@@ -13,13 +13,13 @@ def requests_until_worse(
     chance: random.Random, stable: float, candidate: float, weight: float, alpha: float, most: int
 ) -> int | None:
     """Candidate requests until it is found worse; None when it never is within `most`."""
-    process, left, right, seen = Worse(), Arm(), Arm(), 0
+    process, left, right, seen = DegradationTest(), Arm(), Arm(), 0
     while seen < most:
         left, right = left + (drawn := _block(chance, stable, candidate, weight))[0], right + drawn[1]
         if left.requests and right.requests:
             process, seen = process.after(left, right), seen + right.requests
             left, right = Arm(), Arm()
-            if crossed(process.log_e, alpha):
+            if rejects(process.log_e, alpha):
                 return seen
     return None
 
@@ -28,13 +28,13 @@ def requests_until_no_worse(
     chance: random.Random, stable: float, candidate: float, margin: float, weight: float, most: int
 ) -> int | None:
     """Candidate requests until it is found no worse at alpha 5 %; None when it never is within `most`."""
-    process, left, right, seen = NoWorse(), Arm(), Arm(), 0
+    process, left, right, seen = NonInferiorityTest(), Arm(), Arm(), 0
     while seen < most:
         left, right = left + (drawn := _block(chance, stable, candidate, weight))[0], right + drawn[1]
         if left.requests and right.requests:
             process, seen = process.after(left, right, margin), seen + right.requests
             left, right = Arm(), Arm()
-            if crossed(process.log_e, 0.05):
+            if rejects(process.log_e, 0.05):
                 return seen
     return None
 

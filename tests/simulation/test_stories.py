@@ -6,7 +6,8 @@ from __future__ import annotations
 import pytest
 from syrupy.assertion import SnapshotAssertion
 
-from dspy_operator.api.rollout import Analysis, ErrorRate, OnUndecided, Pause, Step
+from dspy_operator.api.rollout import Analysis, Canary, ErrorRate, OnUndecided, Pause, Step
+from dspy_operator.domain.strategies.canary import steps_of
 from tests.simulation.cluster import CANARY, START, World, serving
 
 
@@ -216,7 +217,7 @@ def test_the_policys_steps_change_in_mid_release(snapshot: SnapshotAssertion) ->
     world.set_policy(Step(set_weight=100), analysis=Analysis(on_undecided=OnUndecided.PROMOTE))
     world.settle(3, requests=5)
     assert world.ledger.release is not None
-    assert world.ledger.release.steps == CANARY
+    assert world.ledger.release.steps == steps_of(Canary(CANARY))
     world.settle(60, requests=20)
     assert transcript(world) == snapshot
 

@@ -9,9 +9,9 @@ import pytest
 from dspy_contract.state import GatewayState, ProgramState, RevisionCounts
 from dspy_operator.api.convert import from_dict, to_dict
 from dspy_operator.api.rollout import Analysis, ErrorRate
-from dspy_operator.domain.evidence import Arms, Evidence, Tally, Verdict, fold, judge
+from dspy_operator.domain.analysis.evidence import Evidence, ReleasePair, RequestCounts, Verdict, accumulate, judge
 
-UID, ARMS = "uid", Arms("old", "new", 100.0)
+UID, ARMS = "uid", ReleasePair("old", "new", 100.0)
 
 
 def gateway(since: float = 0.0, **revisions: RevisionCounts) -> GatewayState:
@@ -25,7 +25,7 @@ def counted(started: int, **outcomes: int) -> RevisionCounts:
 def folded(*looks: Mapping[str, GatewayState], analysis: Analysis | None = None) -> Evidence:
     evidence = Evidence()
     for look in looks:
-        evidence = fold(evidence, look, UID, ARMS, analysis or Analysis())
+        evidence = accumulate(evidence, look, UID, ARMS, analysis or Analysis())
     return evidence
 
 
@@ -33,11 +33,11 @@ def test_a_pod_that_is_older_than_the_release_counts_from_its_first_look() -> No
     evidence = folded(
         {"a": gateway(old=counted(1_000, ok=1_000))}, {"a": gateway(old=counted(1_010, ok=1_008, timeout=2))}
     )
-    assert evidence.stable == Tally(10, 2, answered=10)
+    assert evidence.stable == RequestCounts(10, 2, answered=10)
 
 
 def test_a_pod_born_after_the_release_began_counts_from_zero() -> None:
-    assert folded({"a": gateway(since=101.0, old=counted(7, ok=7))}).stable == Tally(7, answered=7)
+    assert folded({"a": gateway(since=101.0, old=counted(7, ok=7))}).stable == RequestCounts(7, answered=7)
 
 
 def test_a_counter_that_fell_has_restarted() -> None:
@@ -53,13 +53,13 @@ def test_a_look_that_failed_adds_nothing_and_loses_nothing() -> None:
 def test_the_same_look_twice_is_the_same_evidence() -> None:
     look = {"a": gateway(since=101.0, old=counted(10, ok=9, timeout=1), new=counted(2, ok=2))}
     once = folded(look)
-    assert fold(once, look, UID, ARMS, Analysis()) == once
+    assert accumulate(once, look, UID, ARMS, Analysis()) == once
 
 
 def test_a_block_stays_open_until_both_had_a_request() -> None:
     evidence = folded({"a": gateway(since=101.0, old=counted(10, ok=10))})
     assert evidence.failures.requests == 0
-    assert evidence.open_stable == Tally(10, answered=10)
+    assert evidence.open_stable == RequestCounts(10, answered=10)
 
 
 @pytest.mark.parametrize("outcome", ["program_error", "upstream_error", "timeout", "connection_failure", "overloaded"])
@@ -102,7 +102,7 @@ def test_stable_that_fails_more_than_half_is_unhealthy_and_heals() -> None:
     sick = [{"a": gateway(101.0, old=counted(20 * n, timeout=20 * n))} for n in range(1, 4)]
     evidence = folded(*sick)
     assert evidence.stable_unhealthy
-    healed = fold(evidence, {"a": gateway(101.0, old=counted(160, timeout=60, ok=100))}, UID, ARMS, Analysis())
+    healed = accumulate(evidence, {"a": gateway(101.0, old=counted(160, timeout=60, ok=100))}, UID, ARMS, Analysis())
     assert not healed.stable_unhealthy
 
 

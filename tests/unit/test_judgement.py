@@ -10,7 +10,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dspy_operator.domain.judgement import Arm, NoWorse, Rate, Worse, combined_log_e, crossed
+from dspy_operator.domain.analysis.sequential import (
+    Arm,
+    DegradationTest,
+    NonInferiorityTest,
+    Rate,
+    combined_log_e,
+    rejects,
+)
 
 ROUNDING = 1e-9
 
@@ -42,7 +49,7 @@ def test_a_block_of_worse_never_expects_to_win_while_the_candidate_is_no_worse(
     tolerance: float,
     history: tuple[int, float, int, float],
 ) -> None:
-    before = Worse(stable=stable_rate(*history[:2]), requests=history[2])
+    before = DegradationTest(stable=stable_rate(*history[:2]), requests=history[2])
     candidate_rate = min(share * (rate + tolerance), 1.0)
     expected = sum(
         binomial(stable_requests, stable.bad, rate)
@@ -65,7 +72,9 @@ def test_a_block_of_no_worse_never_expects_to_win_while_the_candidate_is_worse_b
     history: tuple[int, float, int, float],
 ) -> None:
     past = Arm(history[2], int(history[2] * history[3]))
-    before = NoWorse(stable=stable_rate(*history[:2]), candidate=past, pooled=stable_rate(*history[:2]).after(past))
+    before = NonInferiorityTest(
+        stable=stable_rate(*history[:2]), candidate=past, pooled=stable_rate(*history[:2]).after(past)
+    )
     rate = share * (1 - margin)
     candidate_rate = rate + margin + beyond * (1 - margin - rate)
     expected = sum(
@@ -81,52 +90,53 @@ def test_a_block_of_no_worse_never_expects_to_win_while_the_candidate_is_worse_b
 @given(st.integers(1, 12), st.floats(0.001, 0.9), st.floats(0, 1))
 def test_the_ceiling_never_expects_to_win_below_its_limit(requests: int, limit: float, share: float) -> None:
     expected = sum(
-        binomial(requests, candidate.bad, limit * share) * math.exp(Worse().after_alone(candidate, limit).log_e)
+        binomial(requests, candidate.bad, limit * share)
+        * math.exp(DegradationTest().after_alone(candidate, limit).log_e)
         for candidate in outcomes(requests)
     )
     assert expected <= 1 + ROUNDING
 
 
 def test_processes_start_at_one() -> None:
-    assert Worse().log_e == pytest.approx(0.0)
-    assert NoWorse().log_e == pytest.approx(0.0)
+    assert DegradationTest().log_e == pytest.approx(0.0)
+    assert NonInferiorityTest().log_e == pytest.approx(0.0)
     assert combined_log_e([(0.6, 0.0), (0.4, 0.0)]) == pytest.approx(0.0)
 
 
 def test_a_candidate_that_always_fails_is_found_after_a_few_requests() -> None:
-    process, blocks = Worse(), 0
-    while not crossed(process.log_e, alpha=0.001):
+    process, blocks = DegradationTest(), 0
+    while not rejects(process.log_e, alpha=0.001):
         process, blocks = process.after(Arm(19, 0), Arm(1, 1)), blocks + 1
     assert blocks <= 4
 
 
 def test_a_candidate_that_turns_bad_after_thousands_of_good_requests_is_still_found_soon() -> None:
-    process, blocks = Worse(), 0
+    process, blocks = DegradationTest(), 0
     for _ in range(3000):
         process = process.after(Arm(19, 0), Arm(1, 0))
-    while not crossed(process.log_e, alpha=0.001):
+    while not rejects(process.log_e, alpha=0.001):
         process, blocks = process.after(Arm(19, 0), Arm(1, 1)), blocks + 1
     assert blocks <= 12
 
 
 def test_an_outage_that_hits_both_arms_is_no_evidence() -> None:
-    process = Worse()
+    process = DegradationTest()
     for _ in range(200):
         process = process.after(Arm(19, 1), Arm(1, 0))
     for _ in range(200):
         process = process.after(Arm(10, 10), Arm(10, 10))
-    assert not crossed(process.log_e, alpha=0.001)
+    assert not rejects(process.log_e, alpha=0.001)
 
 
 def test_a_healthy_candidate_is_found_no_worse() -> None:
-    process, requests = NoWorse(), 0
-    while not crossed(process.log_e, alpha=0.05):
+    process, requests = NonInferiorityTest(), 0
+    while not rejects(process.log_e, alpha=0.05):
         process, requests = process.after(Arm(19, 0), Arm(1, 0), margin=0.02), requests + 1
     assert 140 <= requests <= 160
 
 
 def test_more_answers_than_starts_in_a_block_count_as_all_bad_and_never_overflow() -> None:
-    process = Worse().after(Arm(5, 0), Arm(1, 4))
+    process = DegradationTest().after(Arm(5, 0), Arm(1, 4))
     assert math.isfinite(process.log_e)
 
 
@@ -142,7 +152,7 @@ def test_a_healthy_candidate_is_not_rolled_back_under_continuous_peeking(weight:
 def release_rolls_back(
     chance: random.Random, weight: float, stable: float, candidate: float, alpha: float, candidate_requests: int
 ) -> bool:
-    process, left, right = Worse(), Arm(), Arm()
+    process, left, right = DegradationTest(), Arm(), Arm()
     seen = 0
     while seen < candidate_requests:
         for _ in range(20):
@@ -152,6 +162,6 @@ def release_rolls_back(
                 left += Arm(1, chance.random() < stable)
         if left.requests and right.requests:
             process, left, right = process.after(left, right), Arm(), Arm()
-            if crossed(process.log_e, alpha):
+            if rejects(process.log_e, alpha):
                 return True
     return False

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import cattrs
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
+from cattrs.strategies import configure_tagged_union
 
 T = TypeVar("T")
 
@@ -38,6 +39,11 @@ def _converter() -> cattrs.Converter:
 
 
 _CONVERTER = _converter()
+
+
+def register_union(union: Any) -> None:
+    """Makes a union of dataclasses a tagged one: `kind` names the class."""
+    configure_tagged_union(union, _CONVERTER, tag_name="kind")
 
 
 def to_dict(value: Any) -> dict[str, Any]:

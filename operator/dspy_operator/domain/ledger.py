@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from dspy_operator.api.rollout import Step
-from dspy_operator.domain.evidence import Evidence, Tally
+from dspy_operator.domain.analysis.evidence import Evidence, RequestCounts
+from dspy_operator.domain.steps import Step
 
 LONGEST_HISTORY = 10
 LONGEST_REFUSED = 20
@@ -36,7 +36,8 @@ class Release:
     step_started_at: float = 0.0
     step_started_requests: int = 0
     step_started_crashes: int = 0
-    weight: int = 0
+    weight_bp: int = 0
+    """The candidate's desired weight, in basis points."""
     awaited_requests: int | None = None
     """How many candidate requests must be answered before it is promoted: those that had started when it was found fit.
     A request in flight is no good answer yet: a candidate that hangs has no failures either."""
@@ -58,8 +59,8 @@ class Refused:
     message: str
     at: float
     step: str = ""
-    stable: Tally = Tally()
-    candidate: Tally = Tally()
+    stable: RequestCounts = RequestCounts()
+    candidate: RequestCounts = RequestCounts()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,5 +117,5 @@ class Ledger:
 
     def with_refused(self, refused: Refused) -> Ledger:
         """The ledger with one more refused revision."""
-        others = tuple(known for known in self.refused if known.revision != refused.revision)
+        others = tuple(each for each in self.refused if each.revision != refused.revision)
         return replace(self, refused=(*others, refused)[-LONGEST_REFUSED:])

@@ -10,68 +10,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dspy_contract.routes import TOTAL_WEIGHT, Backend, Routes
-from dspy_operator.domain import release, status
+from dspy_contract.routes import Backend, Routes
+from dspy_operator.domain import status
+from dspy_operator.domain.actions import (
+    Action,
+    ApplyService,
+    CreateRevision,
+    Delete,
+    MarkStable,
+    ServeRevision,
+    WriteRoutes,
+)
 from dspy_operator.domain.ledger import Ledger
 from dspy_operator.domain.readiness import listening
-from dspy_operator.domain.release import Said
-from dspy_operator.domain.snapshot import Problem, Revision, Snapshot, Wanted
+from dspy_operator.domain.recovery import recover_ledger
+from dspy_operator.domain.release.rules import advance
+from dspy_operator.domain.snapshot import DesiredRevision, Problem, Snapshot
+from dspy_operator.domain.targets import Target, targets_of
+from dspy_operator.domain.transition import Event
 
 CHECKPOINT_SECONDS = 10.0
 MOVING_SECONDS = 1.0
 KEPT_REVISIONS = 10
-
-
-@dataclass(frozen=True, slots=True)
-class CreateRevision:
-    """Creates a ControllerRevision after a dry run of its Deployment, whose refusal is the user's to read."""
-
-    wanted: Wanted
-
-
-@dataclass(frozen=True, slots=True)
-class ServeRevision:
-    """Brings a revision's Deployment and headless Service to be, with that many replicas."""
-
-    revision: Revision
-    replicas: int
-    create: bool
-
-
-@dataclass(frozen=True, slots=True)
-class WriteRoutes:
-    """Writes the routes of the program. `create` while there are none, so that a stranger's object is never taken
-    over."""
-
-    routes: Routes
-    create: bool
-
-
-@dataclass(frozen=True, slots=True)
-class ApplyService:
-    """Points the program's Service at its port of the gateway."""
-
-    port: int
-    create: bool
-
-
-@dataclass(frozen=True, slots=True)
-class MarkStable:
-    """Notes on a revision's Deployment when it became stable."""
-
-    revision: str
-    at: float
-
-
-@dataclass(frozen=True, slots=True)
-class Delete:
-    """Deletes an object of ours."""
-
-    kind: str
-    name: str
-
-
-Action = CreateRevision | ServeRevision | WriteRoutes | ApplyService | MarkStable | Delete
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,59 +53,61 @@ class Plan:
     urgent: tuple[Action, ...] = ()
     actions: tuple[Action, ...] = ()
     rollouts: tuple[RolloutStatus, ...] = ()
-    said: tuple[Said, ...] = ()
+    events: tuple[Event, ...] = ()
     wake_after_seconds: float | None = None
 
     @property
     def empty(self) -> bool:
         """True when nothing is to be done."""
-        return self.status is None and not (self.urgent or self.actions or self.rollouts or self.said)
+        return self.status is None and not (self.urgent or self.actions or self.rollouts or self.events)
 
 
 def plan(snapshot: Snapshot, now: float) -> Plan:
     """What one pass decides for a program."""
-    before = snapshot.program.ledger or release.recovered(snapshot, now)
-    if snapshot.taken:
-        return _refused(
-            snapshot,
-            before,
-            Problem("NameTaken", f"{snapshot.taken} exists and is not ours: rename the program or delete it"),
-            now,
-        )
-    ledger, said = release.advance(before, snapshot, now)
+    stored = snapshot.program.ledger or recover_ledger(snapshot, now)
+    if snapshot.name_conflict:
+        return _refused(snapshot, stored, name_taken(snapshot.name_conflict), now)
+    ledger, events = advance(stored, snapshot, now)
     if ledger.stable is None:
-        problem = (
-            snapshot.wanted
-            if isinstance(snapshot.wanted, Problem)
-            else Problem("Resolving", "The model is being looked up")
-        )
+        problem = snapshot.desired if isinstance(snapshot.desired, Problem) else status.RESOLVING
         return _refused(snapshot, ledger, problem, now)
-    routes = _routes(ledger, snapshot)
+    targets = targets_of(ledger, snapshot.program.spec.replicas)
+    routes = _desired_routes(snapshot, ledger, targets)
     ledger = replace(ledger, serial=routes.serial)
-    return _assembled(snapshot, ledger, routes, said, now)
+    return _assembled(snapshot, ledger, targets, routes, events, now)
 
 
-def moving(ledger: Ledger | None) -> bool:
+def needs_polling(ledger: Ledger | None) -> bool:
     """True while gateways must be asked often: a release moves or something drains."""
     return ledger is not None and bool(ledger.release or ledger.draining)
 
 
-def _assembled(snapshot: Snapshot, ledger: Ledger, routes: Routes, said: tuple[Said, ...], now: float) -> Plan:
-    shift = _shift(snapshot, routes)
-    urgent = shift if shift and _takes_weight(snapshot.routes, routes, ledger.stable) else ()
-    needed = [name for name in (ledger.stable, ledger.release.candidate if ledger.release else None) if name]
-    kept = [*needed, *(draining.revision for draining in ledger.draining)]
+def name_taken(what: str) -> Problem:
+    """The problem of a child whose name somebody else's object has."""
+    return Problem("NameTaken", f"{what} exists and is not ours: rename the program or delete it")
+
+
+def _assembled(
+    snapshot: Snapshot,
+    ledger: Ledger,
+    targets: tuple[Target, ...],
+    routes: Routes,
+    events: tuple[Event, ...],
+    now: float,
+) -> Plan:
+    write = _write_routes(snapshot, routes)
+    urgent = write if write and _lowers(snapshot.routes, routes, ledger.stable) else ()
     actions = (
-        *_creations(snapshot, needed),
-        *(() if urgent else shift),
+        *_creations(snapshot, targets),
+        *(() if urgent else write),
         *_service(snapshot),
-        *_marks(snapshot, ledger, now),
-        *_deletions(snapshot, kept),
+        *_mark_stable(snapshot, ledger, now),
+        *_deletions(snapshot, [target.revision for target in targets]),
     )
     ledger, new_status = status.program_status(snapshot, ledger, now, CHECKPOINT_SECONDS)
     rollouts = _rollouts(snapshot, ledger, now)
-    wake = MOVING_SECONDS if moving(ledger) or snapshot.service_port is None else None
-    return Plan(ledger, new_status, urgent, actions, rollouts, said, wake)
+    wake = MOVING_SECONDS if needs_polling(ledger) or snapshot.service_port is None else None
+    return Plan(ledger, new_status, urgent, actions, rollouts, events, wake)
 
 
 def _refused(snapshot: Snapshot, ledger: Ledger, problem: Problem, now: float) -> Plan:
@@ -153,7 +115,10 @@ def _refused(snapshot: Snapshot, ledger: Ledger, problem: Problem, now: float) -
     content = status.refused_status(snapshot, ledger, problem, now)
     soon = problem.reason in ("Resolving", "NameTaken")
     return Plan(
-        ledger, content, rollouts=_rollouts(snapshot, ledger, now), wake_after_seconds=MOVING_SECONDS if soon else None
+        ledger,
+        content,
+        rollouts=_rollouts(snapshot, ledger, now),
+        wake_after_seconds=MOVING_SECONDS if soon else None,
     )
 
 
@@ -164,63 +129,40 @@ def _rollouts(snapshot: Snapshot, ledger: Ledger, now: float) -> tuple[RolloutSt
     )
 
 
-def _routes(ledger: Ledger, snapshot: Snapshot) -> Routes:
-    """The routes that the ledger asks for, under the serial they have or the next one."""
-    program, known = snapshot.program, snapshot.routes
-    candidate = ledger.release
-    weight = candidate.weight if candidate else 0
-    backends = [Backend(str(ledger.stable), TOTAL_WEIGHT - weight)]
-    if candidate:
-        backends.append(Backend(candidate.candidate, weight))
-    backends += [Backend(draining.revision, 0) for draining in ledger.draining]
-    revisions = [_revision(snapshot, backend.revision) for backend in backends]
-    timeout = max(
-        (revision.timeout_seconds for revision in revisions if revision), default=program.spec.serving.timeout_seconds
-    )
-    serial = max(ledger.serial, known.serial if known else 0)
-    wanted = Routes(program.name, program.uid, serial, timeout, tuple(backends))
-    return (
-        wanted
-        if known is not None and replace(known, serial=serial) == wanted and known.serial == serial
-        else replace(wanted, serial=serial + 1)
-    )
+def _desired_routes(snapshot: Snapshot, ledger: Ledger, targets: tuple[Target, ...]) -> Routes:
+    """The routes that the targets ask for, under the serial they have or the next one."""
+    program, current = snapshot.program, snapshot.routes
+    backends = tuple(Backend(target.revision, target.weight_bp) for target in targets)
+    revisions = [snapshot.revision(target.revision) for target in targets]
+    timeouts = [revision.timeout_seconds for revision in revisions if revision]
+    timeout = max(timeouts, default=program.spec.serving.timeout_seconds)
+    serial = max(ledger.serial, current.serial if current else 0)
+    desired = Routes(program.name, program.uid, serial, timeout, backends)
+    return desired if current == desired else replace(desired, serial=serial + 1)
 
 
-def _revision(snapshot: Snapshot, name: str) -> Revision | None:
-    if name in snapshot.revisions:
-        return snapshot.revisions[name]
-    return (
-        snapshot.wanted.revision
-        if isinstance(snapshot.wanted, Wanted) and snapshot.wanted.revision.name == name
-        else None
-    )
+def _write_routes(snapshot: Snapshot, routes: Routes) -> tuple[WriteRoutes, ...]:
+    return () if snapshot.routes == routes else (WriteRoutes(routes, create=snapshot.routes is None),)
 
 
-def _shift(snapshot: Snapshot, routes: Routes) -> tuple[WriteRoutes, ...]:
-    if snapshot.routes == routes:
-        return ()
-    return (WriteRoutes(routes, create=snapshot.routes is None),)
-
-
-def _takes_weight(known: Routes | None, routes: Routes, stable: str | None) -> bool:
+def _lowers(current: Routes | None, routes: Routes, stable: str | None) -> bool:
     """True when some revision other than the new stable loses weight: that never waits for anything."""
-    return known is not None and any(
-        routes.weight(backend.revision) < backend.weight for backend in known.backends if backend.revision != stable
+    return current is not None and any(
+        routes.weight(backend.revision) < backend.weight for backend in current.backends if backend.revision != stable
     )
 
 
-def _creations(snapshot: Snapshot, needed: list[str]) -> tuple[Action, ...]:
+def _creations(snapshot: Snapshot, targets: tuple[Target, ...]) -> tuple[Action, ...]:
     actions: list[Action] = []
-    for name in needed:
-        revision = _revision(snapshot, name)
-        if revision is None:
+    for target in targets:
+        revision = snapshot.revision(target.revision)
+        if revision is None or target.replicas is None:
             continue
-        if name not in snapshot.revisions and isinstance(snapshot.wanted, Wanted):
-            actions.append(CreateRevision(snapshot.wanted))
-        workload = snapshot.workloads.get(name)
-        replicas = snapshot.program.spec.replicas
-        if workload is None or not workload.has_service or workload.replicas != replicas:
-            actions.append(ServeRevision(revision, replicas, create=workload is None))
+        if target.revision not in snapshot.revisions and isinstance(snapshot.desired, DesiredRevision):
+            actions.append(CreateRevision(snapshot.desired))
+        workload = snapshot.workloads.get(target.revision)
+        if workload is None or not workload.has_service or workload.replicas != target.replicas:
+            actions.append(ServeRevision(revision, target.replicas, create=workload is None))
     return tuple(actions)
 
 
@@ -232,7 +174,7 @@ def _service(snapshot: Snapshot) -> tuple[ApplyService, ...]:
     return (ApplyService(port, create=snapshot.service_port is None),)
 
 
-def _marks(snapshot: Snapshot, ledger: Ledger, now: float) -> tuple[MarkStable, ...]:
+def _mark_stable(snapshot: Snapshot, ledger: Ledger, now: float) -> tuple[MarkStable, ...]:
     stable = snapshot.workloads.get(str(ledger.stable))
     newest = max((workload.promoted_at or 0.0 for workload in snapshot.workloads.values()), default=0.0)
     if stable is None or not ledger.stable_proven or (stable.promoted_at is not None and stable.promoted_at == newest):

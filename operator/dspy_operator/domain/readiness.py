@@ -8,17 +8,17 @@ UNREACHABLE_GRACE_SECONDS = 10.0
 """How long a gateway pod that does not answer is waited for while others have confirmed."""
 
 
-def able(snapshot: Snapshot, revision: str | None) -> bool:
+def can_serve(snapshot: Snapshot, revision: str | None) -> bool:
     """True when at least one pod of the revision is ready."""
     workload = snapshot.workloads.get(revision or "")
     return workload is not None and workload.ready > 0
 
 
-def complete(snapshot: Snapshot, revision: str) -> bool:
+def fully_ready(snapshot: Snapshot, revision: str) -> bool:
     """True when every replica that the spec asks for is ready."""
     workload = snapshot.workloads.get(revision)
-    wanted = snapshot.program.spec.replicas
-    return workload is not None and workload.replicas >= wanted and workload.ready >= max(wanted, 1)
+    desired = snapshot.program.spec.replicas
+    return workload is not None and workload.replicas >= desired and workload.ready >= max(desired, 1)
 
 
 def problem_of(workload: Workload | None) -> Problem:
@@ -32,7 +32,7 @@ def problem_of(workload: Workload | None) -> Problem:
     )
 
 
-def confirmed(gateway: Gateway, uid: str, serial: int, since: float, now: float) -> bool:
+def serial_acked(gateway: Gateway, uid: str, serial: int, since: float, now: float) -> bool:
     """True when every gateway pod that carries traffic obeys the serial, which was written at `since`."""
     carrying = [state for pod, state in gateway.states.items() if pod in gateway.pods]
     serials = [state.programs[uid].serial if uid in state.programs else 0 for state in carrying]
@@ -42,7 +42,7 @@ def confirmed(gateway: Gateway, uid: str, serial: int, since: float, now: float)
     return not silent or now - since > UNREACHABLE_GRACE_SECONDS
 
 
-def active(gateway: Gateway, uid: str, revision: str) -> int | None:
+def requests_in_flight(gateway: Gateway, uid: str, revision: str) -> int | None:
     """Requests in flight to a revision over all gateway pods; None while some pod has not answered."""
     if not gateway.states or gateway.pods - set(gateway.states):
         return None

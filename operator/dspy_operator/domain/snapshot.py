@@ -65,7 +65,7 @@ class Revision:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class DesiredRevision:
     """The revision that the spec asks for. `manifest` is its ControllerRevision, to be created if it is not there."""
 
     revision: Revision
@@ -105,7 +105,7 @@ class Snapshot:
 
     program: Program
     policies: tuple[Policy, ...] = ()
-    wanted: Wanted | Problem | None = None
+    desired: DesiredRevision | Problem | None = None
     """Resolved, or why not (the registry's word, a spec that cannot work)."""
     revisions: Mapping[str, Revision] = field(default_factory=dict)
     workloads: Mapping[str, Workload] = field(default_factory=dict)
@@ -113,10 +113,27 @@ class Snapshot:
     gateway: Gateway = Gateway()
     service_port: int | None = None
     """The target port of the program's Service; None when there is no Service."""
-    taken: str | None = None
+    name_conflict: str | None = None
     """The kind and name of an object that has a child's name and is not ours."""
 
     @property
     def policy(self) -> Policy | None:
         """The policy in force."""
         return self.policies[0] if self.policies else None
+
+    @property
+    def desired_revision(self) -> Revision | None:
+        """The revision that the spec asks for; None while that is not known."""
+        return self.desired.revision if isinstance(self.desired, DesiredRevision) else None
+
+    def revision(self, name: str | None) -> Revision | None:
+        """A revision by name: one that exists, or the desired one that is still to be created."""
+        if name is not None and name in self.revisions:
+            return self.revisions[name]
+        desired = self.desired_revision
+        return desired if desired is not None and desired.name == name else None
+
+    def label(self, name: str | None) -> str:
+        """A revision as people know it: its version, and its name."""
+        revision = self.revision(name)
+        return f"v{revision.version} ({revision.name})" if revision else str(name)

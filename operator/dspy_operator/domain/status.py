@@ -12,14 +12,18 @@ from typing import Any
 from dspy_operator.api.conditions import Condition, false, merged, true
 from dspy_operator.api.convert import to_dict
 from dspy_operator.api.rollout import Policy
-from dspy_operator.domain import release as releases
-from dspy_operator.domain.evidence import Evidence, Tally
+from dspy_operator.domain.analysis.evidence import Evidence, RequestCounts
 from dspy_operator.domain.ledger import Ledger
-from dspy_operator.domain.readiness import able, problem_of
-from dspy_operator.domain.snapshot import Problem, Revision, Snapshot, Wanted
+from dspy_operator.domain.readiness import can_serve, problem_of
+from dspy_operator.domain.release.judging import judged
+from dspy_operator.domain.release.messages import step_label
+from dspy_operator.domain.release.rules import current_activity
+from dspy_operator.domain.snapshot import DesiredRevision, Problem, Revision, Snapshot
 
 LIVE_SECONDS = 5.0
 """How often live numbers of a rollout are written at most."""
+
+RESOLVING = Problem("Resolving", "The model is being looked up")
 
 Content = dict[str, Any]
 
@@ -83,22 +87,26 @@ def phase_of(snapshot: Snapshot, ledger: Ledger) -> str:
     others = [draining.revision for draining in ledger.draining] + (
         [ledger.release.candidate] if ledger.release else []
     )
-    if ledger.stable_proven and not able(snapshot, ledger.stable) and any(able(snapshot, other) for other in others):
+    if (
+        ledger.stable_proven
+        and not can_serve(snapshot, ledger.stable)
+        and any(can_serve(snapshot, other) for other in others)
+    ):
         return "Degraded"
     if ledger.release:
         return "Paused" if ledger.release.paused else "Progressing"
-    wanted = _wanted(snapshot)
-    if wanted and ledger.refusal(wanted.name):
-        return "RollingBack" if any(draining.revision == wanted.name for draining in ledger.draining) else "Refused"
+    desired = snapshot.desired_revision
+    if desired and ledger.refusal(desired.name):
+        return "RollingBack" if any(draining.revision == desired.name for draining in ledger.draining) else "Refused"
     return "Idle"
 
 
 def _program(snapshot: Snapshot, ledger: Ledger, now: float) -> Content:
-    stable = snapshot.revisions.get(str(ledger.stable)) or _wanted(snapshot)
+    stable = snapshot.revisions.get(str(ledger.stable)) or snapshot.desired_revision
     conditions = [
-        _accepted(snapshot.wanted),
-        _available(snapshot, ledger),
-        _current(snapshot, ledger),
+        _accepted(snapshot.desired),
+        _availcan_serve(snapshot, ledger),
+        _current(snapshot, ledger, now),
         _stalled(snapshot, ledger),
     ]
     workload = snapshot.workloads.get(str(ledger.stable))
@@ -108,9 +116,9 @@ def _program(snapshot: Snapshot, ledger: Ledger, now: float) -> Content:
     content["readyReplicas"] = workload.ready if workload else 0
     if stable:
         content["stable"] = _revision(stable)
-    wanted = _wanted(snapshot)
-    if wanted:
-        content["wanted"] = _revision(wanted)
+    desired = snapshot.desired_revision
+    if desired:
+        content["wanted"] = _revision(desired)
     elif "wanted" in snapshot.program.status:
         content["wanted"] = snapshot.program.status["wanted"]
     return content
@@ -131,15 +139,15 @@ def _stored(ledger: Ledger) -> Content:
     return {name: value for name, value in to_dict(ledger).items() if name != "history"}
 
 
-def _accepted(wanted: Wanted | Problem | None) -> Condition:
-    if isinstance(wanted, Problem):
-        status = "Unknown" if wanted.reason in ("RegistryUnavailable", "Resolving") else "False"
-        return Condition("Accepted", status, wanted.reason, wanted.message)
+def _accepted(desired: DesiredRevision | Problem | None) -> Condition:
+    if isinstance(desired, Problem):
+        status = "Unknown" if desired.reason in ("RegistryUnavailable", "Resolving") else "False"
+        return Condition("Accepted", status, desired.reason, desired.message)
     return true("Accepted", "Accepted")
 
 
-def _available(snapshot: Snapshot, ledger: Ledger) -> Condition:
-    if not able(snapshot, ledger.stable):
+def _availcan_serve(snapshot: Snapshot, ledger: Ledger) -> Condition:
+    if not can_serve(snapshot, ledger.stable):
         problem = problem_of(snapshot.workloads.get(str(ledger.stable)))
         return false("Available", problem.reason, problem.message)
     if snapshot.service_port is None:
@@ -147,22 +155,22 @@ def _available(snapshot: Snapshot, ledger: Ledger) -> Condition:
     return true("Available", "Serving")
 
 
-def _current(snapshot: Snapshot, ledger: Ledger) -> Condition:
-    wanted = _wanted(snapshot)
+def _current(snapshot: Snapshot, ledger: Ledger, now: float) -> Condition:
+    desired = snapshot.desired_revision
     if ledger.release:
-        return false("Current", "ReleaseInProgress", releases.waiting_for(ledger, snapshot))
-    if wanted is None:
+        return false("Current", "ReleaseInProgress", current_activity(ledger, snapshot, now))
+    if desired is None:
         problem = (
-            snapshot.wanted
-            if isinstance(snapshot.wanted, Problem)
+            snapshot.desired
+            if isinstance(snapshot.desired, Problem)
             else Problem("Resolving", "The model is being looked up")
         )
         return false("Current", "Waiting", problem.message)
-    if wanted.name == ledger.stable:
-        if able(snapshot, ledger.stable):
+    if desired.name == ledger.stable:
+        if can_serve(snapshot, ledger.stable):
             return true("Current", "Current")
-        return false("Current", "Waiting", problem_of(snapshot.workloads.get(wanted.name)).message)
-    refused = ledger.refusal(wanted.name)
+        return false("Current", "Waiting", problem_of(snapshot.workloads.get(desired.name)).message)
+    refused = ledger.refusal(desired.name)
     if refused:
         return false("Current", "RolledBack" if refused.outcome == "RolledBack" else "Refused", refused.message)
     if snapshot.policy is None and snapshot.program.spec.rollout_policy == "Required":
@@ -176,28 +184,28 @@ def _stalled(snapshot: Snapshot, ledger: Ledger) -> Condition:
     if ledger.release and ledger.release.paused:
         return true("Stalled", ledger.release.paused.reason, ledger.release.paused.message)
     workload = snapshot.workloads.get(str(ledger.stable))
-    if workload and workload.fatal and not able(snapshot, ledger.stable):
+    if workload and workload.fatal and not can_serve(snapshot, ledger.stable):
         return true("Stalled", workload.fatal.reason, workload.fatal.message)
     return false("Stalled", "Progressing" if ledger.release else "Settled")
 
 
 def _rollout(snapshot: Snapshot, ledger: Ledger, policy: Policy, now: float) -> Content:
     release, phase = ledger.release, phase_of(snapshot, ledger)
-    wanted = _wanted(snapshot)
-    refused = ledger.refusal(wanted.name) if wanted else None
+    desired = snapshot.desired_revision
+    refused = ledger.refusal(desired.name) if desired else None
     candidate = release.candidate if release else (refused.revision if refused else None)
     message = (
-        releases.waiting_for(ledger, snapshot)
+        current_activity(ledger, snapshot, now)
         if release
-        else (refused.message if refused else _current(snapshot, ledger).message)
+        else (refused.message if refused else _current(snapshot, ledger, now).message)
     )
     content = _rollout_base(policy, phase, message, [true("Accepted", "Accepted")], now)
-    stable, other = snapshot.revisions.get(str(ledger.stable)), _known(snapshot, candidate)
+    stable, other = snapshot.revisions.get(str(ledger.stable)), snapshot.revision(candidate)
     content["stable"] = f"v{stable.version}" if stable else ""
     content["candidate"] = f"v{other.version}" if other else ""
-    content["weight"] = f"{release.weight / 100:g}" if release else "0"
+    content["weight"] = f"{release.weight_bp / 100:g}" if release else "0"
     if release:
-        content["step"] = releases.step_of(release)
+        content["step"] = step_label(release)
         content |= _measured(snapshot, release.evidence, ledger)
     elif refused:
         content |= {"step": refused.step, "errors": _errors(refused.candidate, refused.stable)}
@@ -205,7 +213,7 @@ def _rollout(snapshot: Snapshot, ledger: Ledger, policy: Policy, now: float) -> 
 
 
 def _measured(snapshot: Snapshot, evidence: Evidence, ledger: Ledger) -> Content:
-    verdict = releases.judged(ledger, snapshot)
+    verdict = judged(ledger, snapshot)
     effective = {
         pod: state.programs[snapshot.program.uid].effective
         for pod, state in snapshot.gateway.states.items()
@@ -217,8 +225,8 @@ def _measured(snapshot: Snapshot, evidence: Evidence, ledger: Ledger) -> Content
         "metrics": [
             {
                 "name": "errorRate",
-                "stable": _tally(evidence.stable),
-                "candidate": _tally(evidence.candidate),
+                "stable": _counts(evidence.stable),
+                "candidate": _counts(evidence.candidate),
                 "evidence": f"{evidence.failures.log_e / 2.302585:.1f}",
                 "verdict": str(verdict.verdict) if verdict else "",
                 "message": verdict.message if verdict else "",
@@ -269,15 +277,6 @@ def _without_evidence(content: Mapping[str, Any]) -> Content:
     return {**content, "release": ledger, "conditions": conditions}
 
 
-def _wanted(snapshot: Snapshot) -> Revision | None:
-    return snapshot.wanted.revision if isinstance(snapshot.wanted, Wanted) else None
-
-
-def _known(snapshot: Snapshot, name: str | None) -> Revision | None:
-    wanted = _wanted(snapshot)
-    return snapshot.revisions.get(name or "") or (wanted if wanted and wanted.name == name else None)
-
-
 def _revision(revision: Revision) -> Content:
     return {
         "revision": revision.name,
@@ -287,13 +286,13 @@ def _revision(revision: Revision) -> Content:
     }
 
 
-def _tally(tally: Tally) -> Content:
-    return {"requests": tally.requests, "failures": tally.failures, "clientErrors": tally.client_errors}
+def _counts(counts: RequestCounts) -> Content:
+    return {"requests": counts.requests, "failures": counts.failures, "clientErrors": counts.client_errors}
 
 
-def _errors(candidate: Tally, stable: Tally) -> str:
+def _errors(candidate: RequestCounts, stable: RequestCounts) -> str:
     return f"{_percent(candidate)} vs {_percent(stable)}"
 
 
-def _percent(tally: Tally) -> str:
-    return f"{tally.error_percent:.3g}%" if tally.requests else "-"
+def _percent(counts: RequestCounts) -> str:
+    return f"{counts.error_percent:.3g}%" if counts.requests else "-"

@@ -1,4 +1,4 @@
-"""Kubernetes events: one for each transition, with a name of its own, so that the same words are not told twice."""
+"""Kubernetes events: one for each transition, with a name of its own, so that the same words are not emitted twice."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from dspy_contract.logs import Logger
 from dspy_kube.client import UNREACHABLE, ApiException, ConflictException, Kube
 from dspy_operator.api.conditions import timestamp
 from dspy_operator.api.names import API_VERSION, FIELD_MANAGER
-from dspy_operator.domain.release import Said
 from dspy_operator.domain.snapshot import Program
+from dspy_operator.domain.transition import Event
 from dspy_operator.kube.paths import path
 
 LONGEST_MESSAGE = 1024
 log = Logger(__name__)
 
 
-async def tell(kube: Kube, program: Program, said: Said, now: float) -> None:
-    """Tells one event on the program. An event that cannot be told is logged: it must not keep a release from
+async def emit(kube: Kube, program: Program, event: Event, now: float) -> None:
+    """Emits one event on the program. An event that cannot be emitted is logged: it must not keep a release from
     moving."""
-    log.info(said.message, namespace=program.namespace, program=program.name, reason=said.reason)
-    digest = hashlib.sha256(f"{program.uid}{said.reason}{said.message}{now:.0f}".encode()).hexdigest()[:12]
+    log.info(event.message, namespace=program.namespace, program=program.name, reason=event.reason)
+    digest = hashlib.sha256(f"{program.uid}{event.reason}{event.message}{now:.0f}".encode()).hexdigest()[:12]
     time = timestamp(now)
-    event = {
+    manifest = {
         "apiVersion": "v1",
         "kind": "Event",
         "metadata": {"name": f"{program.name}.{digest}", "namespace": program.namespace},
@@ -35,20 +35,20 @@ async def tell(kube: Kube, program: Program, said: Said, now: float) -> None:
             "uid": program.uid,
             "resourceVersion": program.resource_version,
         },
-        "type": "Warning" if said.warning else "Normal",
-        "reason": said.reason,
-        "message": said.message[:LONGEST_MESSAGE],
+        "type": "Warning" if event.warning else "Normal",
+        "reason": event.reason,
+        "message": event.message[:LONGEST_MESSAGE],
         "source": {"component": FIELD_MANAGER},
         "reportingComponent": FIELD_MANAGER,
         "reportingInstance": socket.gethostname(),
-        "action": said.reason,
+        "action": event.reason,
         "firstTimestamp": time,
         "lastTimestamp": time,
         "count": 1,
     }
     try:
-        await kube.request("POST", path("Event", program.namespace), None, event)
+        await kube.request("POST", path("Event", program.namespace), None, manifest)
     except ConflictException:
         return
     except (ApiException, *UNREACHABLE) as error:
-        log.warning("An event could not be told", program=program.name, reason=said.reason, error=repr(error))
+        log.warning("An event could not be emitted", program=program.name, reason=event.reason, error=repr(error))

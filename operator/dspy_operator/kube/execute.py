@@ -9,20 +9,19 @@ from typing import Any
 from dspy_contract.logs import Logger
 from dspy_kube.client import APPLY, MERGE, ApiException, ConflictException, Kube, NotFoundException, Object
 from dspy_operator.api.names import FIELD_MANAGER, MANAGED_BY_LABEL, STABLE_ANNOTATION
-from dspy_operator.domain.plan import (
+from dspy_operator.domain.actions import (
     Action,
     ApplyService,
     CreateRevision,
     Delete,
     MarkStable,
-    Plan,
-    RolloutStatus,
     ServeRevision,
     WriteRoutes,
 )
+from dspy_operator.domain.plan import Plan, RolloutStatus, name_taken
 from dspy_operator.domain.snapshot import Program
 from dspy_operator.errors import InvalidSpecError
-from dspy_operator.kube.events import tell
+from dspy_operator.kube.events import emit
 from dspy_operator.kube.paths import path
 from dspy_operator.resources import program as manifests
 from dspy_operator.resources.revision import scaled
@@ -43,13 +42,13 @@ class Executor:
         """
         for action in plan.actions:
             if isinstance(action, CreateRevision):
-                await self._dry_run(action.wanted.revision.deployment)
+                await self._dry_run(action.desired.revision.deployment)
         if plan.status is not None:
             await self.write_status(program, plan.status)
         for action in plan.urgent:
             await self._act(program, action)
-        for said in plan.said:
-            await tell(self._kube, program, said, now)
+        for event in plan.events:
+            await emit(self._kube, program, event, now)
         for action in plan.actions:
             await self._act(program, action)
         for rollout in plan.rollouts:
@@ -79,7 +78,7 @@ class Executor:
         """Server-side apply; with `create`, a POST first, so that an object that is not ours is left alone."""
         kind, namespace, name = manifest["kind"], manifest["metadata"]["namespace"], manifest["metadata"]["name"]
         if create and not await self._create(manifest):
-            await self._check_ours(manifest)
+            await self._check_owned(manifest)
         await self._kube.request("PATCH", path(kind, namespace, name), {**_MANAGER, "force": True}, manifest, APPLY)
 
     async def delete(self, kind: str, namespace: str, name: str) -> None:
@@ -92,8 +91,8 @@ class Executor:
 
     async def _act(self, program: Program, action: Action) -> None:
         match action:
-            case CreateRevision(wanted):
-                await self._create_ours(dict(wanted.manifest))
+            case CreateRevision(desired):
+                await self._create_owned(dict(desired.manifest))
             case ServeRevision(revision, replicas, create):
                 await self.apply(dict(revision.service), create)
                 await self.apply(scaled(revision.deployment, replicas), create)
@@ -119,12 +118,12 @@ class Executor:
             return
         except ApiException as error:
             if error.status in (400, 403, 422):
-                raise InvalidSpecError("InvalidPod", words(error)) from error
+                raise InvalidSpecError("InvalidPod", api_message(error)) from error
             raise
 
-    async def _create_ours(self, manifest: Object) -> None:
+    async def _create_owned(self, manifest: Object) -> None:
         if not await self._create(manifest):
-            await self._check_ours(manifest)
+            await self._check_owned(manifest)
 
     async def _create(self, manifest: Object) -> bool:
         try:
@@ -135,7 +134,7 @@ class Executor:
             return False
         return True
 
-    async def _check_ours(self, manifest: Object) -> None:
+    async def _check_owned(self, manifest: Object) -> None:
         """Raises InvalidSpecError when the object that has this name belongs to somebody else."""
         kind, namespace, name = manifest["kind"], manifest["metadata"]["namespace"], manifest["metadata"]["name"]
         found = await self._kube.request("GET", path(kind, namespace, name))
@@ -143,9 +142,7 @@ class Executor:
         theirs = {owner["uid"] for owner in found["metadata"].get("ownerReferences", ())}
         managed = found["metadata"].get("labels", {}).get(MANAGED_BY_LABEL) == FIELD_MANAGER
         if ours != theirs or not managed:
-            raise InvalidSpecError(
-                "NameTaken", f"{kind} {name} exists and is not ours: rename the program or delete it"
-            )
+            raise InvalidSpecError("NameTaken", name_taken(f"{kind} {name}").message)
 
 
 _MANAGER = {"fieldManager": FIELD_MANAGER}
@@ -155,12 +152,15 @@ def _replacing(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str,
     """A merge patch that turns `before` into `after`: what is gone is set to null, at every depth."""
     patch: dict[str, Any] = {name: None for name in before if name not in after}
     for name, value in after.items():
-        known = before.get(name)
-        patch[name] = _replacing(known, value) if isinstance(value, Mapping) and isinstance(known, Mapping) else value
+        previous = before.get(name)
+        if isinstance(value, Mapping) and isinstance(previous, Mapping):
+            patch[name] = _replacing(previous, value)
+        else:
+            patch[name] = value
     return patch
 
 
-def words(error: ApiException) -> str:
+def api_message(error: ApiException) -> str:
     """The API's own sentence about why it refused."""
     try:
         return str(json.loads(error.body or "{}")["message"])

@@ -17,10 +17,19 @@ from dspy_operator.api.convert import from_dict
 from dspy_operator.api.names import GATEWAY_LABEL, GATEWAY_NAME, REQUEST_ANNOTATION, routes_name
 from dspy_operator.api.program import ProgramSpec
 from dspy_operator.api.rollout import Policy, RolloutSpec, policies_of
-from dspy_operator.counts.poller import Poller
 from dspy_operator.domain.ledger import Ledger
-from dspy_operator.domain.snapshot import Gateway, Problem, Program, Revision, Snapshot, Version, Wanted, Workload
+from dspy_operator.domain.snapshot import (
+    DesiredRevision,
+    Gateway,
+    Problem,
+    Program,
+    Revision,
+    Snapshot,
+    Version,
+    Workload,
+)
 from dspy_operator.errors import InvalidSpecError
+from dspy_operator.gateway_poller import Poller
 from dspy_operator.kube.paths import path
 from dspy_operator.kube.pods import workload
 from dspy_operator.registry.mlflow import Registry
@@ -50,10 +59,10 @@ class Observer:
         found = await self._kube.request("GET", path("DSPyRollout", namespace))
         return policies_of(program, tuple(policy for item in found["items"] if (policy := _policy(item)) is not None))
 
-    async def snapshot(self, manifest: Object, known: Ledger | None) -> Snapshot:
-        """Everything about a program. `known` is what the last pass of this process knew beyond the stored ledger."""
+    async def snapshot(self, manifest: Object, latest: Ledger | None) -> Snapshot:
+        """Everything about a program. `latest` is what the last pass of this process knew beyond the stored ledger."""
         namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
-        program = read_program(manifest, known)
+        program = read_program(manifest, latest)
         label = {"labelSelector": f"{PROGRAM_LABEL}={name}"}
         (policies, services, routes_map, ports), (revisions, deployments, pods) = await asyncio.gather(
             asyncio.gather(
@@ -67,28 +76,28 @@ class Observer:
             ),
         )
         revisions, deployments = _owned(revisions, program.uid), _owned(deployments, program.uid)
-        known_revisions = {item["metadata"]["name"]: read_revision(item) for item in revisions}
+        revisions_by_name = {item["metadata"]["name"]: read_revision(item) for item in revisions}
         mounts = await self._failed_mounts(namespace, pods)
-        taken = _taken(program, {"Service": services.get(name), "ConfigMap": routes_map})
+        name_conflict = _name_conflict(program, {"Service": services.get(name), "ConfigMap": routes_map})
         return Snapshot(
             program=program,
             policies=policies,
-            wanted=await self._wanted(program, manifest["spec"], known_revisions),
-            revisions=known_revisions,
+            desired=await self._desired(program, manifest["spec"], revisions_by_name),
+            revisions=revisions_by_name,
             workloads=_workloads(deployments, pods, services, mounts),
-            routes=None if taken else _routes(routes_map),
+            routes=None if name_conflict else _routes(routes_map),
             gateway=self._gateway(namespace, program.uid, read_ports(ports) or PortTable()),
-            service_port=None if taken else _target_port(services.get(name)),
-            taken=taken,
+            service_port=None if name_conflict else _target_port(services.get(name)),
+            name_conflict=name_conflict,
         )
 
     async def gateway_pods(self, namespace: str) -> list[Object]:
         """The pods of a namespace's gateway."""
         return await self._list("Pod", namespace, {"labelSelector": f"{GATEWAY_LABEL}=true"})
 
-    async def _wanted(
+    async def _desired(
         self, program: Program, raw_spec: Mapping[str, Any], known: Mapping[str, Revision]
-    ) -> Wanted | Problem:
+    ) -> DesiredRevision | Problem:
         model = program.spec.model
         registry = self._registries.get(model.registry)
         if registry is None:
@@ -110,7 +119,7 @@ class Observer:
         python = version.python or self._settings.runtime_pythons[0]
         runtime = Runtime(self._settings.runtime_image.format(python=python), registry.url)
         manifest = controller_revision(program, name, version, runtime)
-        return Wanted(known.get(name) or read_revision(manifest), manifest)
+        return DesiredRevision(known.get(name) or read_revision(manifest), manifest)
 
     def _gateway(self, namespace: str, uid: str, table: PortTable) -> Gateway:
         port = table.ports.get(uid)
@@ -150,7 +159,7 @@ class Observer:
             return None
 
 
-def read_program(manifest: Object, known: Ledger | None) -> Program:
+def read_program(manifest: Object, latest: Ledger | None) -> Program:
     """A DSPyProgram as the plan sees it. Raises InvalidSpecError when the schema let something through."""
     metadata, status = manifest["metadata"], manifest.get("status", {})
     try:
@@ -166,24 +175,21 @@ def read_program(manifest: Object, known: Ledger | None) -> Program:
         spec=spec,
         request=metadata.get("annotations", {}).get(REQUEST_ANNOTATION, ""),
         status=status,
-        ledger=_ledger(status, known),
+        ledger=_ledger(status, latest),
     )
 
 
-def _ledger(status: Mapping[str, Any], known: Ledger | None) -> Ledger | None:
+def _ledger(status: Mapping[str, Any], latest: Ledger | None) -> Ledger | None:
     """The stored ledger, with the evidence that this process gathered since it was stored."""
     if "release" not in status:
         return None
     stored = from_dict({**status["release"], "history": status.get("history", ())}, Ledger)
-    if known is None or known.release is None or stored.release is None:
+    if latest is None or latest.release is None or stored.release is None:
         return stored
-    same = (known.release.candidate, known.release.started_at) == (stored.release.candidate, stored.release.started_at)
-    current = (known.serial, known.request, known.checkpointed_at) == (
-        stored.serial,
-        stored.request,
-        stored.checkpointed_at,
-    )
-    return known if same and current else stored
+    if (latest.release.candidate, latest.release.started_at) != (stored.release.candidate, stored.release.started_at):
+        return stored
+    written = (latest.serial, latest.request, latest.checkpointed_at)
+    return latest if written == (stored.serial, stored.request, stored.checkpointed_at) else stored
 
 
 def _policy(item: Object) -> Policy | None:
@@ -249,7 +255,7 @@ def _target_port(service: Object | None) -> int | None:
     return int(service["spec"]["ports"][0]["targetPort"]) if service else None
 
 
-def _taken(program: Program, objects: Mapping[str, Object | None]) -> str | None:
+def _name_conflict(program: Program, objects: Mapping[str, Object | None]) -> str | None:
     """The first object with a child's name that does not belong to this program."""
     for kind, found in objects.items():
         owners = (found or {}).get("metadata", {}).get("ownerReferences", ())
@@ -274,5 +280,5 @@ def _mismatch(spec: ProgramSpec, version: Version, settings: Settings) -> Proble
     return None
 
 
-def _within(version: str, wanted: str) -> bool:
-    return SpecifierSet(wanted).contains(version, prereleases=True)
+def _within(version: str, supported: str) -> bool:
+    return SpecifierSet(supported).contains(version, prereleases=True)

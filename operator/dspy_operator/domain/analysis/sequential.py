@@ -22,7 +22,7 @@ PRIOR_BAD, PRIOR_REQUESTS = 0.05, 10.0
 LOWEST_RATE, HIGHEST_RATE = 1e-6, 0.999
 DISTANCES = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 0.97)
 PRIOR = (0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.3)
-CASH = 0.2
+RESERVE = 0.2
 NEWTON_STEPS = 30
 FURTHEST_SHARE_OF_MARGIN = 0.9
 
@@ -56,20 +56,20 @@ class Rate:
 
 
 @dataclass(frozen=True, slots=True)
-class Worse:
+class DegradationTest:
     """The e-process against "the candidate fails at most `tolerance` more often than stable"."""
 
     stable: Rate = Rate()
-    log_cash: float = math.log(CASH)
-    log_stakes: tuple[float, ...] = tuple(math.log((1 - CASH) * share) for share in PRIOR)
+    log_reserve: float = math.log(RESERVE)
+    log_wealth: tuple[float, ...] = tuple(math.log((1 - RESERVE) * share) for share in PRIOR)
     requests: int = 0
 
     @property
     def log_e(self) -> float:
         """log E."""
-        return _log_sum((self.log_cash, *self.log_stakes))
+        return _log_sum((self.log_reserve, *self.log_wealth))
 
-    def after(self, stable: Arm, candidate: Arm, tolerance: float = 0.0) -> Worse:
+    def after(self, stable: Arm, candidate: Arm, tolerance: float = 0.0) -> DegradationTest:
         """The process after a block in which both arms had requests. `tolerance` is a fraction."""
         rate = self.stable.value(HIGHEST_RATE - tolerance)
         floor = rate + tolerance
@@ -78,39 +78,39 @@ class Worse:
         ]
         return replace(self._bet(candidate, e_values), stable=self.stable.after(stable))
 
-    def after_alone(self, candidate: Arm, limit: float) -> Worse:
+    def after_alone(self, candidate: Arm, limit: float) -> DegradationTest:
         """The process after a block of the candidate alone, against "it fails at most at the rate `limit`"."""
         e_values = [_log_likelihood_ratio(candidate, limit + distance * (1 - limit), limit) for distance in DISTANCES]
         return self._bet(candidate, e_values)
 
-    def _bet(self, candidate: Arm, log_e_values: Sequence[float]) -> Worse:
+    def _bet(self, candidate: Arm, log_e_values: Sequence[float]) -> DegradationTest:
         """Invests a share of the cash again, so that a candidate that turns bad late is found soon, then plays the
         block."""
         share = min(0.5, 0.25 * candidate.requests / (self.requests + candidate.requests + 100))
-        added = self.log_cash + math.log(share) if share > 0 else -math.inf
+        added = self.log_reserve + math.log(share) if share > 0 else -math.inf
         stakes = tuple(
             _log_sum((stake, added + math.log(prior))) + log_e
-            for stake, prior, log_e in zip(self.log_stakes, PRIOR, log_e_values, strict=True)
+            for stake, prior, log_e in zip(self.log_wealth, PRIOR, log_e_values, strict=True)
         )
-        cash = self.log_cash + math.log1p(-share)
-        return Worse(self.stable, cash, stakes, self.requests + candidate.requests)
+        cash = self.log_reserve + math.log1p(-share)
+        return DegradationTest(self.stable, cash, stakes, self.requests + candidate.requests)
 
 
 @dataclass(frozen=True, slots=True)
-class NoWorse:
+class NonInferiorityTest:
     """The e-process against "the candidate fails at least `margin` more often than stable"."""
 
     stable: Rate = Rate()
     candidate: Arm = Arm()
     pooled: Rate = Rate()
-    log_stakes: tuple[float, float] = (math.log(0.5), math.log(0.5))
+    log_wealth: tuple[float, float] = (math.log(0.5), math.log(0.5))
 
     @property
     def log_e(self) -> float:
         """log E."""
-        return _log_sum(self.log_stakes)
+        return _log_sum(self.log_wealth)
 
-    def after(self, stable: Arm, candidate: Arm, margin: float) -> NoWorse:
+    def after(self, stable: Arm, candidate: Arm, margin: float) -> NonInferiorityTest:
         """The process after a block in which both arms had requests. `margin` is a fraction above 0."""
         together = self.pooled.value(HIGHEST_RATE - margin)
         rate = self.stable.value(HIGHEST_RATE - margin)
@@ -121,11 +121,11 @@ class NoWorse:
             _log_e_value(stable, candidate, together, together, margin),
             _log_e_value(stable, candidate, rate, own, margin),
         )
-        return NoWorse(
+        return NonInferiorityTest(
             self.stable.after(stable),
             self.candidate + candidate,
             self.pooled.after(stable + candidate),
-            (self.log_stakes[0] + e_values[0], self.log_stakes[1] + e_values[1]),
+            (self.log_wealth[0] + e_values[0], self.log_wealth[1] + e_values[1]),
         )
 
 
@@ -135,7 +135,7 @@ def combined_log_e(weighted: Sequence[tuple[float, float]]) -> float:
     return _log_sum([math.log(weight) + log_e for weight, log_e in weighted])
 
 
-def crossed(log_e: float, alpha: float) -> bool:
+def rejects(log_e: float, alpha: float) -> bool:
     """True when E has reached 1/alpha."""
     return log_e >= -math.log(alpha)
 

@@ -16,7 +16,7 @@ from enum import StrEnum
 from dspy_contract.outcomes import FAILURES
 from dspy_contract.state import GatewayState, RevisionCounts
 from dspy_operator.api.rollout import Analysis
-from dspy_operator.domain.judgement import Arm, NoWorse, Worse, combined_log_e, crossed
+from dspy_operator.domain.analysis.sequential import Arm, DegradationTest, NonInferiorityTest, combined_log_e, rejects
 
 FAILURE_SHARE, CLIENT_ERROR_SHARE = 0.6, 0.4
 """Weights of the two error streams in the one e-process that guards a release."""
@@ -44,7 +44,7 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class RequestCounts:
     """Requests started, bad answers, and answers of any kind of one revision."""
 
     requests: int = 0
@@ -53,8 +53,8 @@ class Tally:
     overloaded: int = 0
     answered: int = 0
 
-    def __add__(self, other: Tally) -> Tally:
-        return Tally(
+    def __add__(self, other: RequestCounts) -> RequestCounts:
+        return RequestCounts(
             self.requests + other.requests,
             self.failures + other.failures,
             self.client_errors + other.client_errors,
@@ -72,16 +72,16 @@ class Tally:
 class Evidence:
     """All that judging needs, checkpointed in the ledger. The open block has not been judged yet."""
 
-    failures: Worse = Worse()
-    client_errors: Worse = Worse()
-    no_worse: NoWorse = NoWorse()
-    ceiling: Worse = Worse()
-    open_stable: Tally = Tally()
-    open_candidate: Tally = Tally()
-    open_ceiling: Tally = Tally()
-    open_ceiling_stable: Tally = Tally()
-    stable: Tally = Tally()
-    candidate: Tally = Tally()
+    failures: DegradationTest = DegradationTest()
+    client_errors: DegradationTest = DegradationTest()
+    no_worse: NonInferiorityTest = NonInferiorityTest()
+    ceiling: DegradationTest = DegradationTest()
+    open_stable: RequestCounts = RequestCounts()
+    open_candidate: RequestCounts = RequestCounts()
+    open_ceiling: RequestCounts = RequestCounts()
+    open_ceiling_stable: RequestCounts = RequestCounts()
+    stable: RequestCounts = RequestCounts()
+    candidate: RequestCounts = RequestCounts()
     recent_requests: float = 0.0
     recent_failures: float = 0.0
     stable_overloaded: bool = False
@@ -97,7 +97,7 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
-class Arms:
+class ReleasePair:
     """The two revisions of a release, and when it began (Unix seconds)."""
 
     stable: str
@@ -105,9 +105,11 @@ class Arms:
     started_at: float
 
 
-def fold(evidence: Evidence, states: Mapping[str, GatewayState], uid: str, arms: Arms, analysis: Analysis) -> Evidence:
+def accumulate(
+    evidence: Evidence, states: Mapping[str, GatewayState], uid: str, arms: ReleasePair, analysis: Analysis
+) -> Evidence:
     """The evidence after one look at the gateways. `states` holds only the pods that answered."""
-    stable, candidate = Tally(), Tally()
+    stable, candidate = RequestCounts(), RequestCounts()
     baselines = dict(evidence.baselines)
     for pod, state in states.items():
         revisions = state.programs[uid].revisions if uid in state.programs else {}
@@ -125,42 +127,45 @@ def judge(evidence: Evidence, analysis: Analysis) -> Judged:
     alpha = analysis.false_rollback_percent / 100
     counts = f"{describe(evidence.candidate)} of the candidate against {describe(evidence.stable)} of stable"
     shares = [(FAILURE_SHARE, evidence.failures.log_e), (CLIENT_ERROR_SHARE, evidence.client_errors.log_e)]
-    if crossed(combined_log_e(shares), alpha):
+    if rejects(combined_log_e(shares), alpha):
         if shares[0][0] * math.exp(min(shares[0][1], 700)) >= shares[1][0] * math.exp(min(shares[1][1], 700)):
             return Judged(Verdict.WORSE, "FailsMoreOften", f"The candidate fails more often: {counts}")
-        both = f"{evidence.candidate.client_errors} of {evidence.candidate.requests} against {evidence.stable.client_errors}"
+        stable, candidate = evidence.stable, evidence.candidate
+        both = f"{candidate.client_errors} of {candidate.requests} against {stable.client_errors}"
         return Judged(
             Verdict.WORSE,
             "RefusesMoreRequests",
             f"The candidate refuses clients' requests: {both} of {evidence.stable.requests}",
         )
-    if analysis.error_rate.max_percent is not None and crossed(evidence.ceiling.log_e, alpha):
+    if analysis.error_rate.max_percent is not None and rejects(evidence.ceiling.log_e, alpha):
         limit = f"{analysis.error_rate.max_percent:g}%"
         return Judged(
             Verdict.WORSE,
             "AboveCeiling",
             f"The candidate fails more often than {limit}: {describe(evidence.candidate)}",
         )
-    if crossed(evidence.no_worse.log_e, ALPHA_PROMOTE):
+    if rejects(evidence.no_worse.log_e, ALPHA_PROMOTE):
         return Judged(Verdict.NO_WORSE, "NoWorse", f"The candidate is no worse: {counts}")
     return Judged(Verdict.UNDECIDED, "Undecided", f"Not decided yet: {counts}")
 
 
-def describe(tally: Tally) -> str:
+def describe(tally: RequestCounts) -> str:
     """A tally in a few words."""
     return f"{tally.failures} failures in {tally.requests} requests"
 
 
-def _added(before: Mapping[str, RevisionCounts] | None, now: Mapping[str, RevisionCounts], revision: str) -> Tally:
+def _added(
+    before: Mapping[str, RevisionCounts] | None, now: Mapping[str, RevisionCounts], revision: str
+) -> RequestCounts:
     if revision not in now:
-        return Tally()
+        return RequestCounts()
     then = (before or {}).get(revision, RevisionCounts())
     after = now[revision]
 
     def grown(outcome: str) -> int:
         return _growth(then.outcomes.get(outcome, 0), after.outcomes.get(outcome, 0))
 
-    return Tally(
+    return RequestCounts(
         _growth(then.started, after.started),
         sum(grown(outcome) for outcome in FAILURES),
         grown("client_error"),
@@ -174,7 +179,7 @@ def _growth(before: int, after: int) -> int:
     return after - before if after >= before else after
 
 
-def _with(evidence: Evidence, stable: Tally, candidate: Tally, analysis: Analysis) -> Evidence:
+def _with(evidence: Evidence, stable: RequestCounts, candidate: RequestCounts, analysis: Analysis) -> Evidence:
     keep = math.exp(-stable.requests / RECENT_REQUESTS)
     held = evidence.stable_unhealthy
     evidence = replace(
@@ -190,11 +195,11 @@ def _with(evidence: Evidence, stable: Tally, candidate: Tally, analysis: Analysi
         evidence = _ceiling(evidence, stable, candidate, analysis.error_rate.max_percent / 100)
     if evidence.open_stable.requests and evidence.open_candidate.requests:
         # Decided by the past alone, so that what is left out is no choice by outcome.
-        return _set_aside(evidence) if held else _closed(evidence, analysis)
+        return _discard_block(evidence) if held else _close_block(evidence, analysis)
     return evidence
 
 
-def _closed(evidence: Evidence, analysis: Analysis) -> Evidence:
+def _close_block(evidence: Evidence, analysis: Analysis) -> Evidence:
     """Judges the open block. Bad answers beyond its starts belong to earlier starts: they are kept for the next
     block."""
     left, right = evidence.open_stable, evidence.open_candidate
@@ -206,31 +211,31 @@ def _closed(evidence: Evidence, analysis: Analysis) -> Evidence:
         failures=evidence.failures.after(_bounded(stable), _bounded(candidate)),
         client_errors=evidence.client_errors.after(_bounded(clients[0]), _bounded(clients[1])),
         no_worse=evidence.no_worse.after(_bounded(stable), _bounded(candidate), analysis.margin_percent / 100),
-        open_stable=_excess(left),
-        open_candidate=_excess(right),
+        open_stable=_carry_over(left),
+        open_candidate=_carry_over(right),
         # Decided by the block before, so that no block chooses by its own outcomes what counts in it.
         stable_overloaded=left.overloaded > 0,
     )
 
 
-def _set_aside(evidence: Evidence) -> Evidence:
+def _discard_block(evidence: Evidence) -> Evidence:
     """Ends the open block without judging it: while stable itself fails, a comparison teaches nothing and spoils its
     rate."""
-    return replace(evidence, open_stable=Tally(), open_candidate=Tally())
+    return replace(evidence, open_stable=RequestCounts(), open_candidate=RequestCounts())
 
 
-def _ceiling(evidence: Evidence, stable: Tally, candidate: Tally, limit: float) -> Evidence:
+def _ceiling(evidence: Evidence, stable: RequestCounts, candidate: RequestCounts, limit: float) -> Evidence:
     """The ceiling counts only while stable is under it: else the provider, not the candidate, is at fault."""
     stable, candidate = evidence.open_ceiling_stable + stable, evidence.open_ceiling + candidate
     if candidate.requests == 0:
         return replace(evidence, open_ceiling=candidate, open_ceiling_stable=stable)
-    evidence = replace(evidence, open_ceiling=_excess(candidate), open_ceiling_stable=Tally())
+    evidence = replace(evidence, open_ceiling=_carry_over(candidate), open_ceiling_stable=RequestCounts())
     if stable.failures > limit * stable.requests:
         return evidence
     return replace(evidence, ceiling=evidence.ceiling.after_alone(_bounded(_arm(candidate, False)), limit))
 
 
-def _arm(tally: Tally, with_overloaded: bool) -> Arm:
+def _arm(tally: RequestCounts, with_overloaded: bool) -> Arm:
     return Arm(tally.requests, tally.failures + (tally.overloaded if with_overloaded else 0))
 
 
@@ -238,5 +243,5 @@ def _bounded(arm: Arm) -> Arm:
     return Arm(arm.requests, min(arm.bad, arm.requests))
 
 
-def _excess(tally: Tally) -> Tally:
-    return Tally(0, max(tally.failures - tally.requests, 0), max(tally.client_errors - tally.requests, 0), 0)
+def _carry_over(tally: RequestCounts) -> RequestCounts:
+    return RequestCounts(0, max(tally.failures - tally.requests, 0), max(tally.client_errors - tally.requests, 0), 0)

@@ -12,25 +12,25 @@ from dspy_contract.logs import Logger
 from dspy_kube.client import UNREACHABLE, ApiException, ConflictException, Kube
 from dspy_operator.api.names import GATEWAY_NAME
 from dspy_operator.api.program import Serving
-from dspy_operator.counts.poller import Poller
 from dspy_operator.domain.gateway import plan_gateway
 from dspy_operator.domain.ledger import Ledger
-from dspy_operator.domain.plan import RolloutStatus, moving, plan
-from dspy_operator.domain.release import recovered
-from dspy_operator.domain.snapshot import Problem, Snapshot, Wanted
+from dspy_operator.domain.plan import RolloutStatus, needs_polling, plan
+from dspy_operator.domain.recovery import recover_ledger
+from dspy_operator.domain.snapshot import DesiredRevision, Problem, Snapshot
 from dspy_operator.domain.status import orphan_status, refused_status
 from dspy_operator.errors import InvalidSpecError, RetryError
-from dspy_operator.kube.execute import Executor, words
+from dspy_operator.gateway_poller import Poller
+from dspy_operator.kube.execute import Executor, api_message
 from dspy_operator.kube.observe import Observer, read_ports, read_program
 from dspy_operator.kube.paths import path
-from dspy_operator.queue import Key
 from dspy_operator.resources import gateway as gateways
 from dspy_operator.resources.gateway import GatewaySettings
 from dspy_operator.settings import Settings
+from dspy_operator.workqueue import Key
 
 PASSES = Counter("dspy_operator_passes", "Passes by kind of key and result.", ["kind", "result"])
 SECONDS = Histogram("dspy_operator_pass_seconds", "Duration of a pass.", ["kind"])
-LONGEST_WORDS = 500
+LONGEST_MESSAGE = 500
 REFUSAL_SECONDS = 10.0
 log = Logger(__name__)
 
@@ -91,7 +91,7 @@ class Controller:
         try:
             snapshot = await self._observer.snapshot(manifest, self._known.get((namespace, name)))
         except InvalidSpecError as error:
-            await self._refuse(Snapshot(read_program({**manifest, "spec": _READABLE}, None)), error)
+            await self._refuse(Snapshot(read_program({**manifest, "spec": _PLACEHOLDER_SPEC}, None)), error)
             return self._settings.resync_seconds
         return await self._decide(self._with_refusal(snapshot))
 
@@ -99,23 +99,23 @@ class Controller:
         """The snapshot with what the API said a moment ago of the revision that is wanted, so that it is not asked on
         and on."""
         refusal = self._refusals.get((snapshot.program.namespace, snapshot.program.name))
-        wanted = snapshot.wanted
-        if refusal is None or not isinstance(wanted, Wanted) or wanted.revision.name != refusal.revision:
+        desired = snapshot.desired
+        if refusal is None or not isinstance(desired, DesiredRevision) or desired.revision.name != refusal.revision:
             return snapshot
-        return replace(snapshot, wanted=refusal.problem) if self._clock() < refusal.until else snapshot
+        return replace(snapshot, desired=refusal.problem) if self._clock() < refusal.until else snapshot
 
     async def _decide(self, snapshot: Snapshot) -> float:
         program, now = snapshot.program, self._clock()
         decided = plan(snapshot, now)
-        watch = moving(decided.ledger) or (snapshot.service_port is None and decided.ledger.stable is not None)
+        watch = needs_polling(decided.ledger) or (snapshot.service_port is None and decided.ledger.stable is not None)
         self._poller.follow(program.namespace, program.name, wanted=watch)
         try:
             await self._executor.execute(program, decided, now)
         except InvalidSpecError as error:
-            if not isinstance(snapshot.wanted, Wanted):
+            if not isinstance(snapshot.desired, DesiredRevision):
                 raise
             problem = Problem(error.reason, error.message)
-            known = _Refusal(snapshot.wanted.revision.name, problem, now + REFUSAL_SECONDS)
+            known = _Refusal(snapshot.desired.revision.name, problem, now + REFUSAL_SECONDS)
             self._refusals[program.namespace, program.name] = known
             return 0.0
         self._known[program.namespace, program.name] = decided.ledger
@@ -127,8 +127,8 @@ class Controller:
         found = await self._observer.program(snapshot.program.namespace, snapshot.program.name)
         if found is None:
             return
-        fresh = read_program({**found, "spec": _READABLE}, None)
-        ledger = fresh.ledger or recovered(snapshot, self._clock())
+        fresh = read_program({**found, "spec": _PLACEHOLDER_SPEC}, None)
+        ledger = fresh.ledger or recover_ledger(snapshot, self._clock())
         content = refused_status(Snapshot(fresh), ledger, Problem(error.reason, error.message), self._clock())
         if content is not None:
             await self._executor.write_status(fresh, content)
@@ -184,9 +184,13 @@ class _Refusal:
     until: float
 
 
-_READABLE = {"model": {"uri": ""}, "lm": {"model": ""}}
+_PLACEHOLDER_SPEC = {"model": {"uri": ""}, "lm": {"model": ""}}
 """Stands for a spec that cannot be read, where only the status is written."""
 
 
 def _brief(error: BaseException) -> str:
-    return f"{error.status} {words(error)}"[:LONGEST_WORDS] if isinstance(error, ApiException) else type(error).__name__
+    return (
+        f"{error.status} {api_message(error)}"[:LONGEST_MESSAGE]
+        if isinstance(error, ApiException)
+        else type(error).__name__
+    )

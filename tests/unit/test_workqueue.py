@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from dspy_operator.errors import RetryError
-from dspy_operator.queue import Key, WorkQueue
+from dspy_operator.workqueue import Key, WorkQueue
 
 A, B = Key("program", "ns", "a"), Key("program", "ns", "b")
 Work = Callable[[Key], Awaitable[float | None]]

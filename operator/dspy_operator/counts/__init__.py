@@ -1,1 +1,0 @@
-"""What the gateways counted and confirmed, polled while somebody needs to know."""

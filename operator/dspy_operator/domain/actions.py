@@ -1,0 +1,60 @@
+"""What a plan may ask for: a closed set of actions, as data. `kube.execute` carries them out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dspy_contract.routes import Routes
+from dspy_operator.domain.snapshot import DesiredRevision, Revision
+
+
+@dataclass(frozen=True, slots=True)
+class CreateRevision:
+    """Creates a ControllerRevision after a dry run of its Deployment, whose refusal is the user's to read."""
+
+    desired: DesiredRevision
+
+
+@dataclass(frozen=True, slots=True)
+class ServeRevision:
+    """Brings a revision's Deployment and headless Service to be, with that many replicas."""
+
+    revision: Revision
+    replicas: int
+    create: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WriteRoutes:
+    """Writes the routes of the program. `create` while there are none, so that a stranger's object is never taken
+    over."""
+
+    routes: Routes
+    create: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyService:
+    """Points the program's Service at its port of the gateway."""
+
+    port: int
+    create: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MarkStable:
+    """Notes on a revision's Deployment when it became stable."""
+
+    revision: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Deletes an object of ours."""
+
+    kind: str
+    name: str
+
+
+Action = CreateRevision | ServeRevision | WriteRoutes | ApplyService | MarkStable | Delete

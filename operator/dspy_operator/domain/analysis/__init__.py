@@ -1,0 +1,1 @@
+"""What the gateways' counts say about a candidate."""

@@ -1,0 +1,84 @@
+"""The beginnings and ends of releases: first revision, start, cancel, promote, refuse."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from dspy_operator.domain.ledger import Ledger, Refused, Release
+from dspy_operator.domain.readiness import can_serve
+from dspy_operator.domain.release.messages import step_label
+from dspy_operator.domain.snapshot import Snapshot
+from dspy_operator.domain.strategies import canary
+from dspy_operator.domain.transition import Event, Transition
+
+
+def adopt_first_revision(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
+    """The first revision needs no release, and neither does one that replaces a stable that never answered."""
+    if ledger.stable and not ledger.stable_proven and can_serve(snapshot, ledger.stable):
+        message = f"{snapshot.label(ledger.stable)} serves"
+        return replace(ledger, stable_proven=True), (Event("FirstServing", message),)
+    desired = snapshot.desired_revision
+    if desired is None or desired.name == ledger.stable or ledger.stable_proven:
+        return ledger, ()
+    if ledger.stable:
+        ledger = ledger.with_draining(ledger.stable, now)
+    message = f"{snapshot.label(desired.name)} is the first revision and serves when it is ready"
+    adopted = replace(ledger, stable=desired.name, release=None).without_draining(desired.name)
+    return adopted, (Event("FirstRevision", message),)
+
+
+def cancel_superseded(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
+    """A candidate that is no longer desired goes, at once."""
+    release, desired = ledger.release, snapshot.desired_revision
+    if release is None or desired is None or release.candidate == desired.name:
+        return ledger, ()
+    message = f"{snapshot.label(desired.name)} is wanted instead of {snapshot.label(release.candidate)}"
+    ledger = replace(ledger, release=None).with_draining(release.candidate, now)
+    return ledger.ended(release.candidate, "Cancelled", message, now), (Event("ReleaseCancelled", message),)
+
+
+def start_release(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
+    """A new revision becomes the candidate, with the policy's steps as they are now."""
+    desired, policy = snapshot.desired_revision, snapshot.policy
+    if ledger.release or desired is None or not ledger.stable_proven:
+        return ledger, ()
+    if desired.name == ledger.stable or ledger.refusal(desired.name):
+        return ledger, ()
+    if policy is None and snapshot.program.spec.rollout_policy == "Required":
+        return ledger, ()
+    steps = canary.steps_of(policy.spec.strategy.canary) if policy else ()
+    workload = snapshot.workloads.get(desired.name)
+    release = Release(
+        candidate=desired.name,
+        started_at=now,
+        policy=policy.name if policy else None,
+        steps=steps,
+        step_started_at=now,
+        step_started_crashes=workload.crashes if workload else 0,
+    )
+    how = f"in {len(steps)} steps" if policy else "when it is ready (there is no rollout policy)"
+    message = f"{snapshot.label(desired.name)} takes over from {snapshot.label(ledger.stable)} {how}"
+    return replace(ledger, release=release).without_draining(desired.name), (Event("ReleaseStarted", message),)
+
+
+def refuse(ledger: Ledger, snapshot: Snapshot, now: float, outcome: str, reason: str, message: str) -> Transition:
+    """The candidate loses its weight and is not tried again until it changes."""
+    assert ledger.release is not None
+    release, candidate = ledger.release, ledger.release.candidate
+    evidence = release.evidence
+    refused = Refused(
+        candidate, outcome, reason, message, now, step_label(release), evidence.stable, evidence.candidate
+    )
+    ledger = replace(ledger.with_refused(refused).with_draining(candidate, now), release=None)
+    event = Event(outcome, f"{snapshot.label(candidate)} is refused: {message}", warning=True)
+    return ledger.ended(candidate, outcome, message, now), (event,)
+
+
+def promote(ledger: Ledger, snapshot: Snapshot, now: float, message: str) -> Transition:
+    """The candidate becomes stable, and what was stable drains."""
+    assert ledger.release is not None
+    assert ledger.stable is not None
+    candidate, previous = ledger.release.candidate, ledger.stable
+    ledger = replace(ledger, stable=candidate, stable_proven=True, release=None)
+    ledger = ledger.with_draining(previous, now).ended(candidate, "Promoted", message, now)
+    return ledger, (Event("Promoted", f"{snapshot.label(candidate)} is stable: {message}"),)

@@ -1,0 +1,55 @@
+"""The rules by which a release moves, in their order, which is the priority.
+
+Each is a pure step from ledger to ledger with the events that it emits. Going back (a cancelled, refused or aborted
+candidate) comes before going on, and never waits for the candidate. Every rule leaves the ledger alone where it has
+nothing to say, so a second pass changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dspy_operator.domain.ledger import Ledger
+from dspy_operator.domain.release.blocking import blocking_reason, update_pause, update_step_clock
+from dspy_operator.domain.release.draining import retire_drained
+from dspy_operator.domain.release.gates import advance_steps, promote_when_gates_open
+from dspy_operator.domain.release.judging import collect_evidence, refuse_failed_candidate
+from dspy_operator.domain.release.lifecycle import adopt_first_revision, cancel_superseded, start_release
+from dspy_operator.domain.release.messages import describe_step
+from dspy_operator.domain.requests import handle_request
+from dspy_operator.domain.snapshot import Snapshot
+from dspy_operator.domain.transition import Event, Transition
+
+RULES: tuple[Callable[[Ledger, Snapshot, float], Transition], ...] = (
+    adopt_first_revision,
+    handle_request,
+    cancel_superseded,
+    start_release,
+    collect_evidence,
+    refuse_failed_candidate,
+    update_step_clock,
+    update_pause,
+    advance_steps,
+    promote_when_gates_open,
+    retire_drained,
+)
+
+
+def advance(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
+    """The ledger after every rule in order, and all events."""
+    events: tuple[Event, ...] = ()
+    for rule in RULES:
+        ledger, emitted = rule(ledger, snapshot, now)
+        events += emitted
+    return ledger, events
+
+
+def current_activity(ledger: Ledger, snapshot: Snapshot, now: float) -> str:
+    """One sentence: what the release does or waits for now. Empty without a release."""
+    release = ledger.release
+    if release is None:
+        return ""
+    if release.paused:
+        return release.paused.message
+    blocked = blocking_reason(ledger, snapshot)
+    return blocked.message if blocked else describe_step(ledger, release, snapshot, now)

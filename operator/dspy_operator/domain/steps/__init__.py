@@ -1,0 +1,18 @@
+"""The steps of a release: one tagged item each, one file each.
+
+A step says what it asks of the candidate's weight, when it is done, and how it is described. It knows nothing of
+ledgers
+or snapshots: what it may look at is a `Progress`.
+"""
+
+from __future__ import annotations
+
+from dspy_operator.api.convert import register_union
+from dspy_operator.domain.steps.pause import PauseRequests, PauseSeconds
+from dspy_operator.domain.steps.progress import Progress
+from dspy_operator.domain.steps.set_weight import SetWeight
+
+Step = SetWeight | PauseSeconds | PauseRequests
+register_union(Step)
+
+__all__ = ["PauseRequests", "PauseSeconds", "Progress", "SetWeight", "Step"]

@@ -1,0 +1,55 @@
+"""pause: waits for seconds, or for requests to the candidate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dspy_operator.domain.steps.progress import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class PauseSeconds:
+    """Waits for a time."""
+
+    seconds: int
+
+    def desired_weight_bp(self, current_bp: int) -> int:
+        """A pause leaves the weight as it is."""
+        return current_bp
+
+    def is_done(self, progress: Progress) -> bool:
+        """True when the time is over."""
+        return progress.elapsed_seconds >= self.seconds
+
+    def describe(self, progress: Progress) -> str:
+        """What the step waits for, in one sentence."""
+        return f"Waiting {self.seconds} s at {progress.weight_bp / 100:g}%"
+
+    @property
+    def waits_for_others(self) -> bool:
+        """False: time passes by itself."""
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class PauseRequests:
+    """Waits for a number of requests to the candidate."""
+
+    requests: int
+
+    def desired_weight_bp(self, current_bp: int) -> int:
+        """A pause leaves the weight as it is."""
+        return current_bp
+
+    def is_done(self, progress: Progress) -> bool:
+        """True when that many have started since the step began."""
+        return progress.candidate_requests >= self.requests
+
+    def describe(self, progress: Progress) -> str:
+        """What the step waits for, in one sentence."""
+        return f"Waiting for {self.requests} candidate requests, {progress.candidate_requests} so far"
+
+    @property
+    def waits_for_others(self) -> bool:
+        """True: without traffic it waits for ever."""
+        return True

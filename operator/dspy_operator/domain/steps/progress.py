@@ -1,0 +1,19 @@
+"""What a step may look at while it is carried out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the step at hand is."""
+
+    elapsed_seconds: float
+    """How long the step's clock has run; it stands still while something blocks the release."""
+    candidate_requests: int
+    """Requests that the candidate has started since the step began."""
+    weight_bp: int
+    """The candidate's desired weight now, in basis points."""
+    routes_acked: bool
+    """Whether every gateway that carries traffic obeys the routes with that weight."""

@@ -1,0 +1,1 @@
+"""How a policy becomes steps when a release starts: one file a strategy."""

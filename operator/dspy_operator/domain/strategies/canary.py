@@ -1,0 +1,26 @@
+"""Canary: the policy's own steps, in their order."""
+
+from __future__ import annotations
+
+import math
+
+from dspy_contract.routes import TOTAL_WEIGHT
+from dspy_operator.api import rollout
+from dspy_operator.domain.steps import PauseRequests, PauseSeconds, SetWeight, Step
+
+
+def steps_of(canary: rollout.Canary) -> tuple[Step, ...]:
+    """The steps of a release under this policy."""
+    return tuple(_step(step) for step in canary.steps)
+
+
+def _step(step: rollout.Step) -> Step:
+    if step.set_weight is not None:
+        return SetWeight(_basis_points(step.set_weight))
+    if step.pause is not None and step.pause.requests is not None:
+        return PauseRequests(step.pause.requests)
+    return PauseSeconds(step.pause.seconds or 0 if step.pause else 0)
+
+
+def _basis_points(percent: float) -> int:
+    return min(math.floor(percent * TOTAL_WEIGHT / 100 + 0.5), TOTAL_WEIGHT)

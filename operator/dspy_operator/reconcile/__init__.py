@@ -1,0 +1,1 @@
+"""A pass over one key: observe, plan, execute. Programs and gateways each have one."""
