@@ -10,7 +10,7 @@ from statistics import median
 from benchmarks.load import cpu_seconds, load
 from benchmarks.runtime import FAST_LM_SECONDS, FIELDS, provider, save
 from benchmarks.show import percentile, show
-from dspy_gateway.published import Endpoint
+from dspy_gateway.resources import Endpoint
 from tests.integration.gateway import Upstream, free_port, inputs_of, running_gateway
 from tests.integration.runtime import running_runtime
 

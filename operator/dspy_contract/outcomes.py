@@ -14,15 +14,24 @@ class Outcome(StrEnum):
     OK = "ok"
     CLIENT_ERROR = "client_error"
     CANCELLED = "cancelled"
+    """The client left before the answer."""
     OVERLOADED = "overloaded"
     PROGRAM_ERROR = "program_error"
     UPSTREAM_ERROR = "upstream_error"
     TIMEOUT = "timeout"
     CONNECTION_FAILURE = "connection_failure"
+    """No connection to a pod, or one that was reset before any answer."""
+    LOST = "lost"
+    """An Envoy ended while the request was open: nobody knows."""
 
 
 FAILURES = frozenset({Outcome.PROGRAM_ERROR, Outcome.UPSTREAM_ERROR, Outcome.TIMEOUT, Outcome.CONNECTION_FAILURE})
-"""Outcomes that count against a revision. `overloaded` joins them only while stable is not overloaded itself."""
+"""Outcomes that are the revision's failures, for tables that people read."""
+
+_BY_RUNTIME = frozenset(
+    {Outcome.OVERLOADED, Outcome.PROGRAM_ERROR, Outcome.UPSTREAM_ERROR, Outcome.TIMEOUT, Outcome.CANCELLED}
+)
+"""Bad outcomes that the runtime's header may give to an answer whose code is an error's."""
 
 CLIENT_FLAGS = frozenset({"DC", "DR", "DPE"})
 """Envoy's flags of a client that left, reset its stream, or broke the protocol."""
@@ -32,13 +41,16 @@ TIMEOUT_FLAGS = frozenset({"UT", "SI", "DT"})
 
 
 def outcome_of(header: str, code: int, flags: Collection[str]) -> Outcome:
-    """The outcome of one answer: what the runtime said, else derived from Envoy's response code and flags."""
+    """The outcome of one answer: by Envoy's flags, then by the code, which the runtime's header may only refine.
+
+    The header alone is not believed: an image of the user's own could call a 500 ok.
+    """
     if CLIENT_FLAGS & set(flags):
         return Outcome.CANCELLED
     if any(flag != "-" for flag in flags):
         return Outcome.TIMEOUT if TIMEOUT_FLAGS & set(flags) else Outcome.CONNECTION_FAILURE
-    if header in set(Outcome):
+    if code < 400:
+        return Outcome.OK
+    if header in _BY_RUNTIME:
         return Outcome(header)
-    if code >= 500:
-        return Outcome.PROGRAM_ERROR
-    return Outcome.CLIENT_ERROR if code >= 400 else Outcome.OK
+    return Outcome.PROGRAM_ERROR if code >= 500 else Outcome.CLIENT_ERROR

@@ -1,19 +1,17 @@
-"""The contract between the operator, which writes routes, and the agents, which obey them. Pure; imports nothing of
-ours.
+"""What the operator asks of the gateways: one `Routes` per program, one `PortTable` per namespace. Pure.
 
-The operator writes one ConfigMap per program (`Routes`) and one per namespace (`PortTable`). The agent answers with one
-JSON (`GatewayState`): which serial of each program its Envoy has confirmed, and what it has counted. How desired
-weights become effective ones, given who can answer, is decided here and nowhere else (`effective_weights`).
+How desired weights become effective ones, given who can answer and whether anybody watches the candidate, is decided
+here and nowhere else (`effective_weights`).
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated
 
-from dspy_contract.state import GatewayState
+import msgspec
 
 TOTAL_WEIGHT = 10_000
 """All of the traffic, in basis points."""
@@ -24,9 +22,17 @@ REVISION_LABEL = "dspy.dev/revision"
 PROGRAM_LABEL = "dspy.dev/program"
 CONTENT_KEY = "content.json"
 STATE_PORT = 9902
+PROBE_PORT = 9903
+"""Envoy's own readiness, on every gateway pod."""
 RUNTIME_PORT = 8080
 FIRST_PORT = 10_000
 LAST_PORT = 10_999
+LONGEST_TIMEOUT_SECONDS = 86_400
+
+BasisPoints = Annotated[int, msgspec.Meta(ge=0, le=TOTAL_WEIGHT)]
+Serial = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+UNREADABLE = (msgspec.DecodeError, KeyError, TypeError)
+"""What reading a value of this contract out of an object may raise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +40,36 @@ class Backend:
     """A revision of the program and its desired weight in basis points."""
 
     revision: str
-    weight: int
+    weight: BasisPoints
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseRef:
+    """The release that moves now. Ids only grow within a program.
+
+    `epoch` grows when the operator asks for a new draw table.
+    """
+
+    id: Serial
+    stable: str
+    candidates: tuple[str, ...]
+    epoch: Serial = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """A candidate whose weight the guard took away, and why.
+
+    `number` only grows within a release; `at` is Unix seconds.
+    """
+
+    release: Serial
+    number: Serial
+    revision: str
+    reason: str
+    stream: str
+    message: str
+    at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,26 +77,35 @@ class Routes:
     """Where a program's traffic should go. Serials only grow; an agent ignores a smaller one of the same uid.
 
     `backends` lists stable first: when nobody with weight can answer, the first that can takes the traffic.
+    `refused` outlives a status that is lost. `needs` names features without which an agent must not serve candidates.
     """
 
     program: str
     uid: str
-    serial: int
-    timeout_seconds: int
+    serial: Serial
+    timeout_seconds: Annotated[int, msgspec.Meta(ge=1, le=LONGEST_TIMEOUT_SECONDS)]
     backends: tuple[Backend, ...]
+    release: ReleaseRef | None = None
+    lowered: Lowered | None = None
+    refused: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
 
     def weight(self, revision: str) -> int:
         """The desired weight of a revision in basis points; 0 when it is not listed."""
         return sum(backend.weight for backend in self.backends if backend.revision == revision)
 
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """The candidates of the release that moves."""
+        return self.release.candidates if self.release else ()
+
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """The listener port of a program. `freed_at` is when the program went (Unix seconds); its port rests for a
-    while."""
+    """The listener port of a program; it rests for a while after `freed_at` (Unix seconds), when the program went."""
 
     program: str
-    port: int
+    port: Annotated[int, msgspec.Meta(ge=1, le=65_535)]
     freed_at: float | None = None
 
 
@@ -72,61 +116,48 @@ class PortTable:
     ports: Mapping[str, Port] = field(default_factory=dict)
 
 
-def effective_weights(routes: Routes, usable: Collection[str]) -> dict[str, int]:
-    """The weights to apply: the desired ones of the revisions that can answer, scaled to 10,000.
+def effective_weights(routes: Routes, usable: Collection[str], watched: bool = True) -> dict[str, int]:
+    """The weights to apply, in basis points: the desired ones of the revisions that can answer, scaled to 10,000.
 
-    When no revision with weight can answer, the first listed that can takes everything. When none can answer at all,
-    the desired weights stand, and clients get the gateway's own 503. Basis points; the result sums to 10,000 unless
-    `routes` lists no weight and nobody can answer.
+    A candidate that nobody watches has no weight. When no revision with weight can answer, the first listed that can
+    takes everything, a candidate as well. When none can answer at all, the desired weights stand, and clients get the
+    gateway's own 503.
     """
     desired = {backend.revision: backend.weight for backend in routes.backends}
-    able = {revision: weight for revision, weight in desired.items() if revision in usable and weight > 0}
-    if not able:
-        fallback = next((revision for revision in desired if revision in usable), None)
-        return (
-            desired if fallback is None else {revision: TOTAL_WEIGHT * (revision == fallback) for revision in desired}
-        )
-    return dict.fromkeys(desired, 0) | _scaled(able)
+    unseen = () if watched else routes.candidates
+    able = {name: weight for name, weight in desired.items() if name in usable and weight > 0 and name not in unseen}
+    if able:
+        return dict.fromkeys(desired, 0) | _scaled(able)
+    fallback = next((revision for revision in desired if revision in usable), None)
+    if fallback is None:
+        return desired
+    return {revision: TOTAL_WEIGHT * (revision == fallback) for revision in desired}
 
 
-def next_port(table: PortTable, now: float, rest_seconds: float) -> int:
-    """The lowest port that no program holds and that has rested. Raises LookupError when all are taken."""
+def next_port(table: PortTable, now: float, rest_seconds: float) -> int | None:
+    """The lowest port that no program holds and that has rested; None when all are taken."""
     taken = {port.port for port in table.ports.values() if port.freed_at is None or now - port.freed_at < rest_seconds}
-    for port in range(FIRST_PORT, LAST_PORT + 1):
-        if port not in taken:
-            return port
-    raise LookupError("the namespace's gateway has no free listener port")
+    return next((port for port in range(FIRST_PORT, LAST_PORT + 1) if port not in taken), None)
 
 
-def dump(value: Routes | PortTable | GatewayState) -> str:
+def content_hash(routes: Routes) -> str:
+    """A short hash of all that routes say: what an agent confirms beside the serial."""
+    return hashlib.sha256(dump(routes).encode()).hexdigest()[:16]
+
+
+def dump(value: Routes | PortTable) -> str:
     """The JSON text of a value of this contract."""
-    return json.dumps(asdict(value), separators=(",", ":"), sort_keys=True)
+    return msgspec.json.encode(value, order="sorted").decode()
 
 
 def load_routes(text: str) -> Routes:
-    """Reads `dump(Routes)`; unknown fields, of a newer operator, are ignored. Raises ValueError, KeyError, TypeError or
-    AttributeError for anything else."""
-    content = json.loads(text)
-    backends = tuple(
-        Backend(str(each["revision"]), _whole(each["weight"], TOTAL_WEIGHT)) for each in content["backends"]
-    )
-    serial, timeout = _whole(content["serial"]), _whole(content["timeout_seconds"])
-    return Routes(str(content["program"]), str(content["uid"]), serial, timeout, backends)
+    """Reads `dump(Routes)`; unknown fields, of a newer operator, are ignored. Raises what UNREADABLE names."""
+    return msgspec.json.decode(text, type=Routes)
 
 
 def load_ports(text: str) -> PortTable:
     """Reads `dump(PortTable)`; as forgiving, and as strict, as `load_routes`."""
-    ports = json.loads(text)["ports"].items()
-    return PortTable(
-        {uid: Port(str(port["program"]), _whole(port["port"], 65_535), port.get("freed_at")) for uid, port in ports}
-    )
-
-
-def _whole(value: Any, most: int = 2**62) -> int:
-    """A whole number from 0 to `most`. Raises ValueError."""
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
-        raise ValueError(f"{value!r} is no whole number from 0 to {most}")
-    return value
+    return msgspec.json.decode(text, type=PortTable)
 
 
 def _scaled(weights: Mapping[str, int]) -> dict[str, int]:

@@ -1,61 +1,137 @@
-"""What one gateway pod tells the operator: the serial of each program that its Envoy confirmed, and what it counted.
-Pure."""
+"""What one gateway pod tells the operator, and what it is asked. Pure.
+
+Every answer is counted under the weights that drew it, in a draw table: what the judgement stands on. Times are ages,
+so that no two clocks are compared.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+
+import msgspec
+
+FEATURES = ("tables", "switch")
+"""What this version of the agent can do; the operator uses a feature only where every gateway pod states it."""
+
+FAST_EDGES_SECONDS = (0.02, 0.05, 0.1, 0.2, 0.35)
+SLOW_EDGES_SECONDS = (
+    0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 3.75, 4.75, 6.0, 7.5, 9.25, 11.5, 14.25, 17.75, 22.25, 27.75, 34.75,
+    43.5, 54.25, 67.75, 84.75, 106.0, 132.5, 165.5, 207.0, 258.75, 300.0,
+)  # fmt: skip
+"""Multiples of the flush interval of open requests, about 25 % apart."""
+
+EDGES_SECONDS = FAST_EDGES_SECONDS + SLOW_EDGES_SECONDS
+"""The grid of ages: how many requests became as old as each edge is counted, answered or not."""
 
 
 @dataclass(frozen=True, slots=True)
-class RevisionCounts:
-    """What a gateway pod counted for one revision's weighted predictions since it first saw it. Only grows."""
+class Counts:
+    """Requests of one revision under one draw. `older` counts, per edge of the grid, those that became that old."""
 
     started: int = 0
     outcomes: Mapping[str, int] = field(default_factory=dict)
+    older: Mapping[int, int] = field(default_factory=dict)
 
     @property
-    def active(self) -> int:
-        """Requests that started and have not been answered."""
-        return max(self.started - sum(self.outcomes.values()), 0)
+    def answered(self) -> int:
+        """Requests that ended in any way."""
+        return sum(self.outcomes.values())
+
+    @property
+    def open(self) -> int:
+        """Requests that started and have not ended."""
+        return max(self.started - self.answered, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class DrawTable:
+    """The requests that one table of effective weights drew in one gateway pod.
+
+    Tables are numbered in the order in which they opened. `closed`: a newer one draws. `settled`: closed, and every
+    request has ended. Not `judged`: weights changed faster than once a second. `warm_seconds`: how long ago, when it
+    opened, the candidate's usable pods had last become more. `epoch` is that of the release in the routes.
+    """
+
+    number: int
+    age_seconds: float
+    weights: Mapping[str, int]
+    counts: Mapping[str, Counts] = field(default_factory=dict)
+    epoch: int = 0
+    warm_seconds: float = 0.0
+    judged: bool = True
+    closed: bool = False
+    settled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ProgramState:
-    """What one gateway pod says of one program: the serial that its Envoy confirmed, who answers, and its counts."""
+    """What one gateway pod says of one program.
 
-    serial: int
-    listening: bool
+    `serial` and `content` (its hash) are of the routes that Envoy obeys; `refusal` is why newer ones are not obeyed.
+    `totals` are the counts of each revision since the pod first saw it, over all tables.
+    """
+
+    serial: int = 0
+    content: str = ""
+    listening: bool = False
     effective: Mapping[str, int] = field(default_factory=dict)
-    revisions: Mapping[str, RevisionCounts] = field(default_factory=dict)
+    totals: Mapping[str, Counts] = field(default_factory=dict)
+    tables: tuple[DrawTable, ...] = ()
+    refusal: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class GatewayState:
-    """The answer of one agent. `since` (Unix seconds) is when its counters began.
+    """The answer of one agent: what changed since the caller's token.
 
-    `token` changes with every bad answer and every confirmation; a poll that names it waits for the next change.
+    `incarnation` names one series of draw tables: with another one, all that was counted before is over.
     """
 
     pod: str
-    since: float
+    incarnation: str
+    age_seconds: float
     token: str
     programs: Mapping[str, ProgramState]
+    features: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Interest:
+    """What a poll says of one program.
+
+    `guarding`: the release whose tables the guard has looked at: renews the candidate's switch. `kept`: every table up
+    to this number is settled and kept by the operator, and may be forgotten.
+    """
+
+    guarding: int | None = None
+    kept: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """A question to an agent. With `wait_seconds` it is answered when something changed after `seen`, or then."""
+
+    programs: Mapping[str, Interest] = field(default_factory=dict)
+    seen: str = ""
+    wait_seconds: float = 0.0
+
+
+def dump_state(state: GatewayState) -> bytes:
+    """The JSON text of an answer."""
+    return msgspec.json.encode(state)
 
 
 def load_state(text: str | bytes) -> GatewayState:
-    """Reads `dump(GatewayState)`. Raises ValueError, KeyError or TypeError for anything else."""
-    content = json.loads(text)
-    return GatewayState(
-        content["pod"],
-        content["since"],
-        content["token"],
-        {uid: _program(state) for uid, state in content["programs"].items()},
-    )
+    """Reads an answer; unknown fields are ignored. Raises msgspec.DecodeError."""
+    return msgspec.json.decode(text, type=GatewayState)
 
 
-def _program(content: dict[str, Any]) -> ProgramState:
-    revisions = {revision: RevisionCounts(**counts) for revision, counts in content["revisions"].items()}
-    return ProgramState(**{**content, "revisions": revisions})
+def dump_poll(poll: Poll) -> bytes:
+    """The JSON text of a question."""
+    return msgspec.json.encode(poll)
+
+
+def load_poll(text: str | bytes) -> Poll:
+    """Reads a question; unknown fields are ignored. Raises msgspec.DecodeError."""
+    return msgspec.json.decode(text, type=Poll)

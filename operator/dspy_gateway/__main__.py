@@ -44,7 +44,7 @@ async def _run(settings: Settings) -> None:
     await runner.setup()
     await web.TCPSite(runner, settings.address, settings.state_port).start()
     kube = await Kube.connect()
-    tasks = [asyncio.create_task(agent.read_counts()), asyncio.create_task(Watcher(kube, agent).run())]
+    tasks = [asyncio.create_task(agent.run()), asyncio.create_task(Watcher(kube, agent).run())]
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

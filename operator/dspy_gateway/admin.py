@@ -34,20 +34,10 @@ class Admin:
         async with self._session.post(path_url(path)) as response:
             response.raise_for_status()
 
-    async def ready(self) -> bool:
-        """Envoy's own readiness; false while it is starting, draining or gone."""
-        try:
-            async with self._session.get(path_url("/ready")) as response:
-                return response.status == 200
-        except (aiohttp.ClientError, TimeoutError, OSError):
-            return False
-
     async def active_requests(self) -> int:
         """Requests in flight over all listeners."""
-        content = await self.json("/stats?format=json&filter=%5Ehttp%5C..*%5C.downstream_rq_active%24")
-        return sum(
-            statistic["value"] for statistic in content["stats"] if not statistic["name"].startswith("http.admin.")
-        )
+        content = await self.json("/stats?format=json&filter=%5Ehttp%5C.gateway%5C.downstream_rq_active%24")
+        return sum(int(statistic["value"]) for statistic in content["stats"])
 
 
 def path_url(path: str) -> URL:

@@ -1,82 +1,106 @@
-"""The agent: learns routes and endpoints, publishes them to its Envoy in an order that loses no request, and counts.
+"""The agent: learns routes and endpoints, has its Envoy obey them, and counts by draw table. One event loop.
 
-Everything runs on one event loop. `publish` is level-triggered: it compares what should be with what Envoy has
-confirmed
-and takes the next allowed step; every change of inputs and every word of Envoy runs it again.
+`DesiredState` comes from the API server, the `Book` holds what was drawn and counted, the publisher brings the rest to
+Envoy. A candidate has weight only while the operator renews its switch: each poll names the programs that it guards.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-import zlib
+from collections import Counter
+from collections.abc import Collection, Mapping
 
 import aiohttp
 import grpc.aio
 import yaml
 
 from dspy_contract.logs import Logger
-from dspy_contract.state import GatewayState, ProgramState
-from dspy_gateway import envoy, published, snapshot, xds
+from dspy_contract.routes import Routes
+from dspy_contract.state import FEATURES, GatewayState, Poll, ProgramState
+from dspy_gateway import envoy, persisted, xds
 from dspy_gateway.admin import Admin
-from dspy_gateway.counts import STATS_QUERY, Counts, bad_answers, read_statistics
-from dspy_gateway.published import Inputs, Program
+from dspy_gateway.counts import Key, read_statistics, statistics_query
+from dspy_gateway.publisher import Publisher
+from dspy_gateway.resources import DesiredState, ProgramResources, obeyed, program_resources
 from dspy_gateway.settings import Settings
 
-READ_SECONDS = 1.0
-"""How often Envoy's counters are read while nobody waits for them."""
+SWITCH_SECONDS = 30.0
+"""How long a candidate keeps its weight after the guard was last seen to look at its counts."""
 
-WATCHED_READ_SECONDS = 0.1
-"""How often they are read while a poll waits for the next failure."""
+INTEREST_SECONDS = 5.0
+"""How long after its last poll a program is looked at often."""
+
+FASTEST_LOOK_SECONDS, SLOWEST_LOOK_SECONDS, IDLE_LOOK_SECONDS = 0.1, 1.0, 20.0
+LOOK_SHARE = 0.05
+"""The share of a core that looking at the counters may take. Idle programs are looked at before Envoy forgets them."""
+
+TICK_SECONDS = 0.25
+SAVE_SECONDS = 1.0
 
 log = Logger(__name__)
 
 
 class Agent:
-    """One gateway pod's agent: its inputs, its xDS server and its counts."""
+    """One gateway pod's agent."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._inputs_file = settings.folder / "inputs.json"
-        self._counts_file = settings.folder / "counts.json"
-        known = snapshot.load_inputs(self._inputs_file)
-        self.inputs = known or Inputs()
-        self.informed = known is not None
-        """True once the agent knows what to serve, from its snapshot or from the API server."""
-        self.since, self.counts = snapshot.load_counts(self._counts_file) or (time.time(), Counts())
-        self.discovery = xds.DiscoveryServer(self._publish_soon, _log_refusal)
+        self._desired_file = settings.folder / "desired.json"
+        self._book_file = settings.folder / "book.json"
+        stored = persisted.load_desired(self._desired_file)
+        self.desired = stored or DesiredState()
+        self.has_state = stored is not None
+        """True once the agent knows what to serve, from its file or from the API server."""
+        self.book = persisted.load_book(self._book_file)
+        self._started_at = time.monotonic()
+        self.discovery = xds.DiscoveryServer(self._envoy_answered, self._refused, self._new_envoy)
+        listener = envoy.listener("", 1, settings.address)
+        self.publisher = Publisher(self.discovery, xds.ListenerTemplate(listener), self._render, self._refused)
         self.admin = Admin(settings.folder / "admin.sock")
-        self._waiting = 0
-        self._changed = asyncio.Condition()
-        self._wake_reader = asyncio.Event()
         self._server: grpc.aio.Server | None = None
         self._opening = False
-        self._due = False
-        self._telling: asyncio.Future[None] | None = None
-        self._wanted: list[Program] = []
-        self._wanted_for: Inputs | None = None
+        self._saved_reserve = self.book.reserved
+        self._switches: dict[str, tuple[int, float]] = {}
+        self._effective: dict[str, Mapping[str, int]] = {}
+        self._watched: dict[str, bool] = {}
+        self._refusals: dict[str, str] = {}
+        self._polled_at: dict[str, float] = {}
+        self._sequence = 0
+        self._changed_at: dict[str, int] = {}
+        self._urgent_at: dict[str, int] = {}
+        self._news = asyncio.Condition()
+        self._wake = asyncio.Event()
+        self._unsaved = False
+
+    # Its life.
 
     def prepare(self) -> None:
         """Writes Envoy's bootstrap, before Envoy starts."""
-        folder = self.settings.folder
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "bootstrap.yaml").write_text(yaml.safe_dump(envoy.bootstrap(str(folder), self.settings.pod)))
+        settings = self.settings
+        settings.folder.mkdir(parents=True, exist_ok=True)
+        about = envoy.Bootstrap(
+            str(settings.folder), settings.pod, settings.address, settings.probe_port, settings.memory_limit_bytes
+        )
+        (settings.folder / "bootstrap.yaml").write_text(yaml.safe_dump(envoy.bootstrap(about)))
 
-    async def take(self, inputs: Inputs) -> None:
-        """Takes what was learnt from the API server: publishes it, keeps it, and opens the socket the first time."""
-        if inputs == self.inputs and self.informed:
+    async def update(self, desired: DesiredState) -> None:
+        """Takes what was learnt from the API server: publishes what changed, keeps it, opens the socket at first."""
+        if desired == self.desired and self.has_state:
             return
-        self.inputs = inputs
-        self.informed = True
-        self.publish()
-        snapshot.save_inputs(self._inputs_file, inputs)
+        changed = self._uids(self.desired, desired)
+        self.desired, self.has_state = desired, True
+        self.book.forget_programs(desired.ports.ports)
+        self.publisher.mark(changed)
+        persisted.save_desired(self._desired_file, desired)
         await self.open()
 
     async def open(self) -> None:
         """Opens the xDS socket, once, when there is something to tell: Envoy would drop what it is not told of."""
-        if self.informed and not self._opening:
+        if self.has_state and not self._opening:
             self._opening = True
-            self.publish()
+            self.publisher.mark(set(self.desired.ports.ports))
+            self.publisher.publish()
             self._server = await xds.serve(str(self.settings.folder / "xds.sock"), self.discovery)
 
     @property
@@ -84,119 +108,222 @@ class Agent:
         """True once Envoy may start."""
         return self._server is not None
 
+    async def run(self) -> None:
+        """Looks at Envoy's counters, rotates tables and ends switches, for ever."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._look_for_ever())
+            group.create_task(self._tick_for_ever())
+
     async def close(self) -> None:
-        """Keeps the counts and closes the sockets."""
-        snapshot.save_counts(self._counts_file, self.since, self.counts)
+        """Keeps the book and closes the sockets."""
+        self.publisher.close()
+        persisted.save_book(self._book_file, self.book)
         await self.admin.close()
         if self._server is not None:
             await self._server.stop(None)
 
-    def _publish_soon(self) -> None:
-        """Publishes once after all that Envoy says in one go."""
-        if not self._due:
-            self._due = True
-            asyncio.get_running_loop().call_soon(self.publish)
-            self._telling = asyncio.ensure_future(self._tell_waiting())
+    # What the operator asks.
 
-    def publish(self) -> None:
-        """Takes the next allowed step of every program towards what should be."""
-        self._due = False
-        if self._wanted_for is not self.inputs:
-            known = {program.uid: program for program in self._wanted}
-            self._wanted = published.programs(
-                self.inputs, self.settings.pod, self.settings.address, self._wanted_for, known
-            )
-            self._wanted_for = self.inputs
-        wanted = self._wanted
-        for program in wanted:
-            try:
-                self._publish_program(program)
-            except ValueError as error:  # one program's fault must not stop the others
-                log.error("A program could not be published", program=program.uid, error=repr(error))
-        for uid in self.discovery.names(xds.LISTENER) - {program.uid for program in wanted}:
-            self.discovery.withdraw(xds.LISTENER, uid)
-            self.discovery.withdraw(xds.ROUTES, uid)
-        settled = {program.uid for program in wanted if self._routes_settled(program)}
-        for name in published.removable(self.discovery.names(xds.CLUSTER), wanted, settled):
-            self.discovery.withdraw(xds.CLUSTER, name)
-            self.discovery.withdraw(xds.ENDPOINTS, name)
-
-    def _publish_program(self, program: Program) -> None:
-        """Endpoints and clusters first; routes only once Envoy holds every cluster that they name.
-
-        A cluster that loses its last endpoint comes after the routes, which take its traffic away.
-        """
-        for name, resource in program.endpoints.items():
-            if name not in program.emptied or not self.discovery.has((xds.ENDPOINTS, name)):
-                self.discovery.publish(xds.ENDPOINTS, name, resource)
-        for name, resource in program.clusters.items():
-            self.discovery.publish(xds.CLUSTER, name, resource)
-        first = not self.discovery.has((xds.ROUTES, program.uid))
-        if first or all(self.discovery.holds((xds.CLUSTER, name)) for name in program.clusters):
-            self.discovery.publish(xds.ROUTES, program.uid, program.routes)
-            self.discovery.publish(xds.LISTENER, program.uid, program.listener)
-        for name in program.emptied:
-            self.discovery.publish(xds.ENDPOINTS, name, program.endpoints[name])
-
-    def _routes_settled(self, program: Program) -> bool:
-        """True when Envoy obeys the newest routes, or has never asked for any because it refused the listener."""
-        key = (xds.ROUTES, program.uid)
-        return self.discovery.confirmed_version(key) == program.routes.version or not self.discovery.asked_for(key)
-
-    def state(self) -> GatewayState:
-        """What the operator is told."""
-        counted = self.counts.by_program()
-        programs = {}
-        for uid in self.inputs.ports.ports:
-            version = self.discovery.confirmed_version((xds.ROUTES, uid))
-            routes = self.inputs.routes.get(uid)
-            programs[uid] = ProgramState(
-                serial=published.serial_of(version) if version else 0,
-                listening=version is not None and self.discovery.holds((xds.LISTENER, uid)),
-                effective=self.inputs.effective(routes) if routes else {},
-                revisions=counted.get(uid, {}),
-            )
-        failures = bad_answers(state.revisions for state in programs.values())
-        confirmed = sorted((uid, state.serial, state.listening) for uid, state in programs.items())
-        token = f"{failures}-{zlib.crc32(repr(confirmed).encode()):08x}"
-        return GatewayState(self.settings.pod, self.since, token, programs)
-
-    async def wait_for_change(self, seen: str, wait_seconds: float) -> None:
-        """Returns when the state's token is another than `seen`, or after the wait."""
-        self._waiting += 1
-        self._wake_reader.set()
+    async def answer(self, poll: Poll) -> GatewayState:
+        """What changed after the poll's token in the programs that it names; waits for something urgent if asked to."""
+        self._note_interest(poll)
+        seen = self._sequence_of(poll.seen)
         try:
-            async with asyncio.timeout(wait_seconds), self._changed:
-                await self._changed.wait_for(lambda: self.state().token != seen)
+            async with asyncio.timeout(poll.wait_seconds), self._news:
+                await self._news.wait_for(lambda: any(self._urgent_at.get(uid, 0) > seen for uid in poll.programs))
         except TimeoutError:
             pass
-        finally:
-            self._waiting -= 1
+        changed = [uid for uid in poll.programs if seen < 0 or self._changed_at.get(uid, 0) > seen]
+        return self.state(changed)
 
-    async def read_counts(self) -> None:
-        """Reads Envoy's counters for ever: once a second, and more often while a poll waits for a failure."""
+    def state(self, uids: Collection[str] | None = None) -> GatewayState:
+        """What the pod says of some programs, or of all."""
+        chosen = self.desired.ports.ports if uids is None else uids
+        return GatewayState(
+            pod=self.settings.pod,
+            incarnation=self.book.incarnation,
+            age_seconds=round(time.monotonic() - self._started_at, 3),
+            token=f"{self.book.incarnation}-{self._sequence}",
+            programs={uid: self._program_state(uid) for uid in chosen if uid in self.desired.ports.ports},
+            features=FEATURES,
+        )
+
+    def _program_state(self, uid: str) -> ProgramState:
+        serial, content, _ = obeyed(self.discovery.confirmed_version((xds.ROUTES, uid)))
+        return ProgramState(
+            serial=serial,
+            content=content,
+            listening=self._listening(uid),
+            effective=self._effective.get(uid, {}),
+            totals=self.book.page(uid).sums.totals(),
+            tables=self.book.tables(uid, time.monotonic()),
+            refusal=self._refusals.get(uid, ""),
+        )
+
+    def _listening(self, uid: str) -> bool:
+        confirmed = self.discovery.confirmed_version((xds.ROUTES, uid)) is not None
+        return confirmed and self.discovery.acked((xds.LISTENER, uid))
+
+    def _sequence_of(self, token: str) -> int:
+        """The sequence number inside a token; -1 for one of another incarnation, whose holder knows nothing."""
+        incarnation, _, number = token.partition("-")
+        return int(number) if incarnation == self.book.incarnation and number.isdigit() else -1
+
+    def _note_interest(self, poll: Poll) -> None:
+        now = time.monotonic()
+        for uid, interest in poll.programs.items():
+            if now - self._polled_at.get(uid, -INTEREST_SECONDS) >= INTEREST_SECONDS:
+                self._wake.set()
+            self._polled_at[uid] = now
+            if interest.kept:
+                self.book.forget_tables(uid, interest.kept, now)
+            if interest.guarding is not None:
+                self._switches[uid] = (interest.guarding, now + SWITCH_SECONDS)
+                if not self._watched.get(uid, True):
+                    self.publisher.mark({uid})
+
+    def _is_watched(self, routes: Routes, now: float) -> bool:
+        """True without a release, and while the switch of this release is renewed."""
+        if routes.release is None:
+            return True
+        release, until = self._switches.get(routes.uid, (-1, 0.0))
+        return release == routes.release.id and now < until
+
+    # What Envoy is told, and says.
+
+    def _render(self, uid: str) -> ProgramResources | None:
+        if uid not in self.desired.ports.ports:
+            return None
+        routes = self.desired.routes.get(uid)
+        if routes is None or not routes.backends:
+            self._effective[uid] = {}
+            return program_resources(self.desired, uid, {}, "", self.settings.pod, self.settings.namespace)
+        now = time.monotonic()
+        watched = self._watched[uid] = self._is_watched(routes, now)
+        weights = self.desired.effective(routes, watched)
+        pods = sum(len(self.desired.usable(candidate)) for candidate in routes.candidates)
+        table = self.book.draw(routes, weights, pods, now)
+        self._unsaved = True
+        if self.book.reserved != self._saved_reserve:
+            # Written down before the name is published: a number is never used twice.
+            persisted.save_book(self._book_file, self.book)
+            self._saved_reserve = self.book.reserved
+        if self._effective.get(uid) != weights:
+            self._effective[uid] = weights
+            self._note_change({uid}, urgent=True)
+        return program_resources(self.desired, uid, weights, table, self.settings.pod, self.settings.namespace)
+
+    def _envoy_answered(self, key: xds.Key | None) -> None:
+        if key is None:
+            self.publisher.mark(set(self.desired.ports.ports))
+            return
+        uids = self.publisher.programs_of(key)
+        if key[0] == xds.ROUTES:
+            _, _, number = obeyed(self.discovery.confirmed_version(key))
+            if number:
+                self.book.page(key[1]).tables.confirm(number, time.monotonic())
+            if self.discovery.acked(key):
+                self._refusals.pop(key[1], None)
+        if key[0] in (xds.ROUTES, xds.LISTENER):
+            self._note_change(uids, urgent=True)
+        self.publisher.mark(uids)
+
+    def _new_envoy(self) -> None:
+        """An Envoy process has just started: what its predecessor had open is lost, and nothing draws as before."""
+        self.book.close_all(time.monotonic())
+        self._note_change(set(self.desired.ports.ports), urgent=False)
+        # At once: this Envoy must never draw by a table of its predecessor.
+        self.publisher.mark(set(self.desired.ports.ports))
+        self.publisher.publish()
+
+    def _refused(self, key: xds.Key, message: str) -> None:
+        log.error("A resource was refused", kind=key[0].rpartition(".")[2], name=key[1], error=message)
+        for uid in self.publisher.programs_of(key):
+            self._refusals[uid] = message[:500]
+            self._note_change({uid}, urgent=True)
+
+    # What is counted.
+
+    async def _look_for_ever(self) -> None:
+        everything_at = 0.0
         while True:
-            await self._read_once()
-            self._wake_reader.clear()
+            now = time.monotonic()
+            uids = {uid for uid, at in self._polled_at.items() if now - at < INTEREST_SECONDS}
+            whole = now - everything_at >= IDLE_LOOK_SECONDS
+            if whole:
+                everything_at = now
+                self._polled_at = {uid: self._polled_at[uid] for uid in uids}
+            if whole or uids:
+                await self.look(None if whole else uids)
+            spent = time.monotonic() - now
+            fast = min(max(spent / LOOK_SHARE, FASTEST_LOOK_SECONDS), SLOWEST_LOOK_SECONDS)
+            pause = fast if uids else SLOWEST_LOOK_SECONDS
+            self._wake.clear()
             try:
-                async with asyncio.timeout(WATCHED_READ_SECONDS if self._waiting else READ_SECONDS):
-                    await self._wake_reader.wait()
+                async with asyncio.timeout(pause):
+                    await self._wake.wait()
             except TimeoutError:
                 continue
 
-    async def _read_once(self) -> None:
+    async def look(self, uids: Collection[str] | None = None) -> None:
+        """One look at the counters of some programs, or of all."""
+        began = time.monotonic()
         try:
-            reading = read_statistics(await self.admin.json(STATS_QUERY))
+            reading = read_statistics(await self.admin.json(statistics_query(uids)), self.book.incarnation)
         except (aiohttp.ClientError, TimeoutError, OSError):
             return
-        if self.counts.take(reading, set(self.inputs.ports.ports)):
-            snapshot.save_counts(self._counts_file, self.since, self.counts)
+        for uid in self.desired.ports.ports if uids is None else uids:
+            if uid in self.desired.ports.ports:
+                self._take(uid, reading, began)
         await self._tell_waiting()
 
+    def _take(self, uid: str, reading: Mapping[str, Counter[Key]], began: float) -> None:
+        sums = self.book.page(uid).sums
+        bad = sums.bad_answers()
+        if sums.take(reading.get(uid, Counter())):
+            self._unsaved = True
+            self._note_change({uid}, urgent=sums.bad_answers() > bad)
+        if self.book.settle(uid, began):
+            self._unsaved = True
+            self._note_change({uid}, urgent=True)
+
+    async def _tick_for_ever(self) -> None:
+        saved_at = time.monotonic()
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            now = time.monotonic()
+            self.publisher.mark(self._due(now))
+            for uid in self.book.pages:
+                self.book.forget_tables(uid, 0, now)
+            if self._unsaved and now - saved_at >= SAVE_SECONDS:
+                self._unsaved, saved_at = False, now
+                persisted.save_book(self._book_file, self.book)
+            await self._tell_waiting()
+
+    def _due(self, now: float) -> set[str]:
+        """The programs in release whose table has drawn for long enough, or whose switch has ended."""
+        return {uid for uid, routes in self.desired.routes.items() if routes.release and self._is_due(uid, routes, now)}
+
+    def _is_due(self, uid: str, routes: Routes, now: float) -> bool:
+        if uid not in self._effective:
+            return False
+        if self._watched.get(uid) and not self._is_watched(routes, now):
+            return True
+        return self.book.page(uid).tables.needs_another(routes, self._effective[uid], now)
+
+    def _note_change(self, uids: set[str], urgent: bool) -> None:
+        self._sequence += 1
+        for uid in uids:
+            self._changed_at[uid] = self._sequence
+            if urgent:
+                self._urgent_at[uid] = self._sequence
+
     async def _tell_waiting(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
+        async with self._news:
+            self._news.notify_all()
 
-
-def _log_refusal(key: xds.Key, words: str) -> None:
-    log.error("Envoy refused a resource", kind=key[0].rpartition(".")[2], name=key[1], error=words)
+    @staticmethod
+    def _uids(before: DesiredState, after: DesiredState) -> set[str]:
+        """The programs whose resources may have to change."""
+        uids = before.ports.ports.keys() | after.ports.ports.keys()
+        return {uid for uid in uids if before.facts(uid) != after.facts(uid)}

@@ -1,114 +1,133 @@
-"""What was counted: Envoy's statistics read as counts per revision, and kept across restarts of Envoy and agent.
+"""What was counted: Envoy's statistics, summed over its restarts and evictions, by program, draw table and revision.
 
-The parts that read and add are pure; `Counts` holds the sums of one gateway pod.
+Statistics live in Envoy until nothing has used them for a while; one that vanished or fell began anew, and its last
+value is kept here. The part that reads is pure; `Sums` holds the sums of one gateway pod.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
-from dspy_contract.outcomes import outcome_of
-from dspy_contract.state import RevisionCounts
-from dspy_gateway.envoy import PREDICT, STATS_PREFIX
+from dspy_contract.outcomes import Outcome, outcome_of
+from dspy_contract.stat_names import ANSWERS, ENDED, OLDER, PREFIX, STARTED, parse
+from dspy_contract.state import FAST_EDGES_SECONDS, Counts
 
-STATS_QUERY = f"/stats?format=json&filter=%5E({STATS_PREFIX}%5C.%7Cserver%5C.uptime%24)"
-_NAME = re.compile(
-    rf"^{STATS_PREFIX}\.(?P<uid>[^.]+)\.(?P<kind>started|answers)\.cluster\.(?P<revision>[^./]+)/(?P<route>[^./]+)"
-    r"(?:\.outcome\.(?P<outcome>.*)\.code\.(?P<code>\d+)\.flags\.(?P<flags>[A-Za-z0-9,_-]+))?$"
-)
+MOST_FILTERED = 50
+"""With more programs than this, a look reads all statistics: a longer pattern costs more than it saves."""
 
-STARTED = "started"
-Key = tuple[str, str, str]
-"""Program uid, revision, and either `started` or an outcome."""
+Key = tuple[int, str, str]
+"""Table number, revision, and `started`, an outcome, or `older.<edge>` / `ended.<edge>`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """One look at Envoy: how long it has been up, and its counters by program, revision and outcome."""
+def statistics_query(uids: Collection[str] | None) -> str:
+    """The admin path that reads the counters of these programs, or of all."""
+    which = f"({'|'.join(sorted(uids))})@" if uids is not None and len(uids) <= MOST_FILTERED else ""
+    pattern = rf"^{PREFIX}\.[a-z]+\.table\.{which}"
+    return f"/stats?format=json&filter={quote(pattern, safe='')}"
 
-    uptime_seconds: int
-    counters: Counter[Key]
+
+def read_statistics(content: Mapping[str, Any], incarnation: str) -> dict[str, Counter[Key]]:
+    """Envoy's JSON of statistics as counters by program uid. Tables of another incarnation do not count."""
+    counters: dict[str, Counter[Key]] = defaultdict(Counter)
+    for statistic in content["stats"]:
+        name = parse(statistic.get("name", ""))
+        if name is None or name.incarnation != incarnation:
+            continue
+        if name.kind == ANSWERS:
+            what = str(outcome_of(name.outcome, name.code, name.flags))
+        else:
+            what = STARTED if name.kind == STARTED else f"{name.kind}.{name.edge}"
+        counters[name.uid][name.number, name.revision, what] += statistic["value"]
+    return counters
 
 
 @dataclass(slots=True)
-class Counts:
-    """The sums of a pod: what earlier lives of Envoy counted (`base`) plus the latest reading of this one."""
+class Sums:
+    """The sums of one program: readings that ended (`base`), the latest one, and the totals of forgotten tables."""
 
     base: Counter[Key] = field(default_factory=Counter)
     latest: Counter[Key] = field(default_factory=Counter)
-    uptime_seconds: int = 0
+    retired: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """By revision and what."""
 
-    def take(self, reading: Reading, programs: Collection[str]) -> bool:
-        """Adds a reading and forgets programs that are not in `programs`. True when the sums have changed.
+    def take(self, reading: Counter[Key]) -> bool:
+        """Takes a reading. A counter that vanished or fell began anew. True when the sums have changed."""
+        if reading == self.latest:
+            return False
+        for key, count in self.latest.items():
+            if reading[key] < count:
+                self.base[key] += count
+        self.latest = Counter(reading)
+        return True
 
-        A shorter uptime or a counter that fell means that Envoy began anew: what it held goes into the base, and the
-        requests that were in flight then, which nobody will answer, are counted as cancelled.
-        """
-        before = self.total()
-        fell = any(reading.counters[key] < count for key, count in self.latest.items())
-        if fell or reading.uptime_seconds < self.uptime_seconds:
-            self.base.update(self.latest)
-            self.base.update(_unanswered(self.latest))
-        self.uptime_seconds = reading.uptime_seconds
-        self.latest = Counter({key: count for key, count in reading.counters.items() if key[0] in programs})
-        self.base = Counter({key: count for key, count in self.base.items() if key[0] in programs})
-        return self.total() != before
-
-    def total(self) -> Counter[Key]:
-        """All that was counted so far."""
-        return self.base + self.latest
-
-    def by_program(self) -> dict[str, dict[str, RevisionCounts]]:
-        """The sums by program uid and revision."""
-        started: dict[tuple[str, str], int] = defaultdict(int)
-        outcomes: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
-        for (uid, revision, what), count in self.total().items():
+    def lose_open(self) -> None:
+        """An Envoy has ended: what was open will never be answered, and its counters begin anew."""
+        self.base.update(self.latest)
+        self.latest.clear()
+        open_requests: Counter[Key] = Counter()
+        for (number, revision, what), count in self.base.items():
             if what == STARTED:
-                started[uid, revision] += count
-            else:
-                outcomes[uid, revision][what] = count
-        result: dict[str, dict[str, RevisionCounts]] = defaultdict(dict)
-        for uid, revision in {*started, *outcomes}:
-            result[uid][revision] = RevisionCounts(started[uid, revision], outcomes[uid, revision])
-        return dict(result)
+                open_requests[number, revision, Outcome.LOST.value] += count
+            elif not _is_age(what):
+                open_requests[number, revision, Outcome.LOST.value] -= count
+        self.base.update(+open_requests)
+
+    def retire(self, numbers: Collection[int]) -> None:
+        """Keeps only the totals of tables that are forgotten."""
+        for part in (self.base, self.latest):
+            for key in [key for key in part if key[0] in numbers]:
+                if not _is_age(key[2]):
+                    self.retired[key[1], key[2]] += part[key]
+                del part[key]
+
+    def by_table(self) -> dict[int, dict[str, Counts]]:
+        """The counts by table number and revision."""
+        rows: dict[int, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
+        for part in (self.base, self.latest):
+            for (number, revision, what), count in part.items():
+                rows[number][revision][what] += count
+        return {
+            number: {revision: _counts(what) for revision, what in revisions.items()}
+            for number, revisions in rows.items()
+        }
+
+    def totals(self) -> dict[str, Counts]:
+        """The counts by revision, over all tables, without ages."""
+        sums: dict[str, Counter[str]] = defaultdict(Counter)
+        for part in (self.base, self.latest):
+            for (_, revision, what), count in part.items():
+                if not _is_age(what):
+                    sums[revision][what] += count
+        for (revision, what), count in self.retired.items():
+            sums[revision][what] += count
+        return {revision: _counts(what) for revision, what in sums.items()}
+
+    def bad_answers(self) -> int:
+        """Answers that were neither good nor the client's leaving: what a waiting poll is woken by."""
+        unremarkable = (STARTED, Outcome.OK, Outcome.CANCELLED)
+        return sum(
+            count
+            for part in (self.base, self.latest)
+            for (_, _, what), count in part.items()
+            if what not in unremarkable and not _is_age(what)
+        )
 
 
-def read_statistics(content: Mapping[str, Any]) -> Reading:
-    """Envoy's JSON of statistics as a reading. Only predictions count: other requests have clusters of their own."""
-    counters: Counter[Key] = Counter()
-    uptime = 0
-    for statistic in content["stats"]:
-        if statistic.get("name") == "server.uptime":
-            uptime = statistic["value"]
-        elif (match := _NAME.match(statistic.get("name", ""))) and match["route"] == PREDICT:
-            counters[match["uid"], match["revision"], _what(match)] += statistic["value"]
-    return Reading(uptime, counters)
+def _is_age(what: str) -> bool:
+    return what.startswith((OLDER, ENDED))
 
 
-def bad_answers(programs: Iterable[Mapping[str, RevisionCounts]]) -> int:
-    """How many answers were neither good nor the client's doing; what a waiting poll is woken by."""
-    return sum(
-        count
-        for revisions in programs
-        for counts in revisions.values()
-        for outcome, count in counts.outcomes.items()
-        if outcome not in ("ok", "cancelled")
-    )
-
-
-def _unanswered(counters: Counter[Key]) -> Counter[Key]:
-    """What was in flight, as cancelled requests."""
-    open_requests: Counter[Key] = Counter()
-    for (uid, revision, what), count in counters.items():
-        open_requests[uid, revision, "cancelled"] += count if what == STARTED else -count
-    return +open_requests
-
-
-def _what(match: re.Match[str]) -> str:
-    if match["kind"] == "started":
-        return STARTED
-    return outcome_of(match["outcome"], int(match["code"]), match["flags"].split(","))
+def _counts(what: Mapping[str, int]) -> Counts:
+    outcomes = {key: count for key, count in what.items() if count and key != STARTED and not _is_age(key)}
+    first_slow = len(FAST_EDGES_SECONDS)
+    older = {int(key.partition(".")[2]): count for key, count in what.items() if key.startswith(OLDER) and count}
+    for edge in range(first_slow):
+        # Answers that ended between the edge and the first of the slow ones, plus all that became older than that.
+        count = what.get(f"{ENDED}.{edge}", 0) + older.get(first_slow, 0)
+        if count:
+            older[edge] = count
+    return Counts(what.get(STARTED, 0), outcomes, older)

@@ -21,17 +21,17 @@ async def drain(settings: Settings) -> None:
     admin = Admin(settings.folder / "admin.sock")
     deadline = time.monotonic() + settings.drain_seconds
     try:
-        await _insist(lambda: admin.post("/healthcheck/fail"), deadline)
+        await _retry_until(lambda: admin.post("/healthcheck/fail"), deadline)
         await asyncio.sleep(settings.drain_notice_seconds)
-        await _insist(lambda: admin.post("/drain_listeners?graceful&skip_exit"), deadline)
-        while await _insist(admin.active_requests, deadline) and time.monotonic() < deadline:  # noqa: ASYNC110 Envoy tells nobody
+        await _retry_until(lambda: admin.post("/drain_listeners?graceful&skip_exit"), deadline)
+        while await _retry_until(admin.active_requests, deadline) and time.monotonic() < deadline:  # noqa: ASYNC110 Envoy tells nobody
             await asyncio.sleep(LOOK_SECONDS)
     finally:
         await admin.close()
 
 
-async def _insist(order: Callable[[], Awaitable[T]], deadline: float) -> T | None:
-    """Repeats an order until Envoy takes it or the time is over: a hiccup must not cut what is in flight."""
+async def _retry_until(order: Callable[[], Awaitable[T]], deadline: float) -> T | None:
+    """Repeats an order until Envoy takes it or the time is over: retries transient errors."""
     while True:
         try:
             return await order()

@@ -1,52 +1,69 @@
-"""The agent's HTTP page: the state that the operator polls, Prometheus metrics for people, and the probes."""
+"""The agent's HTTP page: the state that the operator polls, Prometheus metrics, and the agent's own probes."""
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Iterator
 
+import msgspec
 from aiohttp import web
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from dspy_contract.routes import dump
+from dspy_contract.state import dump_state, load_poll
 from dspy_gateway.agent import Agent
 
 LONGEST_WAIT_SECONDS = 30.0
+MOST_WAITING = 64
 
 
 def application(agent: Agent) -> web.Application:
-    """`/state` (with ?wait=seconds&seen=token it waits for a change), `/metrics`, `/startz`,
-    and `/readyz`, which is Envoy's own readiness."""
+    """`POST /state` (a Poll; needs the token), `/metrics`, `/startz` and `/livez`."""
     registry = CollectorRegistry()
     registry.register(Page(agent))
+    waiting = 0
 
     async def state(request: web.Request) -> web.Response:
+        nonlocal waiting
+        if not _is_allowed(request, agent):
+            raise web.HTTPUnauthorized(text="the token of the namespace's gateway is needed")
         try:
-            wait = min(float(request.query.get("wait", "0")), LONGEST_WAIT_SECONDS)
-        except ValueError:
-            raise web.HTTPBadRequest(text="wait is a number of seconds") from None
-        if wait > 0:
-            await agent.wait_for_change(request.query.get("seen", ""), wait)
-        return web.Response(text=dump(agent.state()), content_type="application/json")
+            poll = load_poll(await request.read())
+        except msgspec.DecodeError as error:
+            raise web.HTTPBadRequest(text=str(error)) from None
+        if poll.wait_seconds > LONGEST_WAIT_SECONDS:
+            raise web.HTTPBadRequest(text=f"wait_seconds is at most {LONGEST_WAIT_SECONDS:.0f}")
+        if waiting >= MOST_WAITING:
+            raise web.HTTPTooManyRequests(text="too many polls wait already")
+        waiting += 1
+        try:
+            return web.Response(body=dump_state(await agent.answer(poll)), content_type="application/json")
+        finally:
+            waiting -= 1
 
     async def metrics(_: web.Request) -> web.Response:
-        return web.Response(
-            body=generate_latest(registry), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
-        )
+        return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def startz(_: web.Request) -> web.Response:
         ready = agent.open_to_envoy
         return web.Response(status=200 if ready else 503, text="ok" if ready else "waiting for routes and endpoints")
 
-    async def readyz(_: web.Request) -> web.Response:
-        ready = await agent.admin.ready()
-        return web.Response(status=200 if ready else 503, text="ok" if ready else "Envoy is not ready")
+    async def livez(_: web.Request) -> web.Response:
+        return web.Response(text="ok")
 
     app = web.Application()
-    app.add_routes(
-        [web.get("/state", state), web.get("/metrics", metrics), web.get("/startz", startz), web.get("/readyz", readyz)]
-    )
+    app.add_routes([web.post("/state", state), web.get("/metrics", metrics)])
+    app.add_routes([web.get("/startz", startz), web.get("/livez", livez)])
     return app
+
+
+def _is_allowed(request: web.Request, agent: Agent) -> bool:
+    """Whoever may ask for the state may renew a candidate's switch, so it takes the token."""
+    file = agent.settings.token_file
+    if file is None:
+        return True
+    given = request.headers.get("Authorization", "").removeprefix("Bearer ")
+    return hmac.compare_digest(given.encode(), file.read_bytes().strip())
 
 
 class Page:
@@ -72,14 +89,14 @@ class Page:
         )
         state = self._agent.state()
         for uid, program in state.programs.items():
-            port = self._agent.inputs.ports.ports[uid]
+            port = self._agent.desired.ports.ports[uid]
             if port.freed_at is not None:
                 continue  # its name may belong to another program by now
             name = port.program
             serials.add_metric([name], program.serial)
             for revision, weight in program.effective.items():
                 weights.add_metric([name, revision], weight)
-            for revision, counts in program.revisions.items():
+            for revision, counts in program.totals.items():
                 started.add_metric([name, revision], counts.started)
                 for outcome, count in counts.outcomes.items():
                     answers.add_metric([name, revision, outcome], count)

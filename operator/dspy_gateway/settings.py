@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from dspy_contract.routes import STATE_PORT
+from dspy_contract.routes import PROBE_PORT, STATE_PORT
 
 
 class Settings(BaseSettings):
@@ -20,10 +20,16 @@ class Settings(BaseSettings):
     """The namespace whose programs the gateway serves."""
     folder: Path = Path("/run/dspy-gateway")
     """Where the sockets, Envoy's bootstrap and the snapshot live; a volume that outlives the containers."""
-    address: str = "0.0.0.0"
-    """The address on which listeners and the state page are bound."""
+    address: str = "::"
+    """The address on which listeners, probe and state page are bound; `::` takes IPv4 as well."""
     state_port: int = STATE_PORT
-    """The port of the state page, the metrics and the probes."""
+    """The port of the state page, the metrics and the agent's own probes."""
+    probe_port: int = PROBE_PORT
+    """The port on which Envoy itself tells its readiness."""
+    token_file: Path | None = None
+    """A file with the token that whoever asks for the state must send; None: anybody may ask."""
+    memory_limit_bytes: int | None = None
+    """What Envoy may use before it sheds load; None: it never does."""
     drain_notice_seconds: float = 3.0
     """How long the gateway goes on serving as usual after it began to fail its readiness."""
     drain_seconds: float = 600.0

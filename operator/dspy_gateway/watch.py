@@ -1,7 +1,7 @@
 """What the agent learns from the API server: the port table, the routes, and the endpoints of every revision.
 
 Nothing is published before ConfigMaps and EndpointSlices were both listed once: routes without endpoints would take
-traffic from revisions that can answer.
+traffic from revisions that can answer. What cannot be read, or is deleted by hand, leaves its last good content.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from dspy_contract.routes import (
     REVISION_LABEL,
     ROUTES_LABEL,
     RUNTIME_PORT,
-    PortTable,
+    UNREADABLE,
     load_ports,
     load_routes,
 )
 from dspy_gateway.agent import Agent
-from dspy_gateway.published import Endpoint, Inputs
+from dspy_gateway.resources import Endpoint
 from dspy_kube.client import Kube, Object
 
+PORTS_NAME = "dspy-gateway"
 log = Logger(__name__)
 
 
@@ -33,80 +34,75 @@ class Watcher:
     def __init__(self, kube: Kube, agent: Agent) -> None:
         self._kube = kube
         self._agent = agent
-        self._known = agent.inputs
-        self._listed: set[str] = set()
-        self._uid_of: dict[str, str] = {}
+        self._state = agent.desired
+        self._waiting_for = {"ports", "routes", "slices"}
+        self._sources: dict[str, str] = {}
+        """The uid of each routes ConfigMap, by its name."""
 
     async def run(self) -> None:
         """Follows for ever. An API server that does not answer is tried again; what is known stays in force."""
         namespace = self._agent.settings.namespace
+        maps = f"/api/v1/namespaces/{namespace}/configmaps"
+        slices = f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
         async with asyncio.TaskGroup() as group:
-            group.create_task(
-                self._follow("ports", f"/api/v1/namespaces/{namespace}/configmaps", PORTS_LABEL, self._ports)
-            )
-            group.create_task(
-                self._follow("routes", f"/api/v1/namespaces/{namespace}/configmaps", ROUTES_LABEL, self._routes)
-            )
-            slices = f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
+            group.create_task(self._follow("ports", maps, PORTS_LABEL, self._ports))
+            group.create_task(self._follow("routes", maps, ROUTES_LABEL, self._routes))
             group.create_task(self._follow("slices", slices, REVISION_LABEL, self._slices))
 
-    async def _follow(self, what: str, path: str, label: str, fold: Callable[[Inputs, str, Object], Inputs]) -> None:
+    async def _follow(self, what: str, path: str, label: str, take: Callable[[str, Object], None]) -> None:
         async for kind, item in self._kube.watch(path, {"labelSelector": label}):
             if kind == "LIST":
-                self._known = self._relisted(what, item["items"], fold)
-                self._listed.add(what)
+                self._relist(what, item["items"], take)
+                self._waiting_for.discard(what)
             else:
-                self._known = fold(self._known, kind, item)
-            if len(self._listed) == 3:
-                await self._agent.take(self._known)
+                take(kind, item)
+            self._state = self._state.keeping_routes(set(self._sources.values()))
+            if not self._waiting_for:
+                await self._agent.update(self._state)
 
-    def _relisted(self, what: str, items: list[Object], fold: Callable[[Inputs, str, Object], Inputs]) -> Inputs:
-        """What is known after a listing: what is listed, over what was known, without what is gone.
+    def _relist(self, what: str, items: list[Object], take: Callable[[str, Object], None]) -> None:
+        """Takes what is listed, and forgets what is gone."""
+        names = {item["metadata"]["name"] for item in items}
+        if what == "routes":
+            self._sources = {name: uid for name, uid in self._sources.items() if name in names}
+        if what == "slices":
+            self._state = self._state.keeping_slices({(_revision(item), item["metadata"]["name"]) for item in items})
+        for item in items:
+            take("ADDED", item)
 
-        An object that cannot be read keeps its last good content, and a serial never goes back.
-        """
-        known = self._known
-        for each in items:
-            known = fold(known, "ADDED", each)
-        names = {each["metadata"]["name"] for each in items}
-        match what:
-            case "routes":
-                self._uid_of = {name: uid for name, uid in self._uid_of.items() if name in names}
-                there = set(self._uid_of.values())
-                # Before the first listing, routes of a snapshot are known by uid only.
-                return known.keeping(there, _slices_of(known))
-            case "slices":
-                there_slices = {
-                    (each["metadata"]["labels"][REVISION_LABEL], each["metadata"]["name"]) for each in items
-                }
-                return known.keeping(known.routes, there_slices)
-        return known if items else Inputs(PortTable(), known.routes, known.slices)
-
-    def _ports(self, known: Inputs, kind: str, item: Object) -> Inputs:
-        if kind == "DELETED":
-            return Inputs(PortTable(), known.routes, known.slices)
+    def _ports(self, kind: str, item: Object) -> None:
+        """A port table that is deleted is written anew by the operator: no port of a living program may move."""
+        if kind == "DELETED" or item["metadata"]["name"] != PORTS_NAME:
+            return
         try:
-            return Inputs(load_ports(item["data"][CONTENT_KEY]), known.routes, known.slices)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            log.error("A port table could not be read", name=item["metadata"]["name"], error=repr(error))
-            return known
+            self._state = self._state.with_ports(load_ports(item["data"][CONTENT_KEY]))
+        except UNREADABLE as error:
+            log.error("The port table could not be read; the last one stands", error=str(error))
 
-    def _routes(self, known: Inputs, kind: str, item: Object) -> Inputs:
+    def _routes(self, kind: str, item: Object) -> None:
+        """A program's routes are those of the ConfigMap of its own name; copies of it mean nothing."""
         name = item["metadata"]["name"]
         if kind == "DELETED":
-            return known.without_routes(self._uid_of.pop(name, ""))
+            self._sources.pop(name, None)
+            return
         try:
             routes = load_routes(item["data"][CONTENT_KEY])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            log.error("Routes could not be read", name=name, error=repr(error))
-            return known
-        self._uid_of[name] = routes.uid
-        return known.with_routes(routes)
+        except UNREADABLE as error:
+            log.error("Routes could not be read; the last ones stand", name=name, error=str(error))
+            return
+        if name != f"{routes.program}-routes":
+            log.warning("A copy of routes is ignored", name=name, program=routes.program)
+            return
+        self._sources[name] = routes.uid
+        self._state = self._state.with_routes(routes)
 
-    def _slices(self, known: Inputs, kind: str, item: Object) -> Inputs:
-        metadata = item["metadata"]
+    def _slices(self, kind: str, item: Object) -> None:
         endpoints = () if kind == "DELETED" else endpoints_of(item)
-        return known.with_slice(metadata["labels"][REVISION_LABEL], metadata["name"], endpoints)
+        self._state = self._state.with_slice(_revision(item), item["metadata"]["name"], endpoints)
+
+
+def _revision(item: Object) -> str:
+    return str(item["metadata"]["labels"][REVISION_LABEL])
 
 
 def endpoints_of(item: Object) -> tuple[Endpoint, ...]:
@@ -118,7 +114,3 @@ def endpoints_of(item: Object) -> tuple[Endpoint, ...]:
         ready, serving = conditions.get("ready", True), conditions.get("serving", True)
         found += [Endpoint(address, ready, serving, port) for address in endpoint["addresses"]]
     return tuple(found)
-
-
-def _slices_of(known: Inputs) -> set[tuple[str, str]]:
-    return {(revision, name) for revision, named in known.slices.items() for name in named}

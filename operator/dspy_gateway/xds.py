@@ -7,7 +7,9 @@ changed cluster warms until its endpoints are sent again, and by-name subscripti
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import itertools
+import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
@@ -18,7 +20,7 @@ from envoy.config.endpoint.v3 import endpoint_pb2
 from envoy.config.listener.v3 import listener_pb2
 from envoy.config.route.v3 import route_pb2
 from envoy.extensions.filters.http.router.v3 import router_pb2  # noqa: F401
-from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2  # noqa: F401
+from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
 from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2  # noqa: F401
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2  # noqa: F401
 from envoy.service.discovery.v3 import ads_pb2_grpc, discovery_pb2
@@ -26,7 +28,7 @@ from google.protobuf import any_pb2, json_format
 from xds.type.v3 import typed_struct_pb2  # noqa: F401
 
 from dspy_gateway.envoy import TYPE
-from dspy_gateway.published import Published
+from dspy_gateway.resources import Resource
 
 CLUSTER = f"{TYPE}envoy.config.cluster.v3.Cluster"
 ENDPOINTS = f"{TYPE}envoy.config.endpoint.v3.ClusterLoadAssignment"
@@ -79,18 +81,24 @@ class DiscoveryServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type:
     """Holds what is published and tells every connected Envoy; calls `on_change` after each ACK, NACK and
     connection."""
 
-    def __init__(self, on_change: Callable[[], None], on_refusal: Callable[[Key, str], None]) -> None:
+    def __init__(
+        self,
+        on_change: Callable[[Key | None], None],
+        on_refusal: Callable[[Key, str], None],
+        on_new_envoy: Callable[[], None],
+    ) -> None:
         self.published: dict[Key, tuple[str, any_pb2.Any]] = {}
         self._streams: set[Stream] = set()
         self._on_change = on_change
         self._on_refusal = on_refusal
+        self._on_new_envoy = on_new_envoy
 
     @property
     def connected(self) -> bool:
         """True while an Envoy is connected."""
         return bool(self._streams)
 
-    def holds(self, key: Key) -> bool:
+    def acked(self, key: Key) -> bool:
         """True when every connected Envoy has confirmed the published version of the resource."""
         published = self.published.get(key)
         return published is not None and self.connected and self.confirmed_version(key) == published[0]
@@ -100,17 +108,26 @@ class DiscoveryServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type:
         versions = {stream.held.get(key) for stream in self._streams}
         return versions.pop() if len(versions) == 1 else None
 
-    def publish(self, type_url: str, name: str, resource: Published) -> None:
-        """Publishes a resource unless this version is published already."""
+    def publish(self, type_url: str, name: str, resource: Resource) -> None:
+        """Publishes a resource unless this version is published already. Raises ParseError for what is no message."""
         key = (type_url, name)
-        if key in self.published and self.published[key][0] == resource.version:
-            return
-        message = json_format.ParseDict(dict(resource.content), MESSAGES[type_url]())
-        packed = any_pb2.Any(type_url=type_url, value=message.SerializeToString(deterministic=True))
-        self.published[key] = (resource.version, packed)
+        if key not in self.published or self.published[key][0] != resource.version:
+            self.publish_message(
+                key, resource.version, json_format.ParseDict(dict(resource.content), MESSAGES[type_url]())
+            )
+
+    def publish_message(self, key: Key, version: str, message: Any) -> None:
+        """Publishes a message under a version that is not published yet."""
+        packed = any_pb2.Any(type_url=key[0], value=message.SerializeToString(deterministic=True))
+        self.published[key] = (version, packed)
         for stream in self._streams:
-            if stream.wants(key) and stream.sent.get(key) != resource.version:
+            if stream.wants(key) and stream.sent.get(key) != version:
                 self._send(stream, key)
+
+    def version(self, key: Key) -> str | None:
+        """The published version of a resource; None when it is not published."""
+        published = self.published.get(key)
+        return published[0] if published else None
 
     def withdraw(self, type_url: str, name: str) -> None:
         """Removes a resource."""
@@ -124,7 +141,11 @@ class DiscoveryServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type:
         """True when the resource is published."""
         return key in self.published
 
-    def asked_for(self, key: Key) -> bool:
+    def sent(self, key: Key) -> bool:
+        """True when some connected Envoy has been sent the resource."""
+        return any(key in stream.sent for stream in self._streams)
+
+    def subscribed(self, key: Key) -> bool:
         """True unless an Envoy is connected and none has subscribed to the resource."""
         return not self._streams or any(stream.wants(key) for stream in self._streams)
 
@@ -136,7 +157,7 @@ class DiscoveryServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type:
         """Serves one Envoy until it goes."""
         stream = Stream()
         self._streams.add(stream)
-        self._on_change()
+        self._on_change(None)
 
         async def read() -> None:
             try:
@@ -152,7 +173,7 @@ class DiscoveryServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type:
         finally:
             self._streams.discard(stream)
             reader.cancel()
-            self._on_change()
+            self._on_change(None)
 
     def _send(self, stream: Stream, key: Key) -> None:
         stream.push(key, *self.published[key])
@@ -161,17 +182,19 @@ class DiscoveryServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type:
             stream.push(assignment, *self.published[assignment])
 
     def _receive(self, stream: Stream, request: Any) -> None:
-        if request.response_nonce:
-            self._confirm(stream, request)
+        first = not stream.subscribed
+        answered = self._confirm(stream, request) if request.response_nonce else None
         for name, version in request.initial_resource_versions.items():
             stream.held[request.type_url, name] = stream.sent[request.type_url, name] = version
+        if first and not request.initial_resource_versions:
+            self._on_new_envoy()
         self._subscribe(stream, request)
-        self._on_change()
+        self._on_change(answered)
 
-    def _confirm(self, stream: Stream, request: Any) -> None:
+    def _confirm(self, stream: Stream, request: Any) -> Key | None:
         awaited = stream.awaited.pop(request.response_nonce, None)
         if awaited is None:
-            return
+            return None
         key, version = awaited
         if request.HasField("error_detail"):
             self._on_refusal(key, request.error_detail.message)
@@ -179,6 +202,7 @@ class DiscoveryServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type:
             stream.held.pop(key, None)
         else:
             stream.held[key] = version
+        return key
 
     def _subscribe(self, stream: Stream, request: Any) -> None:
         kind = request.type_url
@@ -198,6 +222,32 @@ class DiscoveryServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type:
                     stream.push(key, None, None)
             elif kind not in WILDCARD or stream.sent.get(key) != self.published[key][0]:
                 self._send(stream, key)
+
+
+class ListenerTemplate:
+    """Listeners that differ in name, port and routes only: parsed once, since one takes longer than all the rest."""
+
+    def __init__(self, content: Mapping[str, Any]) -> None:
+        self._listener = json_format.ParseDict(dict(content), listener_pb2.Listener())
+        self._manager = http_connection_manager_pb2.HttpConnectionManager()
+        self._config.Unpack(self._manager)
+        self._version = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def _config(self) -> Any:
+        return self._listener.filter_chains[0].filters[0].typed_config
+
+    def version(self, port: int) -> str:
+        """The version of a listener on this port."""
+        return f"{self._version}-{port}"
+
+    def message(self, name: str, port: int) -> Any:
+        """A listener's message."""
+        self._manager.rds.route_config_name = name
+        self._config.Pack(self._manager, deterministic=True)
+        self._listener.name = name
+        self._listener.address.socket_address.port_value = port
+        return self._listener
 
 
 async def serve(path: str, discovery: DiscoveryServer) -> grpc.aio.Server:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import signal
 import time
 
 import kopf
-from aiohttp import web
 from kopf._core.engines.peering import Identity
-from prometheus_client import generate_latest
 
 from dspy_contract.logs import Logger
 from dspy_kube.client import UNREACHABLE, ApiException, Kube, configuration
-from dspy_operator import handlers
+from dspy_operator import gateway_tokens, handlers
 from dspy_operator.api.names import API_VERSION, FIELD_MANAGER
 from dspy_operator.gateway_poller import Poller
+from dspy_operator.kube.execute import Executor
 from dspy_operator.kube.observe import Observer
 from dspy_operator.kube.paths import path
-from dspy_operator.reconcile.program import Controller
+from dspy_operator.page import serve_page
+from dspy_operator.reconcile.controller import Controller
+from dspy_operator.reconcile.gateway import GatewayReconciler
+from dspy_operator.reconcile.program import ProgramReconciler
 from dspy_operator.registry.mlflow import Registry
 from dspy_operator.settings import Settings
 from dspy_operator.workqueue import Key, WorkQueue
@@ -26,7 +29,6 @@ from dspy_operator.workqueue import Key, WorkQueue
 KEEP_SHARE = 0.8
 """Share of the poll interval for which a registry's answer is kept: a wake-up never finds its own old answer."""
 
-STUCK_RESYNCS = 3
 log = Logger(__name__)
 
 
@@ -39,13 +41,19 @@ async def run(settings: Settings) -> None:
         for name, known in settings.registries.items()
     }
     queue = WorkQueue(lambda key: controller.work(key))
+    namespace_token = functools.partial(
+        gateway_tokens.token, await gateway_tokens.load_key(kube, settings.pod_namespace)
+    )
     poller = Poller(
         lambda namespace: observer.gateway_pods(namespace),
         lambda namespace, name: queue.add(Key("program", namespace, name)),
+        namespace_token,
     )
-    observer = Observer(kube, registries, poller, settings)
-    controller = Controller(kube, observer, poller, settings)
-    page = await _serve_page(settings, controller)
+    executor = Executor(kube)
+    gateways = GatewayReconciler(kube, executor, settings, namespace_token)
+    observer = Observer(kube, registries, poller, gateways.problems, settings)
+    controller = Controller(ProgramReconciler(observer, executor, poller, settings), gateways, queue.add)
+    page = await serve_page(settings, controller)
     # Tasks that start before kopf are not ended by kopf.
     tasks = [
         asyncio.create_task(queue.run(settings.workers)),
@@ -119,26 +127,3 @@ async def _resync(kube: Kube, queue: WorkQueue, controller: Controller, settings
         except (ApiException, *UNREACHABLE) as error:
             log.warning("The resync failed", error=type(error).__name__)
         await asyncio.sleep(settings.resync_seconds)
-
-
-async def _serve_page(settings: Settings, controller: Controller) -> web.AppRunner:
-    """`/healthz` (the loop turns), `/readyz`, `/metrics`."""
-
-    async def healthz(_: web.Request) -> web.Response:
-        stuck = time.time() - controller.worked_at > STUCK_RESYNCS * settings.resync_seconds
-        return web.Response(status=500 if stuck else 200, text="no pass succeeded for long" if stuck else "ok")
-
-    async def readyz(_: web.Request) -> web.Response:
-        return web.Response(text="ok")
-
-    async def metrics(_: web.Request) -> web.Response:
-        return web.Response(
-            body=generate_latest(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
-        )
-
-    app = web.Application()
-    app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)])
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "0.0.0.0", settings.port).start()
-    return runner

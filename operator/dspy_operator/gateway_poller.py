@@ -7,14 +7,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import aiohttp
 from prometheus_client import Counter
 
 from dspy_contract.logs import Logger
 from dspy_contract.routes import STATE_PORT
-from dspy_contract.state import GatewayState, load_state
+from dspy_contract.state import GatewayState, Interest, Poll, dump_poll, load_state
 from dspy_kube.client import UNREACHABLE, ApiException, Object
 
 WAIT_SECONDS = 1.0
@@ -39,7 +39,8 @@ class _Pod:
 
 @dataclass
 class _Namespace:
-    interested: set[str] = field(default_factory=set)
+    interested: dict[str, str] = field(default_factory=dict)
+    """The uids of programs by name."""
     carrying: frozenset[str] = frozenset()
     pods: dict[str, _Pod] = field(default_factory=dict)
     task: asyncio.Task[None] | None = None
@@ -48,21 +49,27 @@ class _Namespace:
 class Poller:
     """Knows the latest state of every gateway pod in the namespaces of interest."""
 
-    def __init__(self, pods: Callable[[str], Awaitable[list[Object]]], wake: Callable[[str, str], None]) -> None:
+    def __init__(
+        self,
+        pods: Callable[[str], Awaitable[list[Object]]],
+        wake: Callable[[str, str], None],
+        token: Callable[[str], str],
+    ) -> None:
         self._list_pods = pods
         self._wake = wake
+        self._token = token
         self._namespaces: dict[str, _Namespace] = {}
         self._session: aiohttp.ClientSession | None = None
 
-    def follow(self, namespace: str, program: str, wanted: bool) -> None:
-        """Begins or ends the interest of a program in its namespace's gateways."""
+    def follow(self, namespace: str, program: str, uid: str | None) -> None:
+        """Begins (with a uid) or ends the interest of a program in its namespace's gateways."""
         known = self._namespaces.setdefault(namespace, _Namespace())
-        if wanted:
-            known.interested.add(program)
+        if uid is not None:
+            known.interested[program] = uid
             if known.task is None:
                 known.task = asyncio.create_task(self._follow(namespace, known))
         else:
-            known.interested.discard(program)
+            known.interested.pop(program, None)
             if not known.interested:
                 self._drop(namespace)
 
@@ -116,24 +123,30 @@ class Poller:
 
     async def _poll(self, namespace: str, known: _Namespace, name: str, address: str) -> None:
         assert self._session is not None
-        url = f"http://{address}:{STATE_PORT}/state"
-        token = ""
+        host = f"[{address}]" if ":" in address else address
+        url, headers = f"http://{host}:{STATE_PORT}/state", {"Authorization": f"Bearer {self._token(namespace)}"}
+        token, asked = "", frozenset[str]()
         while True:
+            interested = frozenset(known.interested.values())
+            poll = Poll({uid: Interest() for uid in interested}, token if interested == asked else "", WAIT_SECONDS)
             try:
-                async with self._session.get(url, params={"wait": str(WAIT_SECONDS), "seen": token}) as response:
+                async with self._session.post(url, data=dump_poll(poll), headers=headers) as response:
+                    response.raise_for_status()
                     state = load_state(await response.read())
                 if state.pod != name:
                     raise ValueError(f"{address} is {state.pod}")
-            except (aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError, TypeError):
+            except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
                 POLLS.labels("failed").inc()
                 await asyncio.sleep(WAIT_SECONDS / 2)
                 continue
             POLLS.labels("answered").inc()
-            token = state.token
             pod = known.pods[name]
-            pod.state, pod.at = state, time.monotonic()
-            for program in known.interested:
-                self._wake(namespace, program)
+            before = pod.state.programs if pod.state and interested == asked and poll.seen else {}
+            pod.state, pod.at = replace(state, programs={**before, **state.programs}), time.monotonic()
+            token, asked = state.token, interested
+            for program, uid in known.interested.items():
+                if uid in state.programs:
+                    self._wake(namespace, program)
 
 
 def _carries(pod: Object) -> bool:

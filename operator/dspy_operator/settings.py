@@ -34,6 +34,8 @@ class Settings(BaseSettings):
     """The gateway's image."""
     gateway_replicas: int = 2
     """Gateway pods of each namespace."""
+    pod_namespace: str = "dspy-system"
+    """The operator's own namespace, where its key and its Lease live."""
     namespace: str | None = None
     """Watch this namespace only; None: all."""
     resync_seconds: float = 600.0

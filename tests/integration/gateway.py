@@ -17,8 +17,9 @@ import aiohttp
 from aiohttp import web
 
 from dspy_contract.routes import Backend, Port, PortTable, Routes
+from dspy_contract.state import Counts, Interest, Poll, ProgramState
 from dspy_gateway.agent import Agent
-from dspy_gateway.published import Endpoint, Inputs
+from dspy_gateway.resources import DesiredState, Endpoint
 from dspy_gateway.settings import Settings
 from dspy_gateway.xds import ROUTES
 
@@ -90,7 +91,9 @@ class Gateway:
     """An Envoy and its agent."""
 
     def __init__(self, folder: Path) -> None:
-        self.settings = Settings(pod="gateway-a", folder=folder, address="127.0.0.1", drain_notice_seconds=0.1)
+        self.settings = Settings(
+            pod="gateway-a", folder=folder, address="127.0.0.1", probe_port=free_port(), drain_notice_seconds=0.1
+        )
         self.agent = Agent(self.settings)
         self.ports: dict[str, int] = {}
         self.envoy: asyncio.subprocess.Process | None = None
@@ -101,7 +104,7 @@ class Gateway:
         self.agent = Agent(self.settings)
         self.agent.prepare()
         await self.agent.open()
-        self._reader = asyncio.create_task(self.agent.read_counts())
+        self._reader = asyncio.create_task(self.agent.run())
 
     async def stop_agent(self) -> None:
         """Ends the agent's tasks and sockets, as a killed process would."""
@@ -135,9 +138,9 @@ class Gateway:
             os.kill(self.envoy.pid, signal.SIGKILL)
         await self.envoy.wait()
 
-    async def serve(self, inputs: Inputs) -> None:
+    async def serve(self, inputs: DesiredState) -> None:
         """Gives the agent its inputs and waits until Envoy has confirmed every program's serial."""
-        await self.agent.take(inputs)
+        await self.agent.update(inputs)
         await self.confirmed()
 
     async def confirmed(self) -> None:
@@ -147,27 +150,46 @@ class Gateway:
             state = self.agent.state()
             return all(
                 program.listening
-                and self.agent.discovery.holds((ROUTES, uid))
-                and program.serial == self.agent.inputs.routes[uid].serial
+                and self.agent.discovery.acked((ROUTES, uid))
+                and program.serial == self.agent.desired.routes[uid].serial
                 for uid, program in state.programs.items()
-                if uid in self.agent.inputs.routes
+                if uid in self.agent.desired.routes
             )
 
         await until(all_confirmed, "every serial is confirmed")
 
+    async def ready(self) -> bool:
+        """Whether Envoy's own probe says that it is ready."""
+        try:
+            url = f"http://127.0.0.1:{self.settings.probe_port}/readyz"
+            async with aiohttp.ClientSession() as session, session.get(url) as response:
+                return response.status == 200
+        except aiohttp.ClientError:
+            return False
+
+    async def poll(self, uid: str, guarding: int | None = None, kept: int = 0) -> ProgramState:
+        """What the agent says of a program when it is asked now."""
+        state = await self.agent.answer(Poll({uid: Interest(guarding, kept)}))
+        return state.programs[uid]
+
+    async def counted(self, uid: str) -> dict[str, Counts]:
+        """A program's totals after a look at Envoy's counters."""
+        await self.agent.look()
+        return self.agent.book.page(uid).sums.totals()
+
     def url(self, uid: str, path: str = "/predict") -> str:
         """The address of a program's listener."""
-        return f"http://127.0.0.1:{self.agent.inputs.ports.ports[uid].port}{path}"
+        return f"http://127.0.0.1:{self.agent.desired.ports.ports[uid].port}{path}"
 
 
 @asynccontextmanager
-async def running_gateway(folder: Path, inputs: Inputs) -> AsyncIterator[Gateway]:
+async def running_gateway(folder: Path, inputs: DesiredState) -> AsyncIterator[Gateway]:
     """An Envoy and its agent that serve the inputs; both end when left."""
     gateway = Gateway(folder)
     await gateway.agent.admin.close()
     await gateway.start_agent()
     try:
-        await gateway.agent.take(inputs)
+        await gateway.agent.update(inputs)
         await gateway.start_envoy()
         await gateway.confirmed()
         yield gateway
@@ -179,16 +201,16 @@ async def running_gateway(folder: Path, inputs: Inputs) -> AsyncIterator[Gateway
 
 def inputs_of(
     uid: str, serial: int, weights: Mapping[str, int], upstreams: Mapping[str, Upstream], port: int
-) -> Inputs:
+) -> DesiredState:
     """The inputs of one program whose revisions are served by upstreams of the same name."""
     routes = Routes(
         f"program-{uid}", uid, serial, 30, tuple(Backend(revision, weight) for revision, weight in weights.items())
     )
     slices = {name: {f"{name}-slice": (upstream.endpoint,)} for name, upstream in upstreams.items()}
-    return Inputs(PortTable({uid: Port(f"program-{uid}", port)}), {uid: routes}, slices)
+    return DesiredState(PortTable({uid: Port(f"program-{uid}", port)}), {uid: routes}, slices)
 
 
-def weighted(inputs: Inputs, uid: str, weights: Mapping[str, int]) -> Inputs:
+def weighted(inputs: DesiredState, uid: str, weights: Mapping[str, int]) -> DesiredState:
     """The same inputs with other weights and the next serial."""
     routes = inputs.routes[uid]
     backends = tuple(Backend(revision, weight) for revision, weight in weights.items())

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dspy_contract.routes import TOTAL_WEIGHT, Routes, effective_weights
-from dspy_contract.state import GatewayState, ProgramState, RevisionCounts
+from dspy_contract.state import Counts, GatewayState, ProgramState
 from dspy_operator.api.convert import from_dict
 from dspy_operator.api.program import LM, Model, ProgramSpec
 from dspy_operator.api.rollout import Canary, Pause, Policy, ProgramRef, RolloutSpec, Step, Strategy
@@ -76,7 +76,7 @@ class GatewayPod:
     since: float
     obeyed: Routes | None = None
     arriving: list[tuple[float, Routes]] = field(default_factory=list)
-    counts: dict[str, RevisionCounts] = field(default_factory=dict)
+    counts: dict[str, Counts] = field(default_factory=dict)
     reachable: bool = True
 
 
@@ -259,8 +259,8 @@ class World:
         for name, pod in self.gateways.items():
             if pod.reachable:
                 serial = pod.obeyed.serial if pod.obeyed else 0
-                state = ProgramState(serial, True, dict(self.effective(pod)), dict(pod.counts))
-                states[name] = GatewayState(name, pod.since, "", {UID: state})
+                state = ProgramState(serial, "", True, dict(self.effective(pod)), dict(pod.counts))
+                states[name] = GatewayState(name, "i", self.now - pod.since, "", {UID: state})
         return Gateway(PORT, frozenset(self.gateways), states)
 
     def _request(self, pod: GatewayPod) -> None:
@@ -347,9 +347,9 @@ class World:
 
 
 def _count(pod: GatewayPod, revision: str, started: int, outcome: str | None) -> None:
-    counts = pod.counts.get(revision, RevisionCounts())
+    counts = pod.counts.get(revision, Counts())
     outcomes = {**counts.outcomes, outcome: counts.outcomes.get(outcome, 0) + 1} if outcome else counts.outcomes
-    pod.counts[revision] = RevisionCounts(counts.started + started, outcomes)
+    pod.counts[revision] = Counts(counts.started + started, outcomes)
 
 
 CANARY = (Step(set_weight=10), Step(pause=Pause(requests=30)), Step(set_weight=50), Step(pause=Pause(seconds=10)))

@@ -1,51 +1,76 @@
-"""What a gateway pod counted, over the lives of its Envoy."""
+"""What a gateway pod counted, over the lives of its Envoy and of Envoy's statistics."""
 
 from __future__ import annotations
 
 from collections import Counter
 
-from dspy_contract.state import RevisionCounts
-from dspy_gateway.counts import STARTED, Counts, Reading, read_statistics
+from dspy_contract.stat_names import STARTED
+from dspy_contract.state import EDGES_SECONDS, FAST_EDGES_SECONDS, Counts
+from dspy_gateway.counts import Key, Sums, read_statistics, statistics_query
 
-HERE = {"uid"}
 
-
-def reading(uptime: int, started: int, ok: int) -> Reading:
-    return Reading(uptime, Counter({("uid", "a", STARTED): started, ("uid", "a", "ok"): ok}))
+def reading(started: int, ok: int, table: int = 1) -> Counter[Key]:
+    return Counter({(table, "a", STARTED): started, (table, "a", "ok"): ok})
 
 
 def test_readings_of_one_life_replace_each_other() -> None:
-    counts = Counts()
-    assert counts.take(reading(1, 5, 4), HERE)
-    assert counts.take(reading(2, 7, 7), HERE)
-    assert not counts.take(reading(3, 7, 7), HERE)
-    assert counts.by_program() == {"uid": {"a": RevisionCounts(7, {"ok": 7})}}
+    sums = Sums()
+    assert sums.take(reading(5, 4))
+    assert sums.take(reading(7, 7))
+    assert not sums.take(reading(7, 7))
+    assert sums.totals() == {"a": Counts(7, {"ok": 7})}
 
 
-def test_a_new_life_adds_to_the_old_one_and_what_was_in_flight_is_over() -> None:
-    counts = Counts()
-    counts.take(reading(60, 10, 8), HERE)
-    counts.take(reading(1, 10, 10), HERE)
-    assert counts.by_program() == {"uid": {"a": RevisionCounts(20, {"ok": 18, "cancelled": 2})}}
-    assert counts.by_program()["uid"]["a"].active == 0
+def test_statistics_that_envoy_forgot_are_kept_and_begin_anew() -> None:
+    sums = Sums()
+    sums.take(reading(10, 10))
+    sums.take(Counter())
+    sums.take(reading(3, 2))
+    assert sums.by_table() == {1: {"a": Counts(13, {"ok": 12})}}
 
 
-def test_programs_that_are_gone_are_forgotten() -> None:
-    counts = Counts()
-    counts.take(reading(1, 5, 5), HERE)
-    counts.take(reading(2, 5, 5), set())
-    assert counts.by_program() == {}
+def test_what_a_dead_envoy_had_open_is_lost() -> None:
+    sums = Sums()
+    sums.take(reading(10, 8))
+    sums.lose_open()
+    sums.take(reading(10, 10, table=2))
+    assert sums.by_table() == {1: {"a": Counts(10, {"ok": 8, "lost": 2})}, 2: {"a": Counts(10, {"ok": 10})}}
+    assert sums.by_table()[1]["a"].open == 0
 
 
-def test_statistics_are_read_by_name_and_only_predictions_count() -> None:
+def test_forgotten_tables_stay_in_the_totals() -> None:
+    sums = Sums()
+    sums.take(reading(5, 5) + reading(2, 1, table=2))
+    sums.retire([1])
+    assert sums.totals() == {"a": Counts(7, {"ok": 6})}
+    assert set(sums.by_table()) == {2}
+
+
+def test_statistics_are_read_by_name_and_only_predictions_of_this_incarnation_count() -> None:
     names = {
-        "dspy.uid.started.cluster.qa-1/predict": 3,
-        "dspy.uid.answers.cluster.qa-1/predict.outcome.ok.code.200.flags.-": 1,
-        "dspy.uid.answers.cluster.qa-1/predict.outcome..code.504.flags.UT": 1,
-        "dspy.uid.answers.cluster.qa-1/other.outcome.ok.code.200.flags.-": 9,
-        "dspy.uid.answers.cluster..outcome..code.404.flags.NR": 9,
+        "dspy.started.table.uid-1@inc-7.cluster.qa-1/predict": 3,
+        "dspy.answers.table.uid-1@inc-7.cluster.qa-1/predict.outcome.ok.code.200.flags.-": 1,
+        "dspy.answers.table.uid-1@inc-7.cluster.qa-1/predict.outcome..code.504.flags.UT": 1,
+        "dspy.answers.table.uid-1@inc-7.cluster.qa-1/predict.outcome.ok.code.500.flags.-": 1,
+        f"dspy.older.table.uid-1@inc-7.cluster.qa-1/predict.edge.{len(FAST_EDGES_SECONDS)}": 2,
+        "dspy.ended.table.uid-1@inc-7.cluster.qa-1/predict.edge.0": 1,
+        "dspy.answers.table.uid-1@before-7.cluster.qa-1/predict.outcome.ok.code.200.flags.-": 9,
+        "dspy.answers.table.other.cluster.qa-1/other.outcome.ok.code.200.flags.-": 9,
+        "dspy.answers.table..cluster..outcome..code.404.flags.NR": 9,
         "server.uptime": 12,
     }
-    found = read_statistics({"stats": [{"name": name, "value": value} for name, value in names.items()]})
-    assert found.uptime_seconds == 12
-    assert found.counters == {("uid", "qa-1", STARTED): 3, ("uid", "qa-1", "ok"): 1, ("uid", "qa-1", "timeout"): 1}
+    found = read_statistics({"stats": [{"name": name, "value": value} for name, value in names.items()]}, "inc")
+    sums = Sums()
+    sums.take(found["uid-1"])
+    (counts,) = sums.by_table()[7].values()
+    assert set(found) == {"uid-1"}
+    assert counts.started == 3
+    assert counts.outcomes == {"ok": 1, "timeout": 1, "program_error": 1}
+    assert counts.older[EDGES_SECONDS.index(0.5)] == 2
+    assert counts.older[0] == 3
+
+
+def test_a_look_at_few_programs_names_them() -> None:
+    assert "b%7Ca" not in statistics_query({"b", "a"})
+    assert "%28a%7Cb%29%40" in statistics_query({"b", "a"})
+    assert "%40" not in statistics_query(None)

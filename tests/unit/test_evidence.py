@@ -6,26 +6,27 @@ from collections.abc import Mapping
 
 import pytest
 
-from dspy_contract.state import GatewayState, ProgramState, RevisionCounts
+from dspy_contract.state import Counts, GatewayState, ProgramState
 from dspy_operator.api.convert import from_dict, to_dict
 from dspy_operator.api.rollout import Analysis, ErrorRate
 from dspy_operator.domain.analysis.evidence import Evidence, ReleasePair, RequestCounts, Verdict, accumulate, judge
 
+NOW = 1_000.0
 UID, ARMS = "uid", ReleasePair("old", "new", 100.0)
 
 
-def gateway(since: float = 0.0, **revisions: RevisionCounts) -> GatewayState:
-    return GatewayState("pod", since, "", {UID: ProgramState(1, True, {}, revisions)})
+def gateway(since: float = 0.0, **revisions: Counts) -> GatewayState:
+    return GatewayState("pod", "i", NOW - since, "", {UID: ProgramState(1, "", True, {}, revisions)})
 
 
-def counted(started: int, **outcomes: int) -> RevisionCounts:
-    return RevisionCounts(started, outcomes)
+def counted(started: int, **outcomes: int) -> Counts:
+    return Counts(started, outcomes)
 
 
 def folded(*looks: Mapping[str, GatewayState], analysis: Analysis | None = None) -> Evidence:
     evidence = Evidence()
     for look in looks:
-        evidence = accumulate(evidence, look, UID, ARMS, analysis or Analysis())
+        evidence = accumulate(evidence, look, UID, ARMS, analysis or Analysis(), NOW)
     return evidence
 
 
@@ -53,7 +54,7 @@ def test_a_look_that_failed_adds_nothing_and_loses_nothing() -> None:
 def test_the_same_look_twice_is_the_same_evidence() -> None:
     look = {"a": gateway(since=101.0, old=counted(10, ok=9, timeout=1), new=counted(2, ok=2))}
     once = folded(look)
-    assert accumulate(once, look, UID, ARMS, Analysis()) == once
+    assert accumulate(once, look, UID, ARMS, Analysis(), NOW) == once
 
 
 def test_a_block_stays_open_until_both_had_a_request() -> None:
@@ -102,7 +103,9 @@ def test_stable_that_fails_more_than_half_is_unhealthy_and_heals() -> None:
     sick = [{"a": gateway(101.0, old=counted(20 * n, timeout=20 * n))} for n in range(1, 4)]
     evidence = folded(*sick)
     assert evidence.stable_unhealthy
-    healed = accumulate(evidence, {"a": gateway(101.0, old=counted(160, timeout=60, ok=100))}, UID, ARMS, Analysis())
+    healed = accumulate(
+        evidence, {"a": gateway(101.0, old=counted(160, timeout=60, ok=100))}, UID, ARMS, Analysis(), NOW
+    )
     assert not healed.stable_unhealthy
 
 

@@ -1,38 +1,106 @@
-"""The gateway of a namespace: there while it has programs, a port for each, and no port given twice too soon."""
+"""The gateway of a namespace: there while it has programs, its objects its own, and no port that moves or is shared."""
 
 from __future__ import annotations
 
-from dspy_contract.routes import FIRST_PORT, Port, PortTable
-from dspy_operator.domain.gateway import plan_gateway
-from dspy_operator.resources.gateway import grace_seconds
+from typing import Any
+
+from dspy_contract.routes import FIRST_PORT, LAST_PORT, Port, PortTable
+from dspy_operator.domain.gateway import Existing, GatewayPlan, GatewaySnapshot, covers, plan_gateway, ports_of
+from dspy_operator.resources.gateway import KINDS, GatewaySettings, gateway, grace_seconds
+
+SETTINGS = GatewaySettings("image", 2, 630, "token")
 
 
-def test_without_programs_no_gateway_is_needed() -> None:
-    assert not plan_gateway({}, PortTable({"a": Port("a", FIRST_PORT)}), 0.0).needed
+def desired(table: PortTable) -> list[dict[str, Any]]:
+    return gateway("ns", SETTINGS, table)
+
+
+def existing(table: PortTable) -> dict[str, Existing]:
+    return {
+        each["kind"]: Existing({**each, "metadata": {**each["metadata"], "uid": f"uid-{each['kind']}"}}, ours=True)
+        for each in desired(table)
+    }
+
+
+def test_the_objects_are_made_in_the_order_of_their_kinds() -> None:
+    assert tuple(each["kind"] for each in desired(PortTable())) == KINDS
+
+
+def test_without_programs_only_our_own_objects_go_each_by_its_uid() -> None:
+    objects = existing(PortTable())
+    objects["ConfigMap"] = Existing(objects["ConfigMap"].manifest, ours=False)
+    decided = plan_gateway(GatewaySnapshot({}, None, {}, objects), PortTable(), [], 0.0)
+    assert ("Deployment", "uid-Deployment") in decided.delete
+    assert "ConfigMap" not in {kind for kind, _ in decided.delete}
 
 
 def test_every_program_gets_a_port_and_keeps_it() -> None:
-    first = plan_gateway({"uid-a": "a"}, None, 0.0).table
-    assert first is not None
-    second = plan_gateway({"uid-a": "a", "uid-b": "b"}, first, 1.0).table
-    assert second is not None
+    first = ports_of(GatewaySnapshot({"uid-a": "a"}, None), 0.0)
+    second = ports_of(GatewaySnapshot({"uid-a": "a", "uid-b": "b"}, first), 1.0)
     assert second.ports["uid-a"] == first.ports["uid-a"]
     assert second.ports["uid-b"].port != first.ports["uid-a"].port
-    assert plan_gateway({"uid-a": "a", "uid-b": "b"}, second, 2.0).table is None
+    assert ports_of(GatewaySnapshot({"uid-a": "a", "uid-b": "b"}, second), 2.0) == second
+
+
+def test_a_lost_port_table_is_found_again_from_the_services() -> None:
+    programs = {"uid-a": "a", "uid-b": "b", "uid-new": "new"}
+    found = ports_of(GatewaySnapshot(programs, None, {"uid-b": FIRST_PORT, "uid-a": FIRST_PORT + 1}), 0.0)
+    assert found.ports["uid-a"].port == FIRST_PORT + 1
+    assert found.ports["uid-b"].port == FIRST_PORT
+    assert found.ports["uid-new"].port == FIRST_PORT + 2
 
 
 def test_a_program_that_goes_frees_its_port_after_a_rest() -> None:
     table = PortTable({"uid-a": Port("a", FIRST_PORT), "uid-b": Port("b", FIRST_PORT + 1)})
-    freed = plan_gateway({"uid-b": "b"}, table, 100.0)
-    assert freed.table is not None
-    assert freed.table.ports["uid-a"].freed_at == 100.0
-    assert freed.wake_after_seconds == 600.0
-    later = plan_gateway({"uid-b": "b"}, freed.table, 701.0)
-    assert later.table is not None
-    assert set(later.table.ports) == {"uid-b"}
+    snapshot = GatewaySnapshot({"uid-b": "b"}, table)
+    freed = ports_of(snapshot, 100.0)
+    assert freed.ports["uid-a"].freed_at == 100.0
+    assert plan_gateway(snapshot, freed, desired(freed), 100.0).wake_after_seconds == 600.0
+    assert set(ports_of(GatewaySnapshot({"uid-b": "b"}, freed), 701.0).ports) == {"uid-b"}
+
+
+def test_the_program_too_many_is_told_and_the_others_go_on() -> None:
+    programs = {f"uid-{number:04d}": f"p{number}" for number in range(LAST_PORT - FIRST_PORT + 2)}
+    snapshot = GatewaySnapshot(programs, None)
+    table = ports_of(snapshot, 0.0)
+    decided = plan_gateway(snapshot, table, desired(table), 0.0)
+    assert len(table.ports) == len(programs) - 1
+    assert {uid: problem.reason for uid, problem in decided.problems.items()} == {max(programs): "NoPort"}
+    assert decided.create
+
+
+def test_each_missing_object_is_made_by_itself_and_a_changed_one_is_repaired() -> None:
+    table = ports_of(GatewaySnapshot({"uid-a": "a"}, None), 0.0)
+    objects = existing(table)
+    del objects["Deployment"]
+    objects["PodDisruptionBudget"] = Existing({**objects["PodDisruptionBudget"].manifest, "spec": {}}, ours=True)
+    decided = plan_gateway(GatewaySnapshot({"uid-a": "a"}, table, {}, objects), table, desired(table), 0.0)
+    assert [each["kind"] for each in decided.create] == ["Deployment"]
+    assert [each["kind"] for each in decided.apply] == ["PodDisruptionBudget"]
+
+
+def test_nothing_is_written_while_nothing_differs() -> None:
+    table = ports_of(GatewaySnapshot({"uid-a": "a"}, None), 0.0)
+    decided = plan_gateway(GatewaySnapshot({"uid-a": "a"}, table, {}, existing(table)), table, desired(table), 0.0)
+    assert decided == GatewayPlan()
+
+
+def test_a_strangers_object_is_left_alone_and_the_programs_say_so() -> None:
+    table = ports_of(GatewaySnapshot({"uid-a": "a"}, None), 0.0)
+    objects = existing(table)
+    objects["Deployment"] = Existing(objects["Deployment"].manifest, ours=False)
+    decided = plan_gateway(GatewaySnapshot({"uid-a": "a"}, table, {}, objects), table, desired(table), 0.0)
+    assert [*decided.create, *decided.apply, *decided.delete] == []
+    assert decided.problems["uid-a"].reason == "GatewayRefused"
+    assert "Deployment dspy-gateway" in decided.problems["uid-a"].message
+
+
+def test_what_the_api_server_adds_is_no_drift() -> None:
+    assert covers({"a": 1, "defaulted": True, "list": [{"x": 1, "y": 2}]}, {"a": 1, "list": [{"x": 1}]})
+    assert not covers({"list": [{"x": 1}]}, {"list": [{"x": 1}, {"x": 2}]})
+    assert not covers({"a": 2}, {"a": 1})
 
 
 def test_grace_covers_the_longest_request_and_seldom_changes() -> None:
-    assert grace_seconds(60) == grace_seconds(80) == 120
-    assert grace_seconds(300) == 630
+    assert grace_seconds(60) == grace_seconds(300) == 630
     assert grace_seconds(3_600) == 3_660

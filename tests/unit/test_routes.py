@@ -21,7 +21,18 @@ from dspy_contract.routes import (
     load_routes,
     next_port,
 )
-from dspy_contract.state import GatewayState, ProgramState, RevisionCounts, load_state
+from dspy_contract.state import (
+    Counts,
+    DrawTable,
+    GatewayState,
+    Interest,
+    Poll,
+    ProgramState,
+    dump_poll,
+    dump_state,
+    load_poll,
+    load_state,
+)
 
 names = st.lists(st.sampled_from(["a", "b", "c", "d"]), min_size=1, unique=True)
 
@@ -84,6 +95,9 @@ def test_a_revision_without_weight_answers_only_when_nobody_else_can() -> None:
         ("ok", 200, ["UPE"], "connection_failure"),
         ("", 0, ["DC"], "cancelled"),
         ("ok", 200, ["DC"], "cancelled"),
+        ("ok", 500, ["-"], "program_error"),
+        ("ok", 404, ["-"], "client_error"),
+        ("program_error", 413, ["-"], "program_error"),
         ("", 0, ["DR"], "cancelled"),
         ("", 504, ["SI"], "timeout"),
     ],
@@ -98,10 +112,13 @@ def test_routes_survive_json(desired: Routes) -> None:
 
 
 def test_states_and_ports_survive_json() -> None:
-    program = ProgramState(3, True, {"a": 10_000}, {"a": RevisionCounts(5, {"ok": 4})})
-    state = GatewayState("pod", 1.5, "token", {"uid": program})
-    assert load_state(dump(state)) == state
-    assert state.programs["uid"].revisions["a"].active == 1
+    counts = {"a": Counts(5, {"ok": 4}, {3: 2})}
+    program = ProgramState(3, "hash", True, {"a": 10_000}, counts, (DrawTable(1, 0.5, {"a": 10_000}, counts),))
+    state = GatewayState("pod", "incarnation", 1.5, "token", {"uid": program})
+    assert load_state(dump_state(state)) == state
+    assert state.programs["uid"].totals["a"].open == 1
+    poll = Poll({"uid": Interest(guarding=3, kept=7)}, "token", 1.0)
+    assert load_poll(dump_poll(poll)) == poll
     table = PortTable({"uid": Port("qa", FIRST_PORT), "gone": Port("old", FIRST_PORT + 1, 12.0)})
     assert load_ports(dump(table)) == table
 

@@ -47,7 +47,7 @@ def requests_in_flight(gateway: Gateway, uid: str, revision: str) -> int | None:
     if not gateway.states or gateway.pods - set(gateway.states):
         return None
     programs = (state.programs[uid] for state in gateway.states.values() if uid in state.programs)
-    return sum(program.revisions[revision].active for program in programs if revision in program.revisions)
+    return sum(program.totals[revision].open for program in programs if revision in program.totals)
 
 
 def listening(gateway: Gateway, uid: str) -> bool:

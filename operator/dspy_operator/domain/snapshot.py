@@ -97,6 +97,8 @@ class Gateway:
     pods: frozenset[str] = frozenset()
     """Pods that are Ready or Terminating: those that carry traffic."""
     states: Mapping[str, GatewayState] = field(default_factory=dict)
+    problem: Problem | None = None
+    """Why the program gets no gateway, as the gateway's own pass found."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,6 +150,8 @@ def _availcan_serve(snapshot: Snapshot, ledger: Ledger) -> Condition:
     if not can_serve(snapshot, ledger.stable):
         problem = problem_of(snapshot.workloads.get(str(ledger.stable)))
         return false("Available", problem.reason, problem.message)
+    if snapshot.gateway.problem:
+        return false("Available", snapshot.gateway.problem.reason, snapshot.gateway.problem.message)
     if snapshot.service_port is None:
         return false("Available", "GatewayNotReady", "The namespace's gateway is starting")
     return true("Available", "Serving")

@@ -81,9 +81,11 @@ class Executor:
             await self._check_owned(manifest)
         await self._kube.request("PATCH", path(kind, namespace, name), {**_MANAGER, "force": True}, manifest, APPLY)
 
-    async def delete(self, kind: str, namespace: str, name: str) -> None:
-        """Deletes an object and, in the background, what it owns."""
-        body = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"}
+    async def delete(self, kind: str, namespace: str, name: str, uid: str | None = None) -> None:
+        """Deletes an object and, in the background, what it owns. With a uid, that very object and no namesake."""
+        body: dict[str, Any] = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"}
+        if uid is not None:
+            body["preconditions"] = {"uid": uid}
         try:
             await self._kube.request("DELETE", path(kind, namespace, name), None, body)
         except NotFoundException:

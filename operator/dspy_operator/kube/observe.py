@@ -43,8 +43,16 @@ _SECRET = re.compile(r'(secret|configmap) "[^"]+" not found|references non-exist
 class Observer:
     """Reads programs and everything that belongs to them."""
 
-    def __init__(self, kube: Kube, registries: Mapping[str, Registry], poller: Poller, settings: Settings) -> None:
+    def __init__(
+        self,
+        kube: Kube,
+        registries: Mapping[str, Registry],
+        poller: Poller,
+        gateway_problems: Mapping[str, Problem],
+        settings: Settings,
+    ) -> None:
         self._kube = kube
+        self._gateway_problems = gateway_problems
         self._registries = registries
         self._poller = poller
         self._settings = settings
@@ -87,7 +95,7 @@ class Observer:
             workloads=_workloads(deployments, pods, services, mounts),
             routes=None if name_conflict else _routes(routes_map),
             gateway=self._gateway(namespace, program.uid, read_ports(ports) or PortTable()),
-            service_port=None if name_conflict else _target_port(services.get(name)),
+            service_port=None if name_conflict else target_port(services.get(name)),
             name_conflict=name_conflict,
         )
 
@@ -124,7 +132,8 @@ class Observer:
     def _gateway(self, namespace: str, uid: str, table: PortTable) -> Gateway:
         port = table.ports.get(uid)
         pods, states = self._poller.latest(namespace)
-        return Gateway(port.port if port and port.freed_at is None else None, pods, states)
+        own = port.port if port and port.freed_at is None else None
+        return Gateway(own, pods, states, self._gateway_problems.get(uid))
 
     async def _services(self, namespace: str, program: str) -> dict[str, Object]:
         """Services by name: ours by label, and whatever has the program's own name."""
@@ -251,7 +260,8 @@ def read_ports(config_map: Object | None) -> PortTable | None:
         return None
 
 
-def _target_port(service: Object | None) -> int | None:
+def target_port(service: Object | None) -> int | None:
+    """The port of the gateway that a program's Service points at."""
     return int(service["spec"]["ports"][0]["targetPort"]) if service else None
 
 

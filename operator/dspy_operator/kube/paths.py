@@ -12,6 +12,8 @@ _PLACES = {
     "Service": ("v1", "services"),
     "ConfigMap": ("v1", "configmaps"),
     "Pod": ("v1", "pods"),
+    "Secret": ("v1", "secrets"),
+    "Lease": ("coordination.k8s.io/v1", "leases"),
     "Event": ("v1", "events"),
     "ServiceAccount": ("v1", "serviceaccounts"),
     "RoleBinding": ("rbac.authorization.k8s.io/v1", "rolebindings"),

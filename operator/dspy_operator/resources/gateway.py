@@ -1,11 +1,12 @@
-"""A namespace's gateway: Deployment, ServiceAccount, RoleBinding, PodDisruptionBudget and the port table."""
+"""A namespace's gateway: Deployment, ServiceAccount, RoleBinding, PodDisruptionBudget, token Secret and port table."""
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass
 from typing import Any
 
-from dspy_contract.routes import CONTENT_KEY, PORTS_LABEL, STATE_PORT, PortTable, dump
+from dspy_contract.routes import CONTENT_KEY, PORTS_LABEL, PROBE_PORT, STATE_PORT, PortTable, dump
 from dspy_operator.api.names import (
     FIELD_MANAGER,
     GATEWAY_CLUSTER_ROLE,
@@ -16,12 +17,20 @@ from dspy_operator.api.names import (
 )
 
 FOLDER = "/run/dspy-gateway"
-GRACES_SECONDS = (120, 630, 3_660)
-"""How long a gateway pod may take to end: the least that covers the namespace's longest request. A namespace that is
-deleted waits for half of it, so it is no longer than it must be; few values, so that it seldom changes."""
+GRACES_SECONDS = (630, 3_660)
+"""How long a gateway pod may take to end: the least that covers the namespace's longest request. A change of it rolls
+the namespace's gateway, so there are two values; a pod with nothing in flight ends in seconds whatever it is."""
 
 NOTICE_SECONDS = 40
 BOOTSTRAP = f"{FOLDER}/bootstrap.yaml"
+TOKEN_FOLDER = "/var/run/secrets/dspy.dev/gateway"
+TOKEN_KEY = "token"
+WORKERS = 2
+MEMORY_LIMIT_BYTES = 1 << 30
+"""Of the Envoy container: it sheds load before the kernel ends it."""
+
+KINDS = ("ServiceAccount", "RoleBinding", "PodDisruptionBudget", "Secret", "ConfigMap", "Deployment")
+"""Every kind of object that a gateway consists of, in the order in which they are made."""
 
 Manifest = dict[str, Any]
 
@@ -33,6 +42,8 @@ class GatewaySettings:
     image: str
     replicas: int
     grace_seconds: int
+    token: str
+    """What the agents' state pages ask for."""
 
 
 def port_table(namespace: str, table: PortTable) -> Manifest:
@@ -41,8 +52,8 @@ def port_table(namespace: str, table: PortTable) -> Manifest:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {CONTENT_KEY: dump(table)}}
 
 
-def gateway(namespace: str, settings: GatewaySettings) -> list[Manifest]:
-    """All objects but the port table, in the order in which they are applied."""
+def gateway(namespace: str, settings: GatewaySettings, table: PortTable) -> list[Manifest]:
+    """All objects, in the order of KINDS."""
     metadata = _metadata(namespace)
     role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": GATEWAY_CLUSTER_ROLE}
     subject = {"kind": "ServiceAccount", "name": GATEWAY_NAME, "namespace": namespace}
@@ -57,6 +68,13 @@ def gateway(namespace: str, settings: GatewaySettings) -> list[Manifest]:
             "subjects": [subject],
         },
         {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": metadata, "spec": budget},
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": metadata,
+            "data": {TOKEN_KEY: base64.b64encode(settings.token.encode()).decode()},
+        },
+        port_table(namespace, table),
         {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": _deployment(settings)},
     ]
 
@@ -95,7 +113,19 @@ def _pod(settings: GatewaySettings) -> Manifest:
         },
         "initContainers": [_agent(settings)],
         "containers": [_envoy(settings)],
-        "volumes": [{"name": "run", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}],
+        "topologySpreadConstraints": [
+            {
+                "maxSkew": 1,
+                "topologyKey": "kubernetes.io/hostname",
+                "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": {"matchLabels": {GATEWAY_LABEL: "true"}},
+            }
+        ],
+        "volumes": [
+            {"name": "run", "emptyDir": {}},
+            {"name": "tmp", "emptyDir": {}},
+            {"name": "token", "secret": {"secretName": GATEWAY_NAME}},
+        ],
     }
 
 
@@ -112,6 +142,12 @@ def _agent(settings: GatewaySettings) -> Manifest:
             "httpGet": {"path": "/startz", "port": STATE_PORT},
             "periodSeconds": 1,
             "failureThreshold": 600,
+        },
+        "livenessProbe": {
+            "httpGet": {"path": "/livez", "port": STATE_PORT},
+            "periodSeconds": 10,
+            "timeoutSeconds": 5,
+            "failureThreshold": 6,
         },
         "resources": {"requests": {"cpu": "20m", "memory": "96Mi"}},
     }
@@ -132,13 +168,13 @@ def _envoy(settings: GatewaySettings) -> Manifest:
         ],
         "env": _environment(settings),
         "readinessProbe": {
-            "httpGet": {"path": "/readyz", "port": STATE_PORT},
+            "httpGet": {"path": "/readyz", "port": PROBE_PORT},
             "periodSeconds": 1,
             "timeoutSeconds": 5,
             "failureThreshold": 3,
         },
         "lifecycle": {"preStop": {"exec": {"command": ["python", "-m", "dspy_gateway", "drain"]}}},
-        "resources": {"requests": {"cpu": "50m", "memory": "96Mi"}},
+        "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}},
     }
 
 
@@ -151,7 +187,11 @@ def _container(name: str, image: str) -> Manifest:
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         },
-        "volumeMounts": [{"name": "run", "mountPath": FOLDER}, {"name": "tmp", "mountPath": "/tmp"}],
+        "volumeMounts": [
+            {"name": "run", "mountPath": FOLDER},
+            {"name": "tmp", "mountPath": "/tmp"},
+            {"name": "token", "mountPath": TOKEN_FOLDER, "readOnly": True},
+        ],
     }
 
 
@@ -163,5 +203,7 @@ def _environment(settings: GatewaySettings) -> list[Manifest]:
         {"name": "DSPY_GATEWAY_POD", "valueFrom": from_field("metadata.name")},
         {"name": "DSPY_GATEWAY_NAMESPACE", "valueFrom": from_field("metadata.namespace")},
         {"name": "DSPY_GATEWAY_FOLDER", "value": FOLDER},
+        {"name": "DSPY_GATEWAY_TOKEN_FILE", "value": f"{TOKEN_FOLDER}/{TOKEN_KEY}"},
+        {"name": "DSPY_GATEWAY_MEMORY_LIMIT_BYTES", "value": str(MEMORY_LIMIT_BYTES)},
         {"name": "DSPY_GATEWAY_DRAIN_SECONDS", "value": str(settings.grace_seconds - NOTICE_SECONDS // 2)},
     ]

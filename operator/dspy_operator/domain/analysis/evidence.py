@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from dspy_contract.outcomes import FAILURES
-from dspy_contract.state import GatewayState, RevisionCounts
+from dspy_contract.state import Counts, GatewayState
 from dspy_operator.api.rollout import Analysis
 from dspy_operator.domain.analysis.sequential import Arm, DegradationTest, NonInferiorityTest, combined_log_e, rejects
 
@@ -85,7 +85,7 @@ class Evidence:
     recent_requests: float = 0.0
     recent_failures: float = 0.0
     stable_overloaded: bool = False
-    baselines: Mapping[str, Mapping[str, RevisionCounts]] = field(default_factory=dict)
+    baselines: Mapping[str, Mapping[str, Counts]] = field(default_factory=dict)
     """The cumulative counts seen last, by gateway pod and revision."""
 
     @property
@@ -106,15 +106,20 @@ class ReleasePair:
 
 
 def accumulate(
-    evidence: Evidence, states: Mapping[str, GatewayState], uid: str, arms: ReleasePair, analysis: Analysis
+    evidence: Evidence,
+    states: Mapping[str, GatewayState],
+    uid: str,
+    arms: ReleasePair,
+    analysis: Analysis,
+    now: float,
 ) -> Evidence:
     """The evidence after one look at the gateways. `states` holds only the pods that answered."""
     stable, candidate = RequestCounts(), RequestCounts()
     baselines = dict(evidence.baselines)
     for pod, state in states.items():
-        revisions = state.programs[uid].revisions if uid in state.programs else {}
+        revisions = state.programs[uid].totals if uid in state.programs else {}
         before = baselines.get(pod)
-        if before is None and state.since < arms.started_at:
+        if before is None and now - state.age_seconds < arms.started_at:
             before = revisions
         stable += _added(before, revisions, arms.stable)
         candidate += _added(before, revisions, arms.candidate)
@@ -154,12 +159,10 @@ def describe(tally: RequestCounts) -> str:
     return f"{tally.failures} failures in {tally.requests} requests"
 
 
-def _added(
-    before: Mapping[str, RevisionCounts] | None, now: Mapping[str, RevisionCounts], revision: str
-) -> RequestCounts:
+def _added(before: Mapping[str, Counts] | None, now: Mapping[str, Counts], revision: str) -> RequestCounts:
     if revision not in now:
         return RequestCounts()
-    then = (before or {}).get(revision, RevisionCounts())
+    then = (before or {}).get(revision, Counts())
     after = now[revision]
 
     def grown(outcome: str) -> int:

@@ -1,10 +1,10 @@
 """Is the candidate no worse? A bet on the draws, against "it is bad at least `margin` more often than stable".
 
-For a request drawn with weight w let Z = 1/w if the candidate's answer is bad, -1/(1-w) if stable's is, else 0: its mean
-is the difference of the rates, whatever they do in time and however weights change. The wealth of a gambler who stakes
-a share f against Z is a non-negative supermartingale while the difference is at least the margin (betting: Waudby-Smith
-and Ramdas 2024). Only totals whose every request is answered may come in, in the order in which they opened: an order
-fixed beforehand chooses nothing by outcome.
+For a request drawn with weight w let Z = 1/w if the candidate's answer is bad, -1/(1-w) if stable's is, else 0: its
+mean is the difference of the rates, whatever they do in time and however weights change. The wealth of a gambler who
+stakes a share f against Z is a non-negative supermartingale while the difference is at least the margin (betting:
+Waudby-Smith and Ramdas 2024). Only totals whose every request is answered may come in, in the order in which they
+opened: an order fixed beforehand chooses nothing by outcome.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def collect_evidence(ledger: Ledger, snapshot: Snapshot, now: float) -> Transiti
         return ledger, ()
     pair = ReleasePair(ledger.stable, release.candidate, release.started_at)
     states, uid = snapshot.gateway.states, snapshot.program.uid
-    accumulated = evidence_of.accumulate(release.evidence, states, uid, pair, analysis_of(snapshot))
+    accumulated = evidence_of.accumulate(release.evidence, states, uid, pair, analysis_of(snapshot), now)
     workload = snapshot.workloads.get(release.candidate)
     crashes = min(release.step_started_crashes, workload.crashes) if workload else release.step_started_crashes
     return replace(ledger, release=replace(release, evidence=accumulated, step_started_crashes=crashes)), ()

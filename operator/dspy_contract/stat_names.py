@@ -1,0 +1,63 @@
+"""The names of Envoy's statistics: what the gateway's access loggers write and the agent reads. Pure.
+
+`dspy.<kind>.table.<uid>@<incarnation>-<number>.cluster.<revision>/<route>[.<tag>.<value>]...`. Dots separate the parts,
+so no value holds one. The route's name carries the draw table, so a request is counted under the table that drew it,
+also when another has taken over since; the program's uid stands in it too, so that every listener's loggers are equal.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+PREFIX = "dspy"
+PREDICT, OTHER = "predict", "other"
+STARTED, ANSWERS, OLDER, ENDED = "started", "answers", "older", "ended"
+
+_NAME = re.compile(
+    rf"^{PREFIX}\.(?P<kind>[a-z]+)\.table\.(?P<uid>[^.@]+)@(?P<incarnation>[^.-]+)-(?P<number>\d+)"
+    r"\.cluster\.(?P<revision>[^./]+)/predict(?:\.(?P<tags>.+))?$"
+)
+_ANSWER = re.compile(r"^outcome\.(?P<outcome>.*)\.code\.(?P<code>\d+)\.flags\.(?P<flags>[A-Za-z0-9,_-]+)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """The parts of a statistic's name. `edge` is an index of the grid; the others describe an answer."""
+
+    kind: str
+    uid: str
+    incarnation: str
+    number: int
+    revision: str
+    edge: int = 0
+    outcome: str = ""
+    code: int = 0
+    flags: tuple[str, ...] = ()
+
+
+def cluster_name(revision: str, route: str) -> str:
+    """The Envoy cluster of one revision for one route: predictions are counted apart from everything else."""
+    return f"{revision}/{route}"
+
+
+def route_name(uid: str, incarnation: str, number: int) -> str:
+    """The name of the route by which a draw table draws."""
+    return f"{uid}@{incarnation}-{number}"
+
+
+def parse(name: str) -> Name | None:
+    """The parts of a statistic's name; None for any other statistic."""
+    match = _NAME.match(name)
+    if match is None:
+        return None
+    parts = (match["kind"], match["uid"], match["incarnation"], int(match["number"]), match["revision"])
+    tags = match["tags"] or ""
+    if match["kind"] == STARTED:
+        return Name(*parts)
+    if match["kind"] in (OLDER, ENDED) and tags.startswith("edge."):
+        return Name(*parts, edge=int(tags.removeprefix("edge.")))
+    answer = _ANSWER.match(tags) if match["kind"] == ANSWERS else None
+    if answer is None:
+        return None
+    return Name(*parts, outcome=answer["outcome"], code=int(answer["code"]), flags=tuple(answer["flags"].split(",")))

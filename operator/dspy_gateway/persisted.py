@@ -1,0 +1,101 @@
+"""What the agent knew last, kept in files, so that a gateway starts again without the API server and counts go on."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from dspy_contract.logs import Logger
+from dspy_gateway.book import Book, Page
+from dspy_gateway.counts import Sums
+from dspy_gateway.resources import DesiredState
+from dspy_gateway.tables import Entry, ProgramTables
+
+log = Logger(__name__)
+
+
+def save_desired(path: Path, desired: DesiredState) -> None:
+    """Writes the desired state, whole or not at all."""
+    _write(path, desired)
+
+
+def load_desired(path: Path) -> DesiredState | None:
+    """The desired state that was saved; None without a readable file."""
+    found: DesiredState | None = _read(path, DesiredState)
+    return found
+
+
+class _SavedPage(msgspec.Struct):
+    entries: list[Entry]
+    base: list[tuple[int, str, str, int]]
+    latest: list[tuple[int, str, str, int]]
+    retired: list[tuple[str, str, int]]
+    candidate_pods: int
+    grown_at: float
+
+
+class _SavedBook(msgspec.Struct):
+    clock: float
+    incarnation: str
+    reserved: int
+    pages: dict[str, _SavedPage]
+
+
+def save_book(path: Path, book: Book) -> None:
+    """Writes the book. Every reserved number counts as used when it is read again."""
+    pages = {
+        uid: _SavedPage(
+            entries=list(page.tables.entries.values()),
+            base=[(*key, count) for key, count in page.sums.base.items()],
+            latest=[(*key, count) for key, count in page.sums.latest.items()],
+            retired=[(*key, count) for key, count in page.sums.retired.items()],
+            candidate_pods=page.candidate_pods,
+            grown_at=page.grown_at,
+        )
+        for uid, page in book.pages.items()
+    }
+    _write(path, _SavedBook(time.monotonic(), book.incarnation, book.reserved, pages))
+
+
+def load_book(path: Path) -> Book:
+    """The book that was saved; a new one, of a new incarnation, without a readable file."""
+    saved = _read(path, _SavedBook)
+    # The clock of another boot of the machine says nothing about this one.
+    if saved is None or time.monotonic() < saved.clock:
+        return Book()
+    return Book(
+        saved.incarnation, saved.reserved + 1, saved.reserved, {uid: _page(each) for uid, each in saved.pages.items()}
+    )
+
+
+def _page(saved: _SavedPage) -> Page:
+    sums = Sums(
+        Counter({(number, revision, what): count for number, revision, what, count in saved.base}),
+        Counter({(number, revision, what): count for number, revision, what, count in saved.latest}),
+        Counter({(revision, what): count for revision, what, count in saved.retired}),
+    )
+    tables = ProgramTables({entry.number: entry for entry in saved.entries})
+    return Page(tables, sums, saved.candidate_pods, saved.grown_at)
+
+
+def _read(path: Path, kind: Any) -> Any:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError) as error:
+        log.error("A file could not be read and begins anew", path=path.name, error=type(error).__name__)
+        return None
+
+
+def _write(path: Path, content: Any) -> None:
+    partial = path.with_suffix(".partial")
+    try:
+        partial.write_bytes(msgspec.json.encode(content))
+        partial.rename(path)
+    except OSError as error:  # a full disk must not stop the gateway
+        log.error("A file could not be written", path=path.name, error=repr(error))

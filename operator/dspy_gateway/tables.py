@@ -1,0 +1,118 @@
+"""The draw tables of one program in this pod: when a new one opens, and when an old one is closed, settled, forgotten.
+
+Pure in all but its own memory: every method takes the time (monotonic seconds). A request is counted under the table
+whose route drew it, so a table may get answers long after a newer one draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from dspy_contract.routes import Routes
+
+ROTATE_SECONDS = 10.0
+ROTATE_TIMEOUT_SHARE = 50
+"""While a release moves, a table draws for 10 s, or for a fiftieth of the time-out if that is longer."""
+
+FASTEST_SECONDS = 1.0
+"""A table that follows the one before sooner than this is not judged: what flaps is no experiment."""
+
+CLOSING_SECONDS = 1.0
+"""How long after Envoy's confirmation its workers may still draw by the table before."""
+
+KEEP_SECONDS = 3_600.0
+"""A settled table that nobody asked for is forgotten after this."""
+
+
+@dataclass(slots=True)
+class Entry:
+    """One table. `closing_at` is when Envoy confirmed a newer one."""
+
+    number: int
+    opened_at: float
+    weights: Mapping[str, int]
+    release: int | None
+    epoch: int
+    warm_seconds: float
+    judged: bool
+    closing_at: float | None = None
+    settled: bool = False
+
+    def closed(self, now: float) -> bool:
+        """True when no worker can draw by it any more."""
+        return self.closing_at is not None and now - self.closing_at >= CLOSING_SECONDS
+
+
+@dataclass(slots=True)
+class ProgramTables:
+    """The tables of one program, by number."""
+
+    entries: dict[int, Entry] = field(default_factory=dict)
+
+    @property
+    def newest(self) -> Entry | None:
+        """The table that draws, or will once Envoy has confirmed it."""
+        return self.entries[max(self.entries)] if self.entries else None
+
+    def needs_another(self, routes: Routes, weights: Mapping[str, int], now: float) -> bool:
+        """True when the newest table cannot go on: other weights, another release or epoch, or its time is over."""
+        newest = self.newest
+        if newest is None or newest.closing_at is not None or dict(newest.weights) != dict(weights):
+            return True
+        if routes.release is None:
+            return False
+        if (newest.release, newest.epoch) != (routes.release.id, routes.release.epoch):
+            return True
+        return now - newest.opened_at >= rotation_seconds(routes)
+
+    def open(self, number: int, routes: Routes, weights: Mapping[str, int], grown_at: float, now: float) -> None:
+        """Opens a table. `grown_at` is when the candidate's usable pods last became more."""
+        newest = self.newest
+        changed = newest is not None and dict(newest.weights) != dict(weights)
+        judged = not (changed and newest is not None and now - newest.opened_at < FASTEST_SECONDS)
+        release = routes.release
+        self.entries[number] = Entry(
+            number,
+            now,
+            dict(weights),
+            release.id if release else None,
+            release.epoch if release else 0,
+            now - grown_at,
+            judged,
+        )
+
+    def confirm(self, number: int, now: float) -> None:
+        """Envoy draws by this table: the ones before are closing."""
+        for entry in self.entries.values():
+            if entry.number < number and entry.closing_at is None:
+                entry.closing_at = now
+
+    def close_all(self, now: float) -> None:
+        """An Envoy has ended: nothing draws by any of these again."""
+        for entry in self.entries.values():
+            entry.closing_at = now - CLOSING_SECONDS
+
+    def settle(self, open_requests: Mapping[int, int], looked_at: float) -> bool:
+        """Marks the closed tables whose every request has ended, as a look that began then saw. True when any was."""
+        before = sum(entry.settled for entry in self.entries.values())
+        for entry in self.entries.values():
+            if entry.closed(looked_at) and open_requests.get(entry.number, 0) == 0:
+                entry.settled = True
+        return sum(entry.settled for entry in self.entries.values()) != before
+
+    def forget(self, kept: int, now: float) -> Collection[int]:
+        """Drops settled tables that the operator keeps, or that are old. Returns their numbers."""
+        gone = [
+            entry.number
+            for entry in self.entries.values()
+            if entry.settled and (entry.number <= kept or now - entry.opened_at > KEEP_SECONDS)
+        ]
+        for number in gone:
+            del self.entries[number]
+        return gone
+
+
+def rotation_seconds(routes: Routes) -> float:
+    """How long a table draws while a release moves."""
+    return max(ROTATE_SECONDS, routes.timeout_seconds / ROTATE_TIMEOUT_SHARE)

@@ -1,0 +1,108 @@
+"""A pass over a namespace's gateway: its objects are observed, planned and executed like a program's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from dspy_contract.logs import Logger
+from dspy_contract.routes import PROGRAM_LABEL
+from dspy_kube.client import Kube, NotFoundException, Object
+from dspy_operator.api.names import FIELD_MANAGER, GATEWAY_LABEL, GATEWAY_NAME, MANAGED_BY_LABEL
+from dspy_operator.api.program import Serving
+from dspy_operator.domain.gateway import Existing, GatewayPlan, GatewaySnapshot, plan_gateway, ports_of
+from dspy_operator.domain.snapshot import Problem
+from dspy_operator.kube.execute import Executor
+from dspy_operator.kube.observe import read_ports, target_port
+from dspy_operator.kube.paths import path
+from dspy_operator.resources import gateway as manifests
+from dspy_operator.resources.gateway import GatewaySettings
+from dspy_operator.settings import Settings
+
+log = Logger(__name__)
+
+
+class GatewayReconciler:
+    """Works on `gateway/<namespace>`. What is wrong with a gateway is told by its programs: `problems`, by their
+    uid."""
+
+    def __init__(self, kube: Kube, executor: Executor, settings: Settings, token: Callable[[str], str]) -> None:
+        self._kube = kube
+        self._executor = executor
+        self._settings = settings
+        self._token = token
+        self.problems: dict[str, Problem] = {}
+
+    async def work(self, namespace: str, now: float) -> tuple[float | None, set[str]]:
+        """One pass. Returns when to look again, and the names of the programs whose problem has changed."""
+        found = await self._kube.request("GET", path("DSPyProgram", namespace))
+        programs = [item for item in found["items"] if not item["metadata"].get("deletionTimestamp")]
+        snapshot = await self._observe(namespace, programs)
+        table = ports_of(snapshot, now)
+        desired = manifests.gateway(namespace, self._gateway_settings(namespace, programs), table)
+        decided = plan_gateway(snapshot, table, desired, now)
+        await self._execute(namespace, decided)
+        return decided.wake_after_seconds, self._tell(snapshot.programs, decided.problems)
+
+    async def _observe(self, namespace: str, programs: list[Object]) -> GatewaySnapshot:
+        objects = await asyncio.gather(*(self._get(kind, namespace) for kind in manifests.KINDS))
+        existing = {
+            kind: Existing(item, _is_ours(item)) for kind, item in zip(manifests.KINDS, objects, strict=True) if item
+        }
+        ports = existing.get("ConfigMap")
+        table = read_ports(dict(ports.manifest)) if ports and ports.ours else None
+        return GatewaySnapshot(
+            programs={item["metadata"]["uid"]: item["metadata"]["name"] for item in programs},
+            table=table,
+            service_ports={} if table else await self._service_ports(namespace),
+            existing=existing,
+        )
+
+    async def _service_ports(self, namespace: str) -> dict[str, int]:
+        found = await self._kube.request("GET", path("Service", namespace), {"labelSelector": PROGRAM_LABEL})
+        ports = {}
+        for service in found["items"]:
+            metadata = service["metadata"]
+            own = metadata["name"] == metadata["labels"][PROGRAM_LABEL]
+            port = target_port(service) if own else None
+            for owner in metadata.get("ownerReferences", ()):
+                if port is not None:
+                    ports[owner["uid"]] = port
+        return ports
+
+    def _gateway_settings(self, namespace: str, programs: list[Object]) -> GatewaySettings:
+        default = Serving().timeout_seconds
+        longest = max((item["spec"].get("serving", {}).get("timeoutSeconds", default) for item in programs), default=0)
+        return GatewaySettings(
+            image=self._settings.gateway_image,
+            replicas=self._settings.gateway_replicas,
+            grace_seconds=manifests.grace_seconds(longest),
+            token=self._token(namespace),
+        )
+
+    async def _execute(self, namespace: str, plan: GatewayPlan) -> None:
+        for manifest in plan.create:
+            await self._executor.apply(dict(manifest), create=True)
+        for manifest in plan.apply:
+            log.info("A gateway's object is repaired", namespace=namespace, kind=manifest["kind"])
+            await self._executor.apply(dict(manifest), create=False)
+        for kind, uid in plan.delete:
+            await self._executor.delete(kind, namespace, GATEWAY_NAME, uid)
+
+    def _tell(self, programs: Mapping[str, str], problems: Mapping[str, Problem]) -> set[str]:
+        changed = {name for uid, name in programs.items() if self.problems.get(uid) != problems.get(uid)}
+        for uid in programs:
+            self.problems.pop(uid, None)
+        self.problems.update(problems)
+        return changed
+
+    async def _get(self, kind: str, namespace: str) -> Object | None:
+        try:
+            return await self._kube.request("GET", path(kind, namespace, GATEWAY_NAME))
+        except NotFoundException:
+            return None
+
+
+def _is_ours(item: Object) -> bool:
+    labels = item["metadata"].get("labels", {})
+    return bool(labels.get(MANAGED_BY_LABEL) == FIELD_MANAGER and labels.get(GATEWAY_LABEL) == "true")
