@@ -42,7 +42,8 @@ async def _run(settings: Settings) -> None:
     await agent.open()
     runner = web.AppRunner(application(agent), access_log=None)
     await runner.setup()
-    await web.TCPSite(runner, settings.address, settings.state_port).start()
+    # None is every address of both families; asyncio would take "::" for IPv6 alone.
+    await web.TCPSite(runner, None if settings.address == "::" else settings.address, settings.state_port).start()
     kube = await Kube.connect()
     tasks = [asyncio.create_task(agent.run()), asyncio.create_task(Watcher(kube, agent).run())]
     stop = asyncio.Event()

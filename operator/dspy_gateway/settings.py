@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -20,7 +21,7 @@ class Settings(BaseSettings):
     """The namespace whose programs the gateway serves."""
     folder: Path = Path("/run/dspy-gateway")
     """Where the sockets, Envoy's bootstrap and the snapshot live; a volume that outlives the containers."""
-    address: str = "::"
+    address: str = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"
     """The address on which listeners, probe and state page are bound; `::` takes IPv4 as well."""
     state_port: int = STATE_PORT
     """The port of the state page, the metrics and the agent's own probes."""

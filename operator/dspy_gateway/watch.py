@@ -7,7 +7,6 @@ traffic from revisions that can answer. What cannot be read, or is deleted by ha
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 from dspy_contract.logs import Logger
 from dspy_contract.routes import (
@@ -23,6 +22,7 @@ from dspy_contract.routes import (
 from dspy_gateway.agent import Agent
 from dspy_gateway.resources import Endpoint
 from dspy_kube.client import Kube, Object
+from dspy_kube.watch import Watch
 
 PORTS_NAME = "dspy-gateway"
 log = Logger(__name__)
@@ -32,59 +32,47 @@ class Watcher:
     """Follows the namespace's ConfigMaps and EndpointSlices and hands each new state to the agent."""
 
     def __init__(self, kube: Kube, agent: Agent) -> None:
-        self._kube = kube
         self._agent = agent
         self._state = agent.desired
-        self._waiting_for = {"ports", "routes", "slices"}
         self._sources: dict[str, str] = {}
         """The uid of each routes ConfigMap, by its name."""
+        self._revisions: dict[str, str] = {}
+        """The revision of each EndpointSlice, by its name."""
+        namespace = agent.settings.namespace
+        maps = f"/api/v1/namespaces/{namespace}/configmaps"
+        slices = f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
+        self._watches = (
+            Watch(kube, maps, PORTS_LABEL, self._put_ports, self._keep_ports, self._settled),
+            Watch(kube, maps, ROUTES_LABEL, self._put_routes, self._forget_routes, self._settled),
+            Watch(kube, slices, REVISION_LABEL, self._put_slice, self._forget_slice, self._settled),
+        )
 
     async def run(self) -> None:
         """Follows for ever. An API server that does not answer is tried again; what is known stays in force."""
-        namespace = self._agent.settings.namespace
-        maps = f"/api/v1/namespaces/{namespace}/configmaps"
-        slices = f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._follow("ports", maps, PORTS_LABEL, self._ports))
-            group.create_task(self._follow("routes", maps, ROUTES_LABEL, self._routes))
-            group.create_task(self._follow("slices", slices, REVISION_LABEL, self._slices))
+            for watch in self._watches:
+                group.create_task(watch.run())
 
-    async def _follow(self, what: str, path: str, label: str, take: Callable[[str, Object], None]) -> None:
-        async for kind, item in self._kube.watch(path, {"labelSelector": label}):
-            if kind == "LIST":
-                self._relist(what, item["items"], take)
-                self._waiting_for.discard(what)
-            else:
-                take(kind, item)
+    async def _settled(self) -> None:
+        if all(watch.listed.is_set() for watch in self._watches):
             self._state = self._state.keeping_routes(set(self._sources.values()))
-            if not self._waiting_for:
-                await self._agent.update(self._state)
+            self._state = self._state.keeping_slices({(revision, name) for name, revision in self._revisions.items()})
+            await self._agent.update(self._state)
 
-    def _relist(self, what: str, items: list[Object], take: Callable[[str, Object], None]) -> None:
-        """Takes what is listed, and forgets what is gone."""
-        names = {item["metadata"]["name"] for item in items}
-        if what == "routes":
-            self._sources = {name: uid for name, uid in self._sources.items() if name in names}
-        if what == "slices":
-            self._state = self._state.keeping_slices({(_revision(item), item["metadata"]["name"]) for item in items})
-        for item in items:
-            take("ADDED", item)
-
-    def _ports(self, kind: str, item: Object) -> None:
-        """A port table that is deleted is written anew by the operator: no port of a living program may move."""
-        if kind == "DELETED" or item["metadata"]["name"] != PORTS_NAME:
+    def _put_ports(self, item: Object) -> None:
+        if item["metadata"]["name"] != PORTS_NAME:
             return
         try:
             self._state = self._state.with_ports(load_ports(item["data"][CONTENT_KEY]))
         except UNREADABLE as error:
             log.error("The port table could not be read; the last one stands", error=str(error))
 
-    def _routes(self, kind: str, item: Object) -> None:
+    def _keep_ports(self, namespace: str, name: str) -> None:
+        """A port table that is deleted is written anew by the operator: no port of a living program may move."""
+
+    def _put_routes(self, item: Object) -> None:
         """A program's routes are those of the ConfigMap of its own name; copies of it mean nothing."""
         name = item["metadata"]["name"]
-        if kind == "DELETED":
-            self._sources.pop(name, None)
-            return
         try:
             routes = load_routes(item["data"][CONTENT_KEY])
         except UNREADABLE as error:
@@ -96,13 +84,16 @@ class Watcher:
         self._sources[name] = routes.uid
         self._state = self._state.with_routes(routes)
 
-    def _slices(self, kind: str, item: Object) -> None:
-        endpoints = () if kind == "DELETED" else endpoints_of(item)
-        self._state = self._state.with_slice(_revision(item), item["metadata"]["name"], endpoints)
+    def _forget_routes(self, namespace: str, name: str) -> None:
+        self._sources.pop(name, None)
 
+    def _put_slice(self, item: Object) -> None:
+        name, revision = item["metadata"]["name"], str(item["metadata"]["labels"][REVISION_LABEL])
+        self._revisions[name] = revision
+        self._state = self._state.with_slice(revision, name, endpoints_of(item))
 
-def _revision(item: Object) -> str:
-    return str(item["metadata"]["labels"][REVISION_LABEL])
+    def _forget_slice(self, namespace: str, name: str) -> None:
+        self._revisions.pop(name, None)
 
 
 def endpoints_of(item: Object) -> tuple[Endpoint, ...]:

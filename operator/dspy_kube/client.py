@@ -5,7 +5,6 @@ Plain dicts pass the official client unchanged; its generated models would refus
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Mapping
@@ -37,9 +36,6 @@ UNREACHABLE = (aiohttp.ClientError, TimeoutError)
 WATCH_SECONDS = 300
 SILENCE_SECONDS = 70
 """Bookmarks come every minute; a watch that is silent for longer is dead."""
-
-RETRY_SECONDS = 0.5
-"""Between the loss of a watch and the next listing."""
 
 Object = dict[str, Any]
 log = Logger(__name__)
@@ -88,26 +84,11 @@ class Kube:
             _refuse(response, raw)
         return dict(json.loads(raw)) if raw else {}
 
-    async def watch(self, path: str, query: Mapping[str, Any]) -> AsyncIterator[tuple[str, Object]]:
-        """Yields ("LIST", list) and then the changes (type, object), for ever; lists again whenever the watch is
-        lost."""
-        while True:
-            try:
-                listed = await self.request("GET", path, query)
-                yield "LIST", listed
-                version = listed["metadata"]["resourceVersion"]
-                while True:
-                    async for kind, item in self._changes(path, query, version):
-                        version = item["metadata"]["resourceVersion"]
-                        if kind != "BOOKMARK":
-                            yield kind, item
-            except _GoneError:
-                pass
-            except (ApiException, ValueError, KeyError, *UNREACHABLE) as error:
-                log.warning("A watch was lost and begins again", path=path, error=type(error).__name__)
-            await asyncio.sleep(RETRY_SECONDS)
+    async def changes(self, path: str, query: Mapping[str, Any], version: str) -> AsyncIterator[tuple[str, Object]]:
+        """Yields the changes (type, object) of a collection after a version, until the server ends the stream.
 
-    async def _changes(self, path: str, query: Mapping[str, Any], version: str) -> AsyncIterator[tuple[str, Object]]:
+        Bookmarks come as well. Raises GoneError when the version is too old, and what `request` raises.
+        """
         parameters = {
             **query,
             "watch": True,
@@ -119,7 +100,7 @@ class Kube:
         response = await self._send("GET", path, parameters, None, None, timeout)
         try:
             if response.status == 410:
-                raise _GoneError
+                raise GoneError
             if response.status != 200:
                 _refuse(response, await response.read())
             async for line in response.response.content:
@@ -127,7 +108,7 @@ class Kube:
                     continue
                 event = json.loads(line)
                 if event["type"] == "ERROR":
-                    raise _GoneError
+                    raise GoneError
                 yield event["type"], event["object"]
         finally:
             response.response.close()
@@ -155,7 +136,7 @@ class Kube:
         return await self._api.call_api(*arguments, _request_timeout=limit)
 
 
-class _GoneError(Exception):
+class GoneError(Exception):
     """The watch's place in history is gone, or the server ended it with an error: list again."""
 
 

@@ -12,16 +12,13 @@ from kopf._core.engines.peering import Identity
 
 from dspy_contract.logs import Logger
 from dspy_kube.client import UNREACHABLE, ApiException, Kube, configuration
+from dspy_kube.lease import Lease
 from dspy_operator import gateway_tokens, handlers
 from dspy_operator.api.names import API_VERSION, FIELD_MANAGER
-from dspy_operator.gateway_poller import Poller
-from dspy_operator.kube.execute import Executor
-from dspy_operator.kube.observe import Observer
 from dspy_operator.kube.paths import path
 from dspy_operator.page import serve_page
+from dspy_operator.parts import Parts, assemble
 from dspy_operator.reconcile.controller import Controller
-from dspy_operator.reconcile.gateway import GatewayReconciler
-from dspy_operator.reconcile.program import ProgramReconciler
 from dspy_operator.registry.mlflow import Registry
 from dspy_operator.settings import Settings
 from dspy_operator.workqueue import Key, WorkQueue
@@ -29,47 +26,69 @@ from dspy_operator.workqueue import Key, WorkQueue
 KEEP_SHARE = 0.8
 """Share of the poll interval for which a registry's answer is kept: a wake-up never finds its own old answer."""
 
+LEADS_SECONDS = 10.0
+"""A switch is renewed only while the Lease was renewed within this time."""
+
+SILENT_SECONDS = 150.0
+"""Bookmarks come every minute; a watch that is silent for this long is dead."""
+
 log = Logger(__name__)
 
 
 async def run(settings: Settings) -> None:
-    """Runs the operator. Raises whatever ended it other than a signal."""
+    """Runs the operator while it leads. Raises whatever ended it other than a signal."""
     kube = await Kube.connect()
     await _wait_for_resources(kube)
+    key = await gateway_tokens.load_key(kube, settings.pod_namespace)
+    lease = Lease(kube, settings.pod_namespace, FIELD_MANAGER, settings.identity)
     registries = {
-        name: Registry(known, settings.registry_poll_seconds * KEEP_SHARE)
-        for name, known in settings.registries.items()
+        name: Registry(each, settings.registry_poll_seconds * KEEP_SHARE) for name, each in settings.registries.items()
     }
-    queue = WorkQueue(lambda key: controller.work(key))
-    namespace_token = functools.partial(
-        gateway_tokens.token, await gateway_tokens.load_key(kube, settings.pod_namespace)
+    parts = assemble(
+        kube, registries, settings, functools.partial(gateway_tokens.token, key), lambda: lease.held(LEADS_SECONDS)
     )
-    poller = Poller(
-        lambda namespace: observer.gateway_pods(namespace),
-        lambda namespace, name: queue.add(Key("program", namespace, name)),
-        namespace_token,
-    )
-    executor = Executor(kube)
-    gateways = GatewayReconciler(kube, executor, settings, namespace_token)
-    observer = Observer(kube, registries, poller, gateways.problems, settings)
-    controller = Controller(ProgramReconciler(observer, executor, poller, settings), gateways, queue.add)
-    page = await serve_page(settings, controller)
+    page = await serve_page(settings, parts.controller)
+    await lease.acquire()
+    parts.controller.worked_at = time.time()
     # Tasks that start before kopf are not ended by kopf.
     tasks = [
-        asyncio.create_task(queue.run(settings.workers)),
-        asyncio.create_task(_resync(kube, queue, controller, settings)),
+        asyncio.create_task(lease.keep()),
+        asyncio.create_task(_guard_first(parts, settings)),
+        asyncio.create_task(_silent(parts)),
+        *(asyncio.create_task(watch.run()) for watch in parts.watches),
+        asyncio.create_task(_resync(kube, parts.passes, parts.controller, settings)),
     ]
     try:
-        await _run_kopf(settings, queue, tasks)
+        await _run_kopf(settings, parts.passes, tasks)
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await poller.close()
+        await parts.poller.close()
+        await lease.release()
         await page.cleanup()
         for registry in registries.values():
             await registry.close()
         await kube.close()
+
+
+async def _guard_first(parts: Parts, settings: Settings) -> None:
+    """The guard looks as soon as routes and gateway pods are listed; passes begin then."""
+    await asyncio.gather(*(watch.listed.wait() for watch in parts.watches))
+    async with asyncio.TaskGroup() as group:
+        group.create_task(parts.looks.run(settings.guard_workers))
+        group.create_task(parts.passes.run(settings.workers))
+
+
+async def _silent(parts: Parts) -> None:
+    """Ends the process when a watch has been silent for too long: it may have missed anything."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    while True:
+        await asyncio.sleep(SILENT_SECONDS / 10)
+        for watch in parts.watches:
+            if loop.time() - max(watch.heard_at, began) > SILENT_SECONDS:
+                raise TimeoutError(f"a watch has been silent for {SILENT_SECONDS:.0f} s")
 
 
 async def _run_kopf(settings: Settings, queue: WorkQueue, tasks: list[asyncio.Task[None]]) -> None:

@@ -5,8 +5,9 @@ confirmation, so news arrives at once and silence costs one request a second.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import aiohttp
@@ -15,9 +16,13 @@ from prometheus_client import Counter
 from dspy_contract.logs import Logger
 from dspy_contract.routes import STATE_PORT
 from dspy_contract.state import GatewayState, Interest, Poll, dump_poll, load_state
-from dspy_kube.client import UNREACHABLE, ApiException, Object
+from dspy_kube.client import Object
+from dspy_operator.api.names import GATEWAY_NAME
 
 WAIT_SECONDS = 1.0
+SPACING_SECONDS = 0.1
+"""Between an answer and the next poll: a storm of failures is looked at ten times a second, not more."""
+
 ANSWER_SECONDS = 3.0
 PODS_SECONDS = 1.0
 """How often the list of gateway pods is read."""
@@ -25,7 +30,11 @@ PODS_SECONDS = 1.0
 FRESH_SECONDS = 4.0
 """An answer that is older counts as none."""
 
+UNSEEN_SECONDS = 10.0
+"""A pod that carries traffic and has told no counts for this long is out of sight: no candidate has weight then."""
+
 POLLS = Counter("dspy_operator_gateway_polls", "Polls of gateway pods.", ["result"])
+_GATEWAY_SET = re.compile(rf"^{GATEWAY_NAME}-[a-z0-9]+$")
 log = Logger(__name__)
 
 
@@ -44,6 +53,13 @@ class _Namespace:
     carrying: frozenset[str] = frozenset()
     pods: dict[str, _Pod] = field(default_factory=dict)
     task: asyncio.Task[None] | None = None
+    began_at: float = field(default_factory=time.monotonic)
+    carrying_since: dict[str, float] = field(default_factory=dict)
+
+    def seen_at(self, name: str) -> float:
+        """The latest of the pod's last answer, its beginning to carry traffic, and ours to look."""
+        pod = self.pods.get(name)
+        return max(pod.at if pod else 0.0, self.carrying_since.get(name, 0.0), self.began_at)
 
 
 class Poller:
@@ -51,13 +67,17 @@ class Poller:
 
     def __init__(
         self,
-        pods: Callable[[str], Awaitable[list[Object]]],
+        pods: Callable[[str], list[Object]],
         wake: Callable[[str, str], None],
         token: Callable[[str], str],
+        interest: Callable[[str, str, str], Interest],
     ) -> None:
+        """`pods` lists a namespace's gateway pods, `wake` hears of news of a program, `token` opens the agents' pages,
+        `interest` is what a poll says of a program (namespace, name, and `pod/incarnation`)."""
         self._list_pods = pods
         self._wake = wake
         self._token = token
+        self._interest = interest
         self._namespaces: dict[str, _Namespace] = {}
         self._session: aiohttp.ClientSession | None = None
 
@@ -85,6 +105,14 @@ class Poller:
         }
         return known.carrying, {name: pod.state for name, pod in fresh.items() if pod.state is not None}
 
+    def unseen(self, namespace: str) -> frozenset[str]:
+        """The pods that carry traffic and have not been heard of for too long."""
+        known = self._namespaces.get(namespace)
+        if known is None:
+            return frozenset()
+        now = time.monotonic()
+        return frozenset(name for name in known.carrying if now - known.seen_at(name) > UNSEEN_SECONDS)
+
     async def close(self) -> None:
         """Ends every poll."""
         for namespace in list(self._namespaces):
@@ -103,13 +131,11 @@ class Poller:
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS, connect=1.0))
         while True:
-            try:
-                pods = await self._list_pods(namespace)
-            except (ApiException, ValueError, KeyError, *UNREACHABLE):
-                await asyncio.sleep(PODS_SECONDS)
-                continue
+            pods = [pod for pod in self._list_pods(namespace) if _is_gateway(pod)]
             running = {pod["metadata"]["name"]: pod for pod in pods if pod.get("status", {}).get("podIP")}
             known.carrying = frozenset(name for name, pod in running.items() if _carries(pod))
+            now = time.monotonic()
+            known.carrying_since = {name: known.carrying_since.get(name, now) for name in known.carrying}
             for name in known.pods.keys() - running.keys():
                 known.pods.pop(name).task.cancel()
             for name, pod in running.items():
@@ -125,10 +151,10 @@ class Poller:
         assert self._session is not None
         host = f"[{address}]" if ":" in address else address
         url, headers = f"http://{host}:{STATE_PORT}/state", {"Authorization": f"Bearer {self._token(namespace)}"}
-        token, asked = "", frozenset[str]()
+        token, asked, incarnation = "", frozenset[str](), ""
         while True:
             interested = frozenset(known.interested.values())
-            poll = Poll({uid: Interest() for uid in interested}, token if interested == asked else "", WAIT_SECONDS)
+            poll = self._question(namespace, known, f"{name}/{incarnation}", token if interested == asked else "")
             try:
                 async with self._session.post(url, data=dump_poll(poll), headers=headers) as response:
                     response.raise_for_status()
@@ -143,10 +169,20 @@ class Poller:
             pod = known.pods[name]
             before = pod.state.programs if pod.state and interested == asked and poll.seen else {}
             pod.state, pod.at = replace(state, programs={**before, **state.programs}), time.monotonic()
-            token, asked = state.token, interested
-            for program, uid in known.interested.items():
-                if uid in state.programs:
-                    self._wake(namespace, program)
+            token, asked, incarnation = state.token, interested, state.incarnation
+            for program in known.interested:
+                self._wake(namespace, program)
+            await asyncio.sleep(SPACING_SECONDS)
+
+    def _question(self, namespace: str, known: _Namespace, series: str, seen: str) -> Poll:
+        programs = {uid: self._interest(namespace, program, series) for program, uid in known.interested.items()}
+        return Poll(programs, seen, WAIT_SECONDS)
+
+
+def _is_gateway(pod: Object) -> bool:
+    """True for a pod of our own Deployment: by its owner, not by a label that others may set."""
+    owners = pod["metadata"].get("ownerReferences", ())
+    return any(owner["kind"] == "ReplicaSet" and _GATEWAY_SET.match(owner["name"]) for owner in owners)
 
 
 def _carries(pod: Object) -> bool:

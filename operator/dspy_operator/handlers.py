@@ -51,6 +51,7 @@ def settings(watch_seconds: int = 300) -> kopf.OperatorSettings:
     result = kopf.OperatorSettings()
     for group in CHILDREN:
         result.watching.label_selectors[group] = f"{MANAGED_BY_LABEL}={FIELD_MANAGER}"
+    result.queueing.idle_timeout = 0.1
     result.watching.server_timeout = watch_seconds
     result.watching.client_timeout = watch_seconds + 30
     result.watching.connect_timeout = 10

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
+import socket
+
 from pydantic import BaseModel, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -40,6 +43,10 @@ class Settings(BaseSettings):
     """Watch this namespace only; None: all."""
     resync_seconds: float = 600.0
     """How often every program is looked at even when nothing changed."""
+    identity: str = Field(default_factory=lambda: f"{socket.gethostname()}-{secrets.token_hex(4)}")
+    """Who this process is among the replicas that want to lead."""
+    guard_workers: int = 4
+    """Releases that the guard looks at at once."""
     workers: int = 8
     """Keys that are worked on at once."""
     port: int = 8080

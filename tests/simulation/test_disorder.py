@@ -72,13 +72,13 @@ class Disorder(RuleBasedStateMachine):
     def a_pod_goes(self, which: int, seconds: int, crashes: int) -> None:
         workload = list(self.world.workloads.values())[which % len(self.world.workloads)]
         workload.down_until = self.world.now + seconds
-        workload.crashes += crashes
+        workload.crashed |= {f"pod-{number}" for number in range(crashes)}
 
     @rule(name=st.sampled_from(["gateway-a", "gateway-b"]), reachable=st.booleans(), restarted=st.booleans())
     def a_gateway_misbehaves(self, name: str, reachable: bool, restarted: bool) -> None:
         self.world.gateways[name].reachable = reachable
         if restarted:
-            self.world.gateways[name].counts = {}
+            self.world.gateways[name].restart()
 
     @rule(lag=st.sampled_from([0.02, 0.5, 3.0]))
     def gateways_lag(self, lag: float) -> None:

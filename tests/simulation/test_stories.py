@@ -43,11 +43,16 @@ def test_a_bad_release(snapshot: SnapshotAssertion) -> None:
 
 
 def test_a_candidate_above_the_ceiling(snapshot: SnapshotAssertion) -> None:
-    world = serving(analysis=Analysis(error_rate=ErrorRate(max_percent=5), false_rollback_percent=0.1))
-    world.publish(2, failure_rate=0.5)
+    steps = (Step(set_weight=80), Step(pause=Pause(seconds=600)))
+    world = serving(steps=steps, analysis=Analysis(error_rate=ErrorRate(max_percent=2)))
+    world.versions[1].failure_rate = 0.06
+    world.publish(2, failure_rate=0.08)
     world.want(2)
-    world.settle(60, requests=20)
-    assert world.ledger.stable == "qa-1"
+    world.settle(200, requests=20)
+    assert world.ledger.release is not None
+    assert world.ledger.release.weight_bp == 5_000
+    assert world.ledger.release.paused is not None
+    assert world.ledger.release.paused.reason == "AboveCeiling"
     assert transcript(world) == snapshot
 
 
@@ -124,7 +129,7 @@ def test_a_candidate_that_crashes_three_times(snapshot: SnapshotAssertion) -> No
     world.publish(2)
     world.want(2)
     world.settle(6, requests=5)
-    world.workloads["qa-2"].crashes = 3
+    world.workloads["qa-2"].crashed = frozenset({"pod-a", "pod-b", "pod-c"})
     world.settle(5, requests=5)
     assert world.ledger.refusal("qa-2")
     assert transcript(world) == snapshot
@@ -132,7 +137,7 @@ def test_a_candidate_that_crashes_three_times(snapshot: SnapshotAssertion) -> No
 
 def test_a_candidate_that_hangs(snapshot: SnapshotAssertion) -> None:
     world = serving()
-    world.publish(2, hangs=True)
+    world.publish(2, hang_share=1.0)
     world.want(2)
     world.settle(30, requests=20)
     assert world.ledger.release is not None
@@ -290,7 +295,7 @@ def test_a_status_lost_in_mid_release_leaves_stable_stable() -> None:
 
 def test_going_back_to_a_revision_that_crashed_long_ago_is_no_crash() -> None:
     world = serving()
-    world.workloads["qa-1"].crashes = 5
+    world.workloads["qa-1"].crashed = frozenset({"pod-a", "pod-b", "pod-c"})
     world.policy = None
     world.publish(2)
     world.want(2)

@@ -1,127 +1,156 @@
-"""Counts become evidence: increments of cumulative counters, blocks, and what is left out of them."""
+"""Tables become evidence: each counted once, in the order in which they opened, whoever is late, gone or restarted."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 
-import pytest
-
-from dspy_contract.state import Counts, GatewayState, ProgramState
+from dspy_contract.state import EDGES_SECONDS, Counts, DrawTable, GatewayState, ProgramState
 from dspy_operator.api.convert import from_dict, to_dict
 from dspy_operator.api.rollout import Analysis, ErrorRate
-from dspy_operator.domain.analysis.evidence import Evidence, ReleasePair, RequestCounts, Verdict, accumulate, judge
+from dspy_operator.domain.analysis.evidence import Evidence, ReleasePair, accumulate
+from dspy_operator.domain.analysis.judge import above_ceiling, is_better, is_no_worse, judge
+from dspy_operator.domain.analysis.streams import slow_bounds
+from dspy_operator.domain.analysis.verdict import Verdict
 
-NOW = 1_000.0
-UID, ARMS = "uid", ReleasePair("old", "new", 100.0)
-
-
-def gateway(since: float = 0.0, **revisions: Counts) -> GatewayState:
-    return GatewayState("pod", "i", NOW - since, "", {UID: ProgramState(1, "", True, {}, revisions)})
+UID, PAIR, STARTED_AT = "uid", ReleasePair("old", "new"), 1_000.0
 
 
-def counted(started: int, **outcomes: int) -> Counts:
-    return Counts(started, outcomes)
+def table(number: int, old: Counts, new: Counts, weight: int = 1_000, **about: object) -> DrawTable:
+    """A table of weights `weight` for the candidate, one second old."""
+    shares = {"old": 10_000 - weight, "new": weight}
+    return replace(DrawTable(number, 1.0, shares, {"old": old, "new": new}, warm_seconds=60.0), **about)  # type: ignore[arg-type]
 
 
-def folded(*looks: Mapping[str, GatewayState], analysis: Analysis | None = None) -> Evidence:
-    evidence = Evidence()
-    for look in looks:
-        evidence = accumulate(evidence, look, UID, ARMS, analysis or Analysis(), NOW)
-    return evidence
+def state(*tables: DrawTable, pod: str = "a", incarnation: str = "i") -> GatewayState:
+    return GatewayState(pod, incarnation, 100.0, "", {UID: ProgramState(tables=tables)})
 
 
-def test_a_pod_that_is_older_than_the_release_counts_from_its_first_look() -> None:
-    evidence = folded(
-        {"a": gateway(old=counted(1_000, ok=1_000))}, {"a": gateway(old=counted(1_010, ok=1_008, timeout=2))}
-    )
-    assert evidence.stable == RequestCounts(10, 2, answered=10)
+def look(evidence: Evidence, *states: GatewayState, now: float = STARTED_AT + 10, step: int = 0) -> Evidence:
+    return accumulate(evidence, {each.pod: each for each in states}, UID, PAIR, STARTED_AT, step, now)
 
 
-def test_a_pod_born_after_the_release_began_counts_from_zero() -> None:
-    assert folded({"a": gateway(since=101.0, old=counted(7, ok=7))}).stable == RequestCounts(7, answered=7)
+def unbounded(evidence: Evidence) -> Evidence:
+    """The evidence without bounds of slow answers, which these tables say nothing about."""
+    return replace(evidence, bounds=())
 
 
-def test_a_counter_that_fell_has_restarted() -> None:
-    evidence = folded({"a": gateway(old=counted(50))}, {"a": gateway(old=counted(60))}, {"a": gateway(old=counted(3))})
-    assert evidence.stable.requests == 13
+def ok(requests: int) -> Counts:
+    return Counts(requests, {"ok": requests})
 
 
-def test_a_look_that_failed_adds_nothing_and_loses_nothing() -> None:
-    evidence = folded({"a": gateway(old=counted(10))}, {}, {"a": gateway(old=counted(25))})
-    assert evidence.stable.requests == 15
+def failed(requests: int, failures: int, outcome: str = "program_error") -> Counts:
+    return Counts(requests, {"ok": requests - failures, outcome: failures})
 
 
-def test_the_same_look_twice_is_the_same_evidence() -> None:
-    look = {"a": gateway(since=101.0, old=counted(10, ok=9, timeout=1), new=counted(2, ok=2))}
-    once = folded(look)
-    assert accumulate(once, look, UID, ARMS, Analysis(), NOW) == once
+def test_a_table_is_counted_once_however_often_it_is_seen() -> None:
+    evidence = look(look(Evidence(), state(table(1, ok(9), ok(1)))), state(table(1, ok(90), ok(10))))
+    assert (evidence.stable.requests, evidence.candidate.requests) == (90, 10)
 
 
-def test_a_block_stays_open_until_both_had_a_request() -> None:
-    evidence = folded({"a": gateway(since=101.0, old=counted(10, ok=10))})
-    assert evidence.failures.requests == 0
-    assert evidence.open_stable == RequestCounts(10, answered=10)
+def test_settled_tables_are_merged_and_never_taken_again() -> None:
+    settled = table(1, ok(90), ok(10), closed=True, settled=True)
+    evidence = look(look(Evidence(), state(settled)), state(settled, table(2, ok(9), ok(1))))
+    assert evidence.kept == {"a/i": 1}
+    assert (len(evidence.totals), len(evidence.tables)) == (1, 1)
+    assert evidence.stable.requests == 99
 
 
-@pytest.mark.parametrize("outcome", ["program_error", "upstream_error", "timeout", "connection_failure", "overloaded"])
-def test_a_candidate_that_fails_in_any_way_is_worse(outcome: str) -> None:
-    looks = [
-        {"a": gateway(101.0, old=counted(20 * n, ok=20 * n), new=counted(2 * n, **{outcome: 2 * n}))}
-        for n in range(1, 6)
-    ]
-    assert judge(folded(*looks), Analysis()).verdict is Verdict.WORSE
+def test_one_table_that_is_not_settled_holds_back_all_later_ones_of_every_pod() -> None:
+    hanging = table(1, ok(9), Counts(1), age_seconds=8.0)
+    later = table(1, ok(900), ok(100), closed=True, settled=True)
+    evidence = look(Evidence(), state(hanging), state(later, pod="b"))
+    assert evidence.totals == ()
+    assert not is_no_worse(unbounded(evidence), Analysis(margin_percent=50))
+    evidence = look(evidence, state(replace(hanging, settled=True)), state(later, pod="b"))
+    assert is_no_worse(unbounded(evidence), Analysis(margin_percent=50))
 
 
-def test_overload_of_both_is_no_evidence() -> None:
-    looks = [
-        {"a": gateway(101.0, old=counted(20 * n, overloaded=10 * n), new=counted(2 * n, overloaded=2 * n))}
-        for n in range(1, 40)
-    ]
-    assert judge(folded(*looks), Analysis()).verdict is not Verdict.WORSE
+def test_what_a_pod_that_is_gone_had_open_is_lost_and_no_longer_waited_for() -> None:
+    evidence = look(Evidence(), state(table(1, ok(9), Counts(1))))
+    evidence = look(evidence, state(pod="b"), now=STARTED_AT + 200)
+    assert evidence.totals[0].candidate.outcomes == {"lost": 1}
+    assert evidence.tables == {}
 
 
-def test_a_candidate_that_refuses_clients_is_worse_by_a_reason_of_its_own() -> None:
-    looks = [
-        {"a": gateway(101.0, old=counted(20 * n, ok=20 * n), new=counted(2 * n, client_error=2 * n))}
-        for n in range(1, 8)
-    ]
-    judged = judge(folded(*looks), Analysis())
-    assert (judged.verdict, judged.reason) == (Verdict.WORSE, "RefusesMoreRequests")
+def test_a_pod_that_begins_anew_ends_its_old_tables() -> None:
+    evidence = look(Evidence(), state(table(1, ok(9), Counts(1))))
+    evidence = look(evidence, state(table(1, ok(5), ok(0)), incarnation="j"))
+    assert evidence.stable.requests == 14
+    assert evidence.totals[0].candidate.outcomes == {"lost": 1}
 
 
-def test_the_ceiling_works_without_traffic_to_stable_and_not_while_stable_is_above_it() -> None:
+def test_tables_before_the_release_tell_how_stable_was_and_are_no_part_of_it() -> None:
+    before = DrawTable(1, 500.0, {"old": 10_000}, {"old": failed(1_000, 10)})
+    evidence = look(Evidence(), state(before))
+    assert (evidence.stable.requests, evidence.history.failures) == (0, 10)
+
+
+def test_bounds_are_fixed_once_and_only_tables_of_the_next_epoch_use_them() -> None:
+    slow_edge = EDGES_SECONDS.index(1.0)
+    answers = Counts(200, {"ok": 200}, {edge: 200 if edge <= slow_edge else 0 for edge in range(len(EDGES_SECONDS))})
+    evidence = look(Evidence(), state(table(1, answers, ok(0))))
+    assert evidence.bounds == (slow_edge + 1,) * 5
+    assert evidence.epoch == 1
+    evidence = look(evidence, state(table(1, answers, ok(0)), table(2, answers, ok(10), epoch=1)))
+    assert [total.bounded for total in evidence.ordered] == [False, True]
+    assert evidence.bounds == (slow_edge + 1,) * 5
+
+
+def test_too_few_answers_give_no_bounds() -> None:
+    assert slow_bounds(ok(199)) == ()
+
+
+def test_a_candidate_that_always_fails_is_worse_and_the_words_name_the_counts() -> None:
+    judged = judge(look(Evidence(), state(table(1, ok(45), failed(5, 5)))), Analysis())
+    assert (judged.verdict, judged.reason, judged.stream) == (Verdict.WORSE, "FailsMoreOften", "failed")
+    assert "5 of 5 requests of the candidate against 0 of 45 of stable" in judged.message
+
+
+def test_each_stream_has_a_reason_of_its_own() -> None:
+    refuses = judge(look(Evidence(), state(table(1, ok(90), failed(10, 10, "client_error")))), Analysis())
+    leaves = judge(look(Evidence(), state(table(1, ok(90), failed(10, 10, "cancelled")))), Analysis())
+    assert (refuses.reason, leaves.reason) == ("RefusesMoreRequests", "ClientsLeave")
+
+
+def test_overload_and_connections_are_no_verdict() -> None:
+    for outcome in ("overloaded", "connection_failure"):
+        evidence = look(Evidence(), state(table(1, ok(900), failed(100, 100, outcome))))
+        assert judge(evidence, Analysis()).verdict is not Verdict.WORSE
+
+
+def test_an_outage_that_hits_both_is_no_evidence() -> None:
+    evidence = look(Evidence(), state(table(1, failed(900, 900), failed(100, 100))))
+    assert judge(evidence, Analysis()).verdict is not Verdict.WORSE
+
+
+def test_a_table_that_flapped_is_shown_and_judged_by_nothing() -> None:
+    evidence = look(Evidence(), state(table(1, ok(45), failed(5, 5), judged=False)))
+    assert evidence.candidate.failures == 5
+    assert judge(evidence, Analysis()).verdict is Verdict.UNDECIDED
+
+
+def test_what_nobody_knows_is_bad_for_the_candidate() -> None:
+    unknown = failed(600, 100, "lost")
+    evidence = look(Evidence(), state(table(1, ok(600), unknown, weight=5_000, settled=True)))
+    assert not is_no_worse(unbounded(evidence), Analysis())
+    evidence = look(Evidence(), state(table(1, unknown, ok(600), weight=5_000, settled=True)))
+    assert is_no_worse(unbounded(evidence), Analysis())
+
+
+def test_stable_that_fails_beside_a_good_candidate_is_shown_to_be_the_worse_one() -> None:
+    evidence = look(Evidence(), state(table(1, failed(100, 100), ok(100), weight=5_000)))
+    assert is_better(evidence, 0.001)
+    assert not is_better(look(Evidence(), state(table(1, ok(100), ok(100), weight=5_000))), 0.001)
+
+
+def test_the_ceiling_looks_at_the_step_at_hand_only() -> None:
     limit = Analysis(error_rate=ErrorRate(max_percent=5))
-    alone = [{"a": gateway(101.0, new=counted(2 * n, timeout=2 * n))} for n in range(1, 8)]
-    assert judge(folded(*alone, analysis=limit), limit).reason == "AboveCeiling"
-    both = [
-        {"a": gateway(101.0, old=counted(20 * n, timeout=10 * n), new=counted(2 * n, timeout=n))} for n in range(1, 30)
-    ]
-    assert judge(folded(*both, analysis=limit), limit).verdict is not Verdict.WORSE
-
-
-def test_stable_that_fails_more_than_half_is_unhealthy_and_heals() -> None:
-    sick = [{"a": gateway(101.0, old=counted(20 * n, timeout=20 * n))} for n in range(1, 4)]
-    evidence = folded(*sick)
-    assert evidence.stable_unhealthy
-    healed = accumulate(
-        evidence, {"a": gateway(101.0, old=counted(160, timeout=60, ok=100))}, UID, ARMS, Analysis(), NOW
-    )
-    assert not healed.stable_unhealthy
+    evidence = look(Evidence(), state(table(1, ok(100), failed(100, 40))), step=1)
+    assert above_ceiling(evidence, limit, 1)
+    assert not above_ceiling(evidence, limit, 2)
 
 
 def test_evidence_survives_the_status() -> None:
-    looks = [
-        {"a": gateway(101.0, old=counted(20 * n, ok=19 * n, timeout=n), new=counted(2 * n, ok=2 * n))}
-        for n in range(1, 9)
-    ]
-    evidence = folded(*looks)
+    counts = Counts(20, {"ok": 19, "timeout": 1}, {5: 3})
+    evidence = look(Evidence(), state(table(1, counts, ok(2), settled=True), table(2, counts, ok(2))))
     assert from_dict(to_dict(evidence), Evidence) == evidence
-
-
-def test_the_ceiling_counts_failures_that_arrive_after_their_starts() -> None:
-    limit = Analysis(error_rate=ErrorRate(max_percent=5))
-    looks = []
-    for n in range(1, 20):
-        looks.append({"a": gateway(101.0, new=counted(2 * n, timeout=2 * n - 2))})
-        looks.append({"a": gateway(101.0, new=counted(2 * n, timeout=2 * n))})
-    assert judge(folded(*looks, analysis=limit), limit).reason == "AboveCeiling"

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dev.draws import until_lowered, until_no_worse
 from dspy_operator.domain.analysis import ceiling, label_test, no_worse
-from dspy_operator.domain.analysis.draws import Draws, rejects
+from dspy_operator.domain.analysis.draws import Draws
 
 shares = st.floats(0.001, 0.999)
 
@@ -77,32 +78,19 @@ def test_a_late_change_is_found_sooner_with_more_totals() -> None:
     assert label_test.log_e([*good, turned]) > label_test.log_e([together]) + 2
 
 
-def until_lowered(chance: random.Random, stable: float, candidate: float, weight: float, most: int) -> int:
-    """Candidate requests until the label test of `failed` lowers at alpha 0.1 %."""
-    counts = [0, 0, 0, 0]
-    while counts[1] < most:
-        drawn = chance.random() < weight
-        counts[drawn] += 1
-        bad = chance.random() < (candidate if drawn else stable)
-        counts[2 + drawn] += bad
-        if bad and drawn and rejects(math.log(0.5) + label_test.log_e([Draws(weight, *counts)], 0.001), 0.001):
-            return counts[1]
-    return most
-
-
 @pytest.mark.parametrize(
     ("stable", "candidate", "published"),
     [(0.001, 0.2, 14), (0.001, 1.0, 3), (0.01, 0.1, 66), (0.01, 0.2, 24), (0.01, 1.0, 3), (0.05, 0.5, 14)],
 )
 def test_a_worse_candidate_is_found_as_soon_as_published(stable: float, candidate: float, published: int) -> None:
     chance = random.Random(f"{stable} {candidate}")
-    found = [until_lowered(chance, stable, candidate, 0.05, 5_000) for _ in range(60)]
+    found = [until_lowered(chance, stable, candidate, 0.05, 5_000)[0] for _ in range(60)]
     assert median(found) == pytest.approx(published, rel=0.5, abs=2)
 
 
 def test_healthy_candidates_are_lowered_at_most_as_often_as_alpha_says() -> None:
     chance = random.Random(3)
-    assert sum(until_lowered(chance, 0.05, 0.05, 0.05, 1_000) < 1_000 for _ in range(60)) <= 1
+    assert sum(until_lowered(chance, 0.05, 0.05, 0.05, 1_000)[0] < 1_000 for _ in range(60)) <= 1
 
 
 @pytest.mark.parametrize(("stable", "margin", "published"), [(0.0, 0.01, 354), (0.0, 0.05, 70), (0.01, 0.02, 348)])
@@ -117,18 +105,3 @@ def test_a_healthy_candidate_is_shown_no_worse_as_soon_as_published(
 def test_a_candidate_worse_by_the_margin_is_rarely_promoted() -> None:
     chance = random.Random(4)
     assert sum(until_no_worse(chance, 0.01, 0.03, 0.02, 1_500) < 1_500 for _ in range(40)) <= 6
-
-
-def until_no_worse(chance: random.Random, stable: float, candidate: float, margin: float, most: int) -> int:
-    """Candidate requests at weight 5 % until it is shown no worse; tables of 200 requests."""
-    totals: list[Draws] = []
-    while sum(total.candidate_requests for total in totals) < most:
-        counts = [0, 0, 0, 0]
-        for _ in range(200):
-            drawn = chance.random() < 0.05
-            counts[drawn] += 1
-            counts[2 + drawn] += chance.random() < (candidate if drawn else stable)
-        totals.append(Draws(0.05, *counts))
-        if rejects(no_worse.log_e(totals, margin), no_worse.ALPHA):
-            return sum(total.candidate_requests for total in totals)
-    return most

@@ -26,11 +26,13 @@ class ServeRevision:
 
 @dataclass(frozen=True, slots=True)
 class WriteRoutes:
-    """Writes the routes of the program. `create` while there are none, so that a stranger's object is never taken
-    over."""
+    """Writes the routes of the program over the version that they were derived from.
+
+    `version` is None while there are none, so that a stranger's object is never taken over.
+    """
 
     routes: Routes
-    create: bool
+    version: str | None
 
 
 @dataclass(frozen=True, slots=True)

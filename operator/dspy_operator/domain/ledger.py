@@ -1,17 +1,21 @@
 """The ledger: all that a release must remember, kept in `DSPyProgram.status.release`, and the only truth about it.
 
-Every decision is written here before it has an effect. Times are Unix seconds, weights basis points.
+Every decision is written here before it has an effect. Times are Unix seconds, durations seconds, weights basis points.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
+from dspy_contract.routes import TOTAL_WEIGHT
 from dspy_operator.domain.analysis.evidence import Evidence, RequestCounts
 from dspy_operator.domain.steps import Step
 
 LONGEST_HISTORY = 10
 LONGEST_REFUSED = 20
+VERSION = 1
+"""Of the ledger's form. One of a newer version is never written over; older ones are migrated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,28 +27,60 @@ class Paused:
 
 
 @dataclass(frozen=True, slots=True)
-class Release:
-    """One passage of a candidate from weight 0 to stable or to refused. Steps are those of its beginning."""
+class Lowering:
+    """A candidate's weight that the guard took away, until the evidence is confirmed or the cause is gone.
 
+    `number` is that of the routes' `lowered`, or the next one when a pass found it first. `weight_bp` is what the
+    candidate had. `clear_seconds`: how long the cause has been gone.
+    """
+
+    number: int
+    reason: str
+    stream: str
+    message: str
+    weight_bp: int
+    clear_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One passage of a candidate from weight 0 to stable or to refused. Steps are those of its beginning.
+
+    Times within a release are sums of the bounded differences between passes: a clock that jumps skips nothing.
+    """
+
+    id: int
     candidate: str
     started_at: float
+    generation: int = 0
+    """The newest generation of the spec that asked for the candidate."""
     policy: str | None = None
     """The rollout that governs it; None: it switches when ready."""
+    false_rollback_percent: float = 0.1
+    """Alpha of this release. It may only get stricter: evidence was spent at the old one."""
     steps: tuple[Step, ...] = ()
     step: int = 0
     """The step that is being carried out; equal to len(steps) when all are done."""
-    step_started_at: float = 0.0
+    step_seconds: float = 0.0
+    """How long the step's clock has run; it stands still while something blocks the release."""
+    blocked_seconds: float = 0.0
+    """How long something has blocked the release without a break."""
     step_started_requests: int = 0
-    step_started_crashes: int = 0
     weight_bp: int = 0
     """The candidate's desired weight, in basis points."""
-    awaited_requests: int | None = None
-    """How many candidate requests must be answered before it is promoted: those that had started when it was found fit.
-    A request in flight is no good answer yet: a candidate that hangs has no failures either."""
+    steps_ended_at: float | None = None
+    """When the last step was done; requests that were drawn before must be answered before a promotion."""
     ready_once: bool = False
     """Whether the candidate has been ready; until then the progress deadline runs."""
-    clock_stopped_at: float | None = None
-    """Since when the step's clock stands still, because stable itself is unhealthy or the candidate is not ready."""
+    lowered: Lowering | None = None
+    answered: int = 0
+    """The number of the last `lowered` that a pass has answered."""
+    lowerings: Mapping[str, int] = field(default_factory=dict)
+    """How often the candidate was lowered, by reason: some waits double each time."""
+    crashed: tuple[str, ...] = ()
+    """Pods of the candidate that have ended by themselves since the release began."""
+    crashed_before: tuple[str, ...] = ()
+    """Those that had before: they are no fault of this release."""
     paused: Paused | None = None
     evidence: Evidence = Evidence()
 
@@ -68,7 +104,8 @@ class Draining:
     """A revision without weight that may still have requests in flight."""
 
     revision: str
-    since: float
+    seconds: float = 0.0
+    """How long it has drained, as the sum of bounded differences between passes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +120,11 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """The whole ledger of a program. `serial` numbers the routes and only grows."""
+    """The whole ledger of a program. `serial` numbers the routes, `releases` counts the releases; both only grow."""
 
+    version: int = VERSION
     serial: int = 0
+    releases: int = 0
     stable: str | None = None
     stable_proven: bool = False
     """Whether stable has ever been ready. One that never was can be replaced without a release."""
@@ -95,8 +134,27 @@ class Ledger:
     history: tuple[Ended, ...] = ()
     request: str = ""
     """The request annotation that was handled last."""
+    request_outcome: str = ""
+    """What became of it."""
+    ticked_at: float = 0.0
+    """When the last pass was; Unix seconds."""
     checkpointed_at: float = 0.0
     """When evidence was last written."""
+
+    def problem(self) -> str:
+        """What is wrong with a ledger that was read; empty for one that can be carried on."""
+        release = self.release
+        if self.serial < 0 or self.releases < 0:
+            return "serial and releases are never negative"
+        if release is None:
+            return ""
+        if self.stable is None or release.candidate == self.stable:
+            return "a release needs a stable that is not its candidate"
+        if not 0 <= release.weight_bp <= TOTAL_WEIGHT:
+            return f"weightBp {release.weight_bp} is not within 0 and {TOTAL_WEIGHT}"
+        if not 0 <= release.step <= len(release.steps):
+            return f"step {release.step} is not one of {len(release.steps)}"
+        return ""
 
     def refusal(self, revision: str) -> Refused | None:
         """The refusal of a revision, if it was refused."""
@@ -106,10 +164,10 @@ class Ledger:
         """The ledger with a release's end in its history."""
         return replace(self, history=(*self.history, Ended(revision, outcome, message, now))[-LONGEST_HISTORY:])
 
-    def with_draining(self, revision: str, now: float) -> Ledger:
+    def with_draining(self, revision: str) -> Ledger:
         """The ledger with a revision that loses its weight now."""
         others = tuple(draining for draining in self.draining if draining.revision != revision)
-        return replace(self, draining=(*others, Draining(revision, now)))
+        return replace(self, draining=(*others, Draining(revision)))
 
     def without_draining(self, revision: str) -> Ledger:
         """The ledger with a revision that drains no more."""

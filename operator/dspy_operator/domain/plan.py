@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dspy_contract.routes import Backend, Routes
+from dspy_contract.routes import Backend, ReleaseRef, Routes
 from dspy_operator.domain import status
 from dspy_operator.domain.actions import (
     Action,
@@ -21,7 +21,7 @@ from dspy_operator.domain.actions import (
     ServeRevision,
     WriteRoutes,
 )
-from dspy_operator.domain.ledger import Ledger
+from dspy_operator.domain.ledger import Ledger, Release
 from dspy_operator.domain.readiness import listening
 from dspy_operator.domain.recovery import recover_ledger
 from dspy_operator.domain.release.rules import advance
@@ -130,19 +130,35 @@ def _rollouts(snapshot: Snapshot, ledger: Ledger, now: float) -> tuple[RolloutSt
 
 
 def _desired_routes(snapshot: Snapshot, ledger: Ledger, targets: tuple[Target, ...]) -> Routes:
-    """The routes that the targets ask for, under the serial they have or the next one."""
-    program, current = snapshot.program, snapshot.routes
-    backends = tuple(Backend(target.revision, target.weight_bp) for target in targets)
+    """The routes that the targets ask for, under the serial they have or one greater than any that was seen."""
+    program, current, release = snapshot.program, snapshot.routes, ledger.release
     revisions = [snapshot.revision(target.revision) for target in targets]
     timeouts = [revision.timeout_seconds for revision in revisions if revision]
-    timeout = max(timeouts, default=program.spec.serving.timeout_seconds)
-    serial = max(ledger.serial, current.serial if current else 0)
-    desired = Routes(program.name, program.uid, serial, timeout, backends)
-    return desired if current == desired else replace(desired, serial=serial + 1)
+    desired = Routes(
+        program=program.name,
+        uid=program.uid,
+        serial=max(ledger.serial, current.serial if current else 0),
+        timeout_seconds=max(timeouts, default=program.spec.serving.timeout_seconds),
+        backends=tuple(Backend(target.revision, target.weight_bp) for target in targets),
+        release=_release_ref(ledger, release) if release else None,
+        refused=tuple(refused.revision for refused in ledger.refused),
+        needs=("tables", "switch") if release else (),
+    )
+    told = [
+        state.programs[program.uid].serial
+        for state in snapshot.gateway.states.values()
+        if program.uid in state.programs
+    ]
+    newest = max([desired.serial, *told])
+    return desired if current == desired and newest == desired.serial else replace(desired, serial=newest + 1)
+
+
+def _release_ref(ledger: Ledger, release: Release) -> ReleaseRef:
+    return ReleaseRef(release.id, str(ledger.stable), (release.candidate,), release.evidence.epoch)
 
 
 def _write_routes(snapshot: Snapshot, routes: Routes) -> tuple[WriteRoutes, ...]:
-    return () if snapshot.routes == routes else (WriteRoutes(routes, create=snapshot.routes is None),)
+    return () if snapshot.routes == routes else (WriteRoutes(routes, snapshot.routes_version),)
 
 
 def _lowers(current: Routes | None, routes: Routes, stable: str | None) -> bool:

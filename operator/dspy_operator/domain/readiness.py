@@ -32,14 +32,14 @@ def problem_of(workload: Workload | None) -> Problem:
     )
 
 
-def serial_acked(gateway: Gateway, uid: str, serial: int, since: float, now: float) -> bool:
-    """True when every gateway pod that carries traffic obeys the serial, which was written at `since`."""
+def serial_acked(gateway: Gateway, uid: str, serial: int, waited_seconds: float) -> bool:
+    """True when every gateway pod that carries traffic obeys the serial, which has been waited for that long."""
     carrying = [state for pod, state in gateway.states.items() if pod in gateway.pods]
     serials = [state.programs[uid].serial if uid in state.programs else 0 for state in carrying]
     if not serials or any(known < serial for known in serials):
         return False
     silent = gateway.pods - set(gateway.states)
-    return not silent or now - since > UNREACHABLE_GRACE_SECONDS
+    return not silent or waited_seconds > UNREACHABLE_GRACE_SECONDS
 
 
 def requests_in_flight(gateway: Gateway, uid: str, revision: str) -> int | None:

@@ -13,7 +13,7 @@ def recover_ledger(snapshot: Snapshot, now: float) -> Ledger:
         stable, *others = routes.backends
         ledger = Ledger(serial=routes.serial, stable=stable.revision, stable_proven=True)
         for backend in others:
-            ledger = ledger.with_draining(backend.revision, now)
+            ledger = ledger.with_draining(backend.revision)
         return ledger
     promoted = {
         name: workload.promoted_at for name, workload in snapshot.workloads.items() if workload.promoted_at is not None

@@ -6,8 +6,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from dspy_operator.api.reasons import Reason
 from dspy_operator.domain.ledger import Ledger
-from dspy_operator.domain.release.lifecycle import refuse
+from dspy_operator.domain.readiness import fully_ready
+from dspy_operator.domain.release.lifecycle import promote, refuse
 from dspy_operator.domain.snapshot import Snapshot
 from dspy_operator.domain.transition import Event, Transition
 
@@ -36,17 +38,57 @@ def handle_request(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition
     verb = VERBS.get(request.verb)
     if verb is None:
         known = f"known is: {', '.join(sorted(VERBS))} <revision> <nonce>"
-        return ledger, (Event("RequestUnknown", f"The request {request.verb!r} is not known; {known}", warning=True),)
-    return verb(ledger, snapshot, request, now)
+        return ledger, (
+            Event(Reason.REQUEST_UNKNOWN, f"The request {request.verb!r} is not known; {known}", warning=True),
+        )
+    ledger, events = verb(ledger, snapshot, request, now)
+    outcome = f"{annotation}: {events[-1].message}" if events else annotation
+    return replace(ledger, request_outcome=outcome), events
 
 
 def _abort(ledger: Ledger, snapshot: Snapshot, request: Request, now: float) -> Transition:
     """Refuses the candidate."""
-    candidate = ledger.release.candidate if ledger.release else "none"
-    if ledger.release is None or candidate != request.revision:
-        message = f"abort names {request.revision!r}, but the candidate is {candidate}"
-        return ledger, (Event("RequestIgnored", message, warning=True),)
-    return refuse(ledger, snapshot, now, "Aborted", "Aborted", "A person aborted the release")
+    if not _names_candidate(ledger, request):
+        return _ignored(ledger, request, _candidate_is(ledger))
+    return refuse(ledger, snapshot, now, Reason.ABORTED, Reason.ABORTED, "A person aborted the release")
 
 
-VERBS: Mapping[str, Callable[[Ledger, Snapshot, Request, float], Transition]] = {"abort": _abort}
+def _promote(ledger: Ledger, snapshot: Snapshot, request: Request, now: float) -> Transition:
+    """Makes the candidate stable at once: skips the steps and the proof, never the guard."""
+    if not _names_candidate(ledger, request):
+        return _ignored(ledger, request, _candidate_is(ledger))
+    assert ledger.release is not None
+    if ledger.release.lowered:
+        return _ignored(ledger, request, f"the guard took its traffic away: {ledger.release.lowered.message}")
+    if not fully_ready(snapshot, ledger.release.candidate):
+        return _ignored(ledger, request, "not every pod of the candidate is ready")
+    return promote(ledger, snapshot, now, "A person promoted it")
+
+
+def _retry(ledger: Ledger, snapshot: Snapshot, request: Request, now: float) -> Transition:
+    """Takes a refusal back: the revision is released anew, with the policy's steps as they are now."""
+    if ledger.refusal(request.revision) is None:
+        return _ignored(ledger, request, "it is not refused")
+    message = f"{snapshot.label(request.revision)} is tried again"
+    kept = tuple(refused for refused in ledger.refused if refused.revision != request.revision)
+    return replace(ledger, refused=kept), (Event(Reason.REQUEST_DONE, message),)
+
+
+def _names_candidate(ledger: Ledger, request: Request) -> bool:
+    return ledger.release is not None and ledger.release.candidate == request.revision
+
+
+def _candidate_is(ledger: Ledger) -> str:
+    return f"the candidate is {ledger.release.candidate if ledger.release else 'none'}"
+
+
+def _ignored(ledger: Ledger, request: Request, why: str) -> Transition:
+    message = f"{request.verb} {request.revision} does nothing: {why}"
+    return ledger, (Event(Reason.REQUEST_IGNORED, message, warning=True),)
+
+
+VERBS: Mapping[str, Callable[[Ledger, Snapshot, Request, float], Transition]] = {
+    "abort": _abort,
+    "promote": _promote,
+    "retry": _retry,
+}

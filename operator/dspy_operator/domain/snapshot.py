@@ -78,8 +78,8 @@ class Workload:
 
     replicas: int
     ready: int
-    crashes: int = 0
-    """Exits of its containers by themselves, over all of its pods."""
+    crashed: frozenset[str] = frozenset()
+    """Pods whose container has ended by itself: with an exit code that is not 0, or out of memory."""
     fatal: Problem | None = None
     """A reason that cannot heal: the model does not load, the version is gone."""
     problem: Problem | None = None
@@ -97,6 +97,8 @@ class Gateway:
     pods: frozenset[str] = frozenset()
     """Pods that are Ready or Terminating: those that carry traffic."""
     states: Mapping[str, GatewayState] = field(default_factory=dict)
+    unseen: frozenset[str] = frozenset()
+    """Pods that carry traffic and whose counts are too old for a candidate to have any."""
     problem: Problem | None = None
     """Why the program gets no gateway, as the gateway's own pass found."""
 
@@ -112,6 +114,8 @@ class Snapshot:
     revisions: Mapping[str, Revision] = field(default_factory=dict)
     workloads: Mapping[str, Workload] = field(default_factory=dict)
     routes: Routes | None = None
+    routes_version: str | None = None
+    """The resourceVersion of the routes' object; None when there is none."""
     gateway: Gateway = Gateway()
     service_port: int | None = None
     """The target port of the program's Service; None when there is no Service."""

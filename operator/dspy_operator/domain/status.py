@@ -5,6 +5,7 @@ The ledger travels inside the program's status. Everything else there may be los
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -12,10 +13,11 @@ from typing import Any
 from dspy_operator.api.conditions import Condition, false, merged, true
 from dspy_operator.api.convert import to_dict
 from dspy_operator.api.rollout import Policy
-from dspy_operator.domain.analysis.evidence import Evidence, RequestCounts
-from dspy_operator.domain.ledger import Ledger
+from dspy_operator.domain.analysis.evidence import RequestCounts
+from dspy_operator.domain.analysis.judge import judge
+from dspy_operator.domain.ledger import Ledger, Release
 from dspy_operator.domain.readiness import can_serve, problem_of
-from dspy_operator.domain.release.judging import judged
+from dspy_operator.domain.release.judging import analysis_of
 from dspy_operator.domain.release.messages import step_label
 from dspy_operator.domain.release.rules import current_activity
 from dspy_operator.domain.snapshot import DesiredRevision, Problem, Revision, Snapshot
@@ -105,8 +107,8 @@ def _program(snapshot: Snapshot, ledger: Ledger, now: float) -> Content:
     stable = snapshot.revisions.get(str(ledger.stable)) or snapshot.desired_revision
     conditions = [
         _accepted(snapshot.desired),
-        _availcan_serve(snapshot, ledger),
-        _current(snapshot, ledger, now),
+        _available(snapshot, ledger),
+        _current(snapshot, ledger),
         _stalled(snapshot, ledger),
     ]
     workload = snapshot.workloads.get(str(ledger.stable))
@@ -146,7 +148,7 @@ def _accepted(desired: DesiredRevision | Problem | None) -> Condition:
     return true("Accepted", "Accepted")
 
 
-def _availcan_serve(snapshot: Snapshot, ledger: Ledger) -> Condition:
+def _available(snapshot: Snapshot, ledger: Ledger) -> Condition:
     if not can_serve(snapshot, ledger.stable):
         problem = problem_of(snapshot.workloads.get(str(ledger.stable)))
         return false("Available", problem.reason, problem.message)
@@ -157,10 +159,10 @@ def _availcan_serve(snapshot: Snapshot, ledger: Ledger) -> Condition:
     return true("Available", "Serving")
 
 
-def _current(snapshot: Snapshot, ledger: Ledger, now: float) -> Condition:
+def _current(snapshot: Snapshot, ledger: Ledger) -> Condition:
     desired = snapshot.desired_revision
     if ledger.release:
-        return false("Current", "ReleaseInProgress", current_activity(ledger, snapshot, now))
+        return false("Current", "ReleaseInProgress", current_activity(ledger, snapshot))
     if desired is None:
         problem = (
             snapshot.desired
@@ -197,9 +199,9 @@ def _rollout(snapshot: Snapshot, ledger: Ledger, policy: Policy, now: float) -> 
     refused = ledger.refusal(desired.name) if desired else None
     candidate = release.candidate if release else (refused.revision if refused else None)
     message = (
-        current_activity(ledger, snapshot, now)
+        current_activity(ledger, snapshot)
         if release
-        else (refused.message if refused else _current(snapshot, ledger, now).message)
+        else (refused.message if refused else _current(snapshot, ledger).message)
     )
     content = _rollout_base(policy, phase, message, [true("Accepted", "Accepted")], now)
     stable, other = snapshot.revisions.get(str(ledger.stable)), snapshot.revision(candidate)
@@ -208,33 +210,36 @@ def _rollout(snapshot: Snapshot, ledger: Ledger, policy: Policy, now: float) -> 
     content["weight"] = f"{release.weight_bp / 100:g}" if release else "0"
     if release:
         content["step"] = step_label(release)
-        content |= _measured(snapshot, release.evidence, ledger)
+        content |= _measured(snapshot, release)
     elif refused:
         content |= {"step": refused.step, "errors": _errors(refused.candidate, refused.stable)}
     return content
 
 
-def _measured(snapshot: Snapshot, evidence: Evidence, ledger: Ledger) -> Content:
-    verdict = judged(ledger, snapshot)
-    effective = {
-        pod: state.programs[snapshot.program.uid].effective
-        for pod, state in snapshot.gateway.states.items()
-        if snapshot.program.uid in state.programs
-    }
+def _measured(snapshot: Snapshot, release: Release) -> Content:
+    evidence, judged = release.evidence, judge(release.evidence, analysis_of(release, snapshot))
     return {
         "errors": _errors(evidence.candidate, evidence.stable),
-        "effectiveWeights": next(iter(effective.values()), {}),
+        "effectiveWeights": _effective_weights(snapshot),
         "metrics": [
             {
                 "name": "errorRate",
                 "stable": _counts(evidence.stable),
                 "candidate": _counts(evidence.candidate),
-                "evidence": f"{evidence.failures.log_e / 2.302585:.1f}",
-                "verdict": str(verdict.verdict) if verdict else "",
-                "message": verdict.message if verdict else "",
+                "evidence": f"{judged.log_e / math.log(10):.1f}",
+                "verdict": str(judged.verdict),
+                "message": judged.message,
             }
         ],
     }
+
+
+def _effective_weights(snapshot: Snapshot) -> dict[str, int]:
+    """What the gateways apply, as the average over the pods that answered."""
+    uid = snapshot.program.uid
+    told = [state.programs[uid].effective for state in snapshot.gateway.states.values() if uid in state.programs]
+    revisions = {name for weights in told for name in weights}
+    return {name: round(sum(weights.get(name, 0) for weights in told) / len(told)) for name in sorted(revisions)}
 
 
 def _conflict(policy: Policy, governing: Policy, now: float) -> Content:
@@ -266,17 +271,31 @@ def _due(content: Content, known: Content, now: float) -> bool:
     return changed and now - float(known.get("measuredAt", 0.0)) >= LIVE_SECONDS
 
 
+_CLOCKS = ("tickedAt", "checkpointedAt", "draining")
+_RELEASE_CLOCKS = ("evidence", "stepSeconds", "blockedSeconds")
+
+
 def _without_evidence(content: Mapping[str, Any]) -> Content:
-    ledger = {name: value for name, value in content.get("release", {}).items() if name != "checkpointedAt"}
+    """A program's status without what changes on every pass: counts, clocks, and the words about them."""
+    ledger = {name: value for name, value in content.get("release", {}).items() if name not in _CLOCKS}
+    ledger["drains"] = [each["revision"] for each in content.get("release", {}).get("draining", ())]
     if "release" in ledger:
-        ledger["release"] = {name: value for name, value in ledger["release"].items() if name != "evidence"}
+        ledger["release"] = _steady(ledger["release"])
     conditions = [
         {name: value for name, value in condition.items() if name != "message"}
-        if condition["type"] == "Current"
+        if condition["type"] in ("Current", "Stalled")
         else condition
         for condition in content.get("conditions", ())
     ]
     return {**content, "release": ledger, "conditions": conditions}
+
+
+def _steady(release: Mapping[str, Any]) -> Content:
+    steady = {name: value for name, value in release.items() if name not in _RELEASE_CLOCKS}
+    for name, moving in (("lowered", "clearSeconds"), ("paused", "message")):
+        if name in steady:
+            steady[name] = {key: value for key, value in steady[name].items() if key != moving}
+    return steady
 
 
 def _revision(revision: Revision) -> Content:
@@ -289,7 +308,14 @@ def _revision(revision: Revision) -> Content:
 
 
 def _counts(counts: RequestCounts) -> Content:
-    return {"requests": counts.requests, "failures": counts.failures, "clientErrors": counts.client_errors}
+    return {
+        "requests": counts.requests,
+        "failures": counts.failures,
+        "clientErrors": counts.client_errors,
+        "left": counts.left,
+        "overloaded": counts.overloaded,
+        "open": counts.open,
+    }
 
 
 def _errors(candidate: RequestCounts, stable: RequestCounts) -> str:

@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from dspy_contract.logs import Logger
-from dspy_kube.client import APPLY, MERGE, ApiException, ConflictException, Kube, NotFoundException, Object
+from dspy_contract.routes import Routes
+from dspy_kube.client import APPLY, MERGE, UNREACHABLE, ApiException, ConflictException, Kube, NotFoundException, Object
+from dspy_kube.store import Store
 from dspy_operator.api.names import FIELD_MANAGER, MANAGED_BY_LABEL, STABLE_ANNOTATION
+from dspy_operator.api.reasons import Reason
 from dspy_operator.domain.actions import (
     Action,
     ApplyService,
@@ -32,27 +35,46 @@ log = Logger(__name__)
 class Executor:
     """Writes to the API. Every method raises what the API answers; the queue's worker knows what that means."""
 
-    def __init__(self, kube: Kube) -> None:
+    def __init__(self, kube: Kube, store: Store) -> None:
         self._kube = kube
+        self._store = store
 
     async def execute(self, program: Program, plan: Plan, now: float) -> None:
-        """Carries out one plan. What is done stays done when a later action fails.
+        """Carries out one plan. What is done stays done, and an action that fails does not hold independent ones.
 
-        A new revision's pods are shown to the API first: what it refuses must not reach the ledger.
+        Raises the first failure at the end; a conflict, which says that the plan is out of date, at once.
         """
-        for action in plan.actions:
-            if isinstance(action, CreateRevision):
-                await self._dry_run(action.desired.revision.deployment)
         if plan.status is not None:
             await self.write_status(program, plan.status)
         for action in plan.urgent:
             await self._act(program, action)
         for event in plan.events:
             await emit(self._kube, program, event, now)
+        failures: list[Exception] = []
         for action in plan.actions:
-            await self._act(program, action)
+            try:
+                await self._act(program, action)
+            except ConflictException:
+                raise
+            except (ApiException, InvalidSpecError, *UNREACHABLE) as error:
+                failures.append(error)
         for rollout in plan.rollouts:
             await self.write_rollout(program.namespace, rollout)
+        if failures:
+            raise failures[0]
+
+    async def dry_run(self, deployment: Mapping[str, Any]) -> None:
+        """Shows a Deployment to the API. Raises InvalidSpecError with its own words for what it refuses."""
+        manifest = scaled(deployment, 1)
+        namespace = manifest["metadata"]["namespace"]
+        try:
+            await self._kube.request("POST", path("Deployment", namespace), {**_MANAGER, "dryRun": "All"}, manifest)
+        except ConflictException:
+            return
+        except ApiException as error:
+            if error.status in (400, 403, 422):
+                raise InvalidSpecError(Reason.INVALID_POD, api_message(error)) from error
+            raise
 
     async def write_status(self, program: Program, status: Mapping[str, Any]) -> None:
         """Replaces the program's status; a program that has changed since it was read refuses with 409."""
@@ -79,7 +101,9 @@ class Executor:
         kind, namespace, name = manifest["kind"], manifest["metadata"]["namespace"], manifest["metadata"]["name"]
         if create and not await self._create(manifest):
             await self._check_owned(manifest)
-        await self._kube.request("PATCH", path(kind, namespace, name), {**_MANAGER, "force": True}, manifest, APPLY)
+        query = {**_MANAGER, "force": True}
+        applied = await self._kube.request("PATCH", path(kind, namespace, name), query, manifest, APPLY)
+        self._store.put(kind, applied)
 
     async def delete(self, kind: str, namespace: str, name: str, uid: str | None = None) -> None:
         """Deletes an object and, in the background, what it owns. With a uid, that very object and no namesake."""
@@ -98,8 +122,8 @@ class Executor:
             case ServeRevision(revision, replicas, create):
                 await self.apply(dict(revision.service), create)
                 await self.apply(scaled(revision.deployment, replicas), create)
-            case WriteRoutes(routes, create):
-                await self.apply(manifests.routes(program, routes), create)
+            case WriteRoutes(routes, version):
+                await self._write_routes(program, routes, version)
             case ApplyService(port, create):
                 await self.apply(manifests.service(program, port), create)
             case MarkStable(revision_name, at):
@@ -110,18 +134,12 @@ class Executor:
             case Delete(kind, name):
                 await self.delete(kind, program.namespace, name)
 
-    async def _dry_run(self, deployment: Mapping[str, Any]) -> None:
-        """Asks the API what it thinks of a Deployment. Its own words become the condition's message."""
-        manifest = scaled(deployment, 1)
-        namespace = manifest["metadata"]["namespace"]
-        try:
-            await self._kube.request("POST", path("Deployment", namespace), {**_MANAGER, "dryRun": "All"}, manifest)
-        except ConflictException:
-            return
-        except ApiException as error:
-            if error.status in (400, 403, 422):
-                raise InvalidSpecError("InvalidPod", api_message(error)) from error
-            raise
+    async def _write_routes(self, program: Program, routes: Routes, version: str | None) -> None:
+        """Writes routes over the version that they were derived from: 409 when somebody, the guard, was first."""
+        manifest = manifests.routes(program, routes)
+        if version is not None:
+            manifest["metadata"]["resourceVersion"] = version
+        await self.apply(manifest, create=version is None)
 
     async def _create_owned(self, manifest: Object) -> None:
         if not await self._create(manifest):

@@ -14,7 +14,7 @@ from packaging.specifiers import SpecifierSet
 from dspy_contract.routes import CONTENT_KEY, PROGRAM_LABEL, REVISION_LABEL, PortTable, Routes, load_ports, load_routes
 from dspy_kube.client import Kube, Object
 from dspy_operator.api.convert import from_dict
-from dspy_operator.api.names import GATEWAY_LABEL, GATEWAY_NAME, REQUEST_ANNOTATION, routes_name
+from dspy_operator.api.names import GATEWAY_NAME, REQUEST_ANNOTATION, routes_name
 from dspy_operator.api.program import ProgramSpec
 from dspy_operator.api.rollout import Policy, RolloutSpec, policies_of
 from dspy_operator.domain.ledger import Ledger
@@ -94,14 +94,11 @@ class Observer:
             revisions=revisions_by_name,
             workloads=_workloads(deployments, pods, services, mounts),
             routes=None if name_conflict else _routes(routes_map),
+            routes_version=routes_map["metadata"]["resourceVersion"] if routes_map and not name_conflict else None,
             gateway=self._gateway(namespace, program.uid, read_ports(ports) or PortTable()),
             service_port=None if name_conflict else target_port(services.get(name)),
             name_conflict=name_conflict,
         )
-
-    async def gateway_pods(self, namespace: str) -> list[Object]:
-        """The pods of a namespace's gateway."""
-        return await self._list("Pod", namespace, {"labelSelector": f"{GATEWAY_LABEL}=true"})
 
     async def _desired(
         self, program: Program, raw_spec: Mapping[str, Any], known: Mapping[str, Revision]
@@ -133,7 +130,7 @@ class Observer:
         port = table.ports.get(uid)
         pods, states = self._poller.latest(namespace)
         own = port.port if port and port.freed_at is None else None
-        return Gateway(own, pods, states, self._gateway_problems.get(uid))
+        return Gateway(own, pods, states, self._poller.unseen(namespace), self._gateway_problems.get(uid))
 
     async def _services(self, namespace: str, program: str) -> dict[str, Object]:
         """Services by name: ours by label, and whatever has the program's own name."""
@@ -199,6 +196,12 @@ def _ledger(status: Mapping[str, Any], latest: Ledger | None) -> Ledger | None:
         return stored
     written = (latest.serial, latest.request, latest.checkpointed_at)
     return latest if written == (stored.serial, stored.request, stored.checkpointed_at) else stored
+
+
+def stored_kept(status: Mapping[str, Any]) -> Mapping[str, int]:
+    """Up to which draw table of each gateway pod the stored ledger keeps the counts."""
+    evidence = ((status.get("release") or {}).get("release") or {}).get("evidence") or {}
+    return {str(name): int(number) for name, number in (evidence.get("kept") or {}).items()}
 
 
 def _policy(item: Object) -> Policy | None:

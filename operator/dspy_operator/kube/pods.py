@@ -25,7 +25,7 @@ def workload(deployment: Object, pods: Sequence[Object], mounts: Mapping[str, st
     return Workload(
         replicas=deployment["spec"].get("replicas", 1),
         ready=sum(_ready(pod) for pod in live),
-        crashes=sum(_restarts(pod) for pod in live),
+        crashed=frozenset(pod["metadata"]["name"] for pod in live if _ended_by_itself(pod)),
         fatal=next((problem for problem in messages if problem.reason in FATAL), None),
         problem=_problem(live, messages, mounts) or _cannot_create(deployment),
         has_service=has_service,
@@ -61,6 +61,14 @@ def _ready(pod: Object) -> bool:
 def _restarts(pod: Object) -> int:
     """Exits by itself; one that the kubelet asked for (its liveness probe failed) counts as well."""
     return int(_container(pod).get("restartCount", 0))
+
+
+def _ended_by_itself(pod: Object) -> bool:
+    """True when the runtime has ended with an exit code that is not 0, or out of memory."""
+    status = _container(pod)
+    states = (status.get("state") or {}, status.get("lastState") or {})
+    ended = [state["terminated"] for state in states if state.get("terminated")]
+    return any(each.get("exitCode", 0) != 0 or each.get("reason") == "OOMKilled" for each in ended)
 
 
 def _termination(pod: Object) -> Problem | None:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from dspy_contract.logs import Logger
+from dspy_operator.api.reasons import Reason
+from dspy_operator.api.rollout import Analysis
 from dspy_operator.domain.ledger import Ledger
 from dspy_operator.domain.plan import RolloutStatus, needs_polling, plan
 from dspy_operator.domain.recovery import recover_ledger
+from dspy_operator.domain.release.judging import analysis_of
 from dspy_operator.domain.snapshot import DesiredRevision, Problem, Snapshot
 from dspy_operator.domain.status import orphan_status, refused_status
 from dspy_operator.errors import InvalidSpecError
 from dspy_operator.gateway_poller import Poller
 from dspy_operator.kube.execute import Executor
-from dspy_operator.kube.observe import Observer, read_program
+from dspy_operator.kube.observe import Observer, read_program, stored_kept
+from dspy_operator.reconcile.guard import Known
 from dspy_operator.settings import Settings
 
 REFUSAL_SECONDS = 10.0
@@ -39,51 +43,86 @@ class ProgramReconciler:
         self._poller = poller
         self._settings = settings
         self._clock = clock
-        self._known: dict[tuple[str, str], Ledger] = {}
-        self._refusals: dict[tuple[str, str], _Refusal] = {}
+        self._latest: dict[tuple[str, str], Ledger] = {}
+        self._analyses: dict[tuple[str, str], Analysis] = {}
+        self._kept: dict[tuple[str, str], Mapping[str, int]] = {}
+        self._shown: dict[tuple[str, str], _Shown] = {}
+
+    def known(self, namespace: str, name: str) -> Known | None:
+        """What the last pass knew of a release, for the guard."""
+        ledger = self._latest.get((namespace, name))
+        if ledger is None or ledger.release is None:
+            return None
+        release = ledger.release
+        analysis = self._analyses[namespace, name]
+        return Known(release.id, release.started_at, release.step, release.answered, release.evidence, analysis)
+
+    def kept(self, namespace: str, name: str) -> Mapping[str, int]:
+        """By gateway pod and incarnation, up to which draw table the stored ledger keeps the counts."""
+        return self._kept.get((namespace, name), {})
 
     async def work(self, namespace: str, name: str) -> float | None:
         """One pass; returns after how many seconds the program wants another."""
         manifest = await self._observer.program(namespace, name)
         if manifest is None:
-            self._known.pop((namespace, name), None)
-            self._refusals.pop((namespace, name), None)
+            for memory in (self._latest, self._analyses, self._kept, self._shown):
+                memory.pop((namespace, name), None)
             self._poller.follow(namespace, name, None)
             await self._orphans(namespace, name)
             return None
         try:
-            snapshot = await self._observer.snapshot(manifest, self._known.get((namespace, name)))
+            snapshot = await self._observer.snapshot(manifest, self._latest.get((namespace, name)))
         except InvalidSpecError as error:
             await self._refuse(Snapshot(read_program({**manifest, "spec": _PLACEHOLDER_SPEC}, None)), error)
             return self._settings.resync_seconds
-        return await self._decide(self._with_refusal(snapshot))
-
-    def _with_refusal(self, snapshot: Snapshot) -> Snapshot:
-        """The snapshot with what the API said a moment ago of the revision that is wanted, so that it is not asked on
-        and on."""
-        refusal = self._refusals.get((snapshot.program.namespace, snapshot.program.name))
-        desired = snapshot.desired
-        if refusal is None or not isinstance(desired, DesiredRevision) or desired.revision.name != refusal.revision:
-            return snapshot
-        return replace(snapshot, desired=refusal.problem) if self._clock() < refusal.until else snapshot
+        return await self._decide(snapshot)
 
     async def _decide(self, snapshot: Snapshot) -> float:
+        """Plans and executes; only then shows a new revision to the API, so that its answer holds up nothing."""
         program, now = snapshot.program, self._clock()
-        decided = plan(snapshot, now)
+        key = (program.namespace, program.name)
+        decided = plan(self._shown_to_api(snapshot), now)
         watch = needs_polling(decided.ledger) or (snapshot.service_port is None and decided.ledger.stable is not None)
         self._poller.follow(program.namespace, program.name, program.uid if watch else None)
-        try:
-            await self._executor.execute(program, decided, now)
-        except InvalidSpecError as error:
-            if not isinstance(snapshot.desired, DesiredRevision):
-                raise
-            problem = Problem(error.reason, error.message)
-            known = _Refusal(snapshot.desired.revision.name, problem, now + REFUSAL_SECONDS)
-            self._refusals[program.namespace, program.name] = known
+        await self._executor.execute(program, decided, now)
+        self._latest[key] = decided.ledger
+        if decided.ledger.release:
+            self._analyses[key] = analysis_of(decided.ledger.release, snapshot)
+        if program.ledger and program.ledger.release:
+            self._kept[key] = stored_kept(program.status)
+        if await self._show(snapshot):
             return 0.0
-        self._known[program.namespace, program.name] = decided.ledger
         poll = self._settings.registry_poll_seconds
         return min(poll, decided.wake_after_seconds) if decided.wake_after_seconds is not None else poll
+
+    def _shown_to_api(self, snapshot: Snapshot) -> Snapshot:
+        """The snapshot with what the API said of a revision that is desired and not created yet."""
+        desired = snapshot.desired
+        if not isinstance(desired, DesiredRevision) or desired.revision.name in snapshot.revisions:
+            return snapshot
+        shown = self._shown.get((snapshot.program.namespace, snapshot.program.name))
+        if shown is None or shown.revision != desired.revision.name:
+            return replace(
+                snapshot, desired=Problem(Reason.RESOLVING, "The API server is asked whether it takes the pods")
+            )
+        return replace(snapshot, desired=shown.problem) if shown.problem else snapshot
+
+    async def _show(self, snapshot: Snapshot) -> bool:
+        """Shows a new revision's pods to the API, unless it answered a moment ago. True when another pass should
+        follow."""
+        desired, key = snapshot.desired, (snapshot.program.namespace, snapshot.program.name)
+        if not isinstance(desired, DesiredRevision) or desired.revision.name in snapshot.revisions:
+            return False
+        shown, now = self._shown.get(key), self._clock()
+        if shown and shown.revision == desired.revision.name and (shown.problem is None or now < shown.until):
+            return False
+        problem = None
+        try:
+            await self._executor.dry_run(desired.revision.deployment)
+        except InvalidSpecError as error:
+            problem = Problem(error.reason, error.message)
+        self._shown[key] = _Shown(desired.revision.name, problem, now + REFUSAL_SECONDS)
+        return shown is None or shown.revision != desired.revision.name or shown.problem != problem
 
     async def _refuse(self, snapshot: Snapshot, error: InvalidSpecError) -> None:
         """Says on the program why its spec cannot be carried out; what serves goes on."""
@@ -107,11 +146,11 @@ class ProgramReconciler:
 
 
 @dataclass(frozen=True, slots=True)
-class _Refusal:
-    """What the API said of a revision's objects, and until when (Unix seconds) it is not asked again."""
+class _Shown:
+    """What the API said of a revision's pods, and until when (Unix seconds) a refusal is not asked for again."""
 
     revision: str
-    problem: Problem
+    problem: Problem | None
     until: float
 
 

@@ -1,9 +1,9 @@
-"""What a release knows about its two revisions: counts of the same seconds, folded into the tests of `judgement`.
+"""What a release knows: the totals of its draw tables. All that is judged is a pure function of these.
 
-One source decides: the gateways' counts. A poll that failed adds nothing; a counter that fell has restarted and its new
-value is what was added; a gateway pod seen for the first time counts from its first poll, or from zero if it was born
-after the release began. A block closes when both arms have had a request: its bounds depend on requests, never on
-outcomes.
+Tables arrive from the gateways and are kept as they were seen last. In the order in which they opened, over all pods,
+those that are settled are merged into totals of one weight and five minutes; one that is not settled holds back all
+later ones, so that nothing is chosen by outcome. Nothing is counted twice and nothing is lost: a restart, another
+replica, a late or lost poll give the same totals.
 """
 
 from __future__ import annotations
@@ -11,240 +11,309 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 
-from dspy_contract.outcomes import FAILURES
-from dspy_contract.state import Counts, GatewayState
-from dspy_operator.api.rollout import Analysis
-from dspy_operator.domain.analysis.sequential import Arm, DegradationTest, NonInferiorityTest, combined_log_e, rejects
+from dspy_contract.outcomes import FAILURES, Outcome
+from dspy_contract.state import Counts, DrawTable, GatewayState
+from dspy_operator.domain.analysis.streams import slow_bounds
 
-FAILURE_SHARE, CLIENT_ERROR_SHARE = 0.6, 0.4
-"""Weights of the two error streams in the one e-process that guards a release."""
+TOTAL_SECONDS = 300.0
+WARMUP_SECONDS = 30.0
+GONE_SECONDS = 60.0
+"""A pod that is not heard of for this long is gone, and what it had open is lost."""
 
-ALPHA_PROMOTE = 0.05
-RECENT_REQUESTS = 20.0
-UNHEALTHY_SHARE, UNHEALTHY_REQUESTS = 0.5, 5.0
-
-
-class Verdict(StrEnum):
-    """What the evidence says of the candidate."""
-
-    WORSE = "Worse"
-    NO_WORSE = "NoWorse"
-    UNDECIDED = "Undecided"
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """A verdict with its reason and one sentence for people."""
-
-    verdict: Verdict
-    reason: str
-    message: str
+MOST_TOTALS = 200
+RECENT_REQUESTS, RECENT_CONNECTIONS = 100.0, 10.0
+MOST_FAILURES_FOR_SLOW = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class RequestCounts:
-    """Requests started, bad answers, and answers of any kind of one revision."""
+    """Requests of one revision in words that people read."""
 
     requests: int = 0
     failures: int = 0
     client_errors: int = 0
+    left: int = 0
     overloaded: int = 0
-    answered: int = 0
-
-    def __add__(self, other: RequestCounts) -> RequestCounts:
-        return RequestCounts(
-            self.requests + other.requests,
-            self.failures + other.failures,
-            self.client_errors + other.client_errors,
-            self.overloaded + other.overloaded,
-            self.answered + other.answered,
-        )
+    open: int = 0
 
     @property
     def error_percent(self) -> float:
         """Failures per request, in percent; 0 without requests."""
-        return 100 * min(self.failures / self.requests, 1.0) if self.requests else 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """All that judging needs, checkpointed in the ledger. The open block has not been judged yet."""
-
-    failures: DegradationTest = DegradationTest()
-    client_errors: DegradationTest = DegradationTest()
-    no_worse: NonInferiorityTest = NonInferiorityTest()
-    ceiling: DegradationTest = DegradationTest()
-    open_stable: RequestCounts = RequestCounts()
-    open_candidate: RequestCounts = RequestCounts()
-    open_ceiling: RequestCounts = RequestCounts()
-    open_ceiling_stable: RequestCounts = RequestCounts()
-    stable: RequestCounts = RequestCounts()
-    candidate: RequestCounts = RequestCounts()
-    recent_requests: float = 0.0
-    recent_failures: float = 0.0
-    stable_overloaded: bool = False
-    baselines: Mapping[str, Mapping[str, Counts]] = field(default_factory=dict)
-    """The cumulative counts seen last, by gateway pod and revision."""
-
-    @property
-    def stable_unhealthy(self) -> bool:
-        """True while stable itself fails more than half of its recent requests: then nothing can be learnt."""
-        return (
-            self.recent_requests >= UNHEALTHY_REQUESTS and self.recent_failures > UNHEALTHY_SHARE * self.recent_requests
-        )
+        return 100 * self.failures / self.requests if self.requests else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class ReleasePair:
-    """The two revisions of a release, and when it began (Unix seconds)."""
+    """The two revisions of a release."""
 
     stable: str
     candidate: str
-    started_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """Settled tables of one weight and of five minutes.
+
+    `weight` is the candidate's share of the draw. `bounded`: the bounds of slow answers were fixed before it was
+    drawn; `warm`: the candidate had not just grown; `step`: the release's step in which it opened.
+    """
+
+    weight: float
+    since: float
+    judged: bool
+    bounded: bool
+    warm: bool
+    step: int
+    stable: Counts = Counts()
+    candidate: Counts = Counts()
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A draw table of a gateway pod as it was seen last (Unix seconds). `total` is what it will be merged as."""
+
+    pod: str
+    incarnation: str
+    number: int
+    opened_at: float
+    seen_at: float
+    settled: bool
+    total: Total
+
+
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """Bad answers among the last requests or so, the older the lighter: for rules of health, never for a test.
+
+    `seen_requests` and `seen_bad` are the sums that it was told last.
+    """
+
+    requests: float = 0.0
+    bad: float = 0.0
+    seen_requests: int = 0
+    seen_bad: int = 0
+
+    @property
+    def share(self) -> float:
+        """Bad answers per request, a fraction; 0 without requests."""
+        return min(self.bad / self.requests, 1.0) if self.requests else 0.0
+
+    def after(self, requests: int, bad: int, memory: float) -> Recent:
+        """After sums that only grow."""
+        more, worse = max(requests - self.seen_requests, 0), max(bad - self.seen_bad, 0)
+        keep = math.exp(-more / memory)
+        return Recent(keep * self.requests + more, keep * self.bad + worse, requests, bad)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Totals in their order, the tables that are not merged yet, and what is fixed for the release."""
+
+    totals: tuple[Total, ...] = ()
+    tables: Mapping[str, Table] = field(default_factory=dict)
+    kept: Mapping[str, int] = field(default_factory=dict)
+    """By pod and incarnation, the number of the last table that was merged."""
+    bounds: tuple[int, ...] = ()
+    """Edges of the grid beyond which an answer of stable is slow; fixed once."""
+    epoch: int = 0
+    """The epoch of tables that opened after the bounds were fixed."""
+    stable_recent: Recent = Recent()
+    """Failures among stable's last 100 requests."""
+    stable_unreachable: Recent = Recent()
+    candidate_unreachable: Recent = Recent()
+    """Connections that failed among the last 10 requests."""
+
+    @property
+    def ordered(self) -> tuple[Total, ...]:
+        """All totals in their order, those of tables that are not merged yet at the end."""
+        return (*self.totals, *(table.total for table in self.waiting))
+
+    @property
+    def waiting(self) -> list[Table]:
+        """The tables that are not merged yet, in the order in which they opened."""
+        return sorted(self.tables.values(), key=lambda table: (table.opened_at, table.pod, table.number))
+
+    @property
+    def history(self) -> RequestCounts:
+        """Stable's requests before the release."""
+        return request_counts(add_counts(*(total.stable for total in self.ordered if total.step < 0)))
+
+    @property
+    def stable(self) -> RequestCounts:
+        """Stable's requests since the release began."""
+        return request_counts(add_counts(*(total.stable for total in self.ordered if total.step >= 0)))
+
+    @property
+    def candidate(self) -> RequestCounts:
+        """The candidate's requests."""
+        return request_counts(add_counts(*(total.candidate for total in self.ordered)))
 
 
 def accumulate(
     evidence: Evidence,
     states: Mapping[str, GatewayState],
     uid: str,
-    arms: ReleasePair,
-    analysis: Analysis,
+    pair: ReleasePair,
+    started_at: float,
+    step: int,
     now: float,
 ) -> Evidence:
-    """The evidence after one look at the gateways. `states` holds only the pods that answered."""
-    stable, candidate = RequestCounts(), RequestCounts()
-    baselines = dict(evidence.baselines)
+    """The evidence after one look at the gateways. Tables that opened before `started_at` tell how stable was before.
+
+    `states` holds what each pod said last.
+    """
+    tables = dict(evidence.tables)
+    incarnations = {pod: state.incarnation for pod, state in states.items()}
     for pod, state in states.items():
-        revisions = state.programs[uid].totals if uid in state.programs else {}
-        before = baselines.get(pod)
-        if before is None and now - state.age_seconds < arms.started_at:
-            before = revisions
-        stable += _added(before, revisions, arms.stable)
-        candidate += _added(before, revisions, arms.candidate)
-        baselines[pod] = {name: revisions[name] for name in (arms.stable, arms.candidate) if name in revisions}
-    return _with(replace(evidence, baselines=baselines), stable, candidate, analysis)
+        program = state.programs.get(uid)
+        for table in program.tables if program else ():
+            name = f"{pod}/{state.incarnation}"
+            if table.number > evidence.kept.get(name, 0):
+                key = f"{name}/{table.number}"
+                tables[key] = _seen(tables.get(key), pod, state, table, evidence, pair, started_at, step, now)
+    tables = {key: _lost_if_gone(table, incarnations, now) for key, table in tables.items()}
+    return _merged(_with_bounds(_with_recent(replace(evidence, tables=tables))))
 
 
-def judge(evidence: Evidence, analysis: Analysis) -> Judged:
-    """The verdict now. Looking often is free: each test is valid at any look."""
-    alpha = analysis.false_rollback_percent / 100
-    counts = f"{describe(evidence.candidate)} of the candidate against {describe(evidence.stable)} of stable"
-    shares = [(FAILURE_SHARE, evidence.failures.log_e), (CLIENT_ERROR_SHARE, evidence.client_errors.log_e)]
-    if rejects(combined_log_e(shares), alpha):
-        if shares[0][0] * math.exp(min(shares[0][1], 700)) >= shares[1][0] * math.exp(min(shares[1][1], 700)):
-            return Judged(Verdict.WORSE, "FailsMoreOften", f"The candidate fails more often: {counts}")
-        stable, candidate = evidence.stable, evidence.candidate
-        both = f"{candidate.client_errors} of {candidate.requests} against {stable.client_errors}"
-        return Judged(
-            Verdict.WORSE,
-            "RefusesMoreRequests",
-            f"The candidate refuses clients' requests: {both} of {evidence.stable.requests}",
-        )
-    if analysis.error_rate.max_percent is not None and rejects(evidence.ceiling.log_e, alpha):
-        limit = f"{analysis.error_rate.max_percent:g}%"
-        return Judged(
-            Verdict.WORSE,
-            "AboveCeiling",
-            f"The candidate fails more often than {limit}: {describe(evidence.candidate)}",
-        )
-    if rejects(evidence.no_worse.log_e, ALPHA_PROMOTE):
-        return Judged(Verdict.NO_WORSE, "NoWorse", f"The candidate is no worse: {counts}")
-    return Judged(Verdict.UNDECIDED, "Undecided", f"Not decided yet: {counts}")
-
-
-def describe(tally: RequestCounts) -> str:
-    """A tally in a few words."""
-    return f"{tally.failures} failures in {tally.requests} requests"
-
-
-def _added(before: Mapping[str, Counts] | None, now: Mapping[str, Counts], revision: str) -> RequestCounts:
-    if revision not in now:
-        return RequestCounts()
-    then = (before or {}).get(revision, Counts())
-    after = now[revision]
-
-    def grown(outcome: str) -> int:
-        return _growth(then.outcomes.get(outcome, 0), after.outcomes.get(outcome, 0))
-
+def request_counts(counts: Counts) -> RequestCounts:
+    """Counts in words that people read."""
     return RequestCounts(
-        _growth(then.started, after.started),
-        sum(grown(outcome) for outcome in FAILURES),
-        grown("client_error"),
-        grown("overloaded"),
-        sum(grown(outcome) for outcome in after.outcomes),
+        requests=counts.started,
+        failures=sum(counts.outcomes.get(outcome, 0) for outcome in FAILURES),
+        client_errors=counts.outcomes.get(Outcome.CLIENT_ERROR, 0),
+        left=counts.outcomes.get(Outcome.CANCELLED, 0),
+        overloaded=counts.outcomes.get(Outcome.OVERLOADED, 0),
+        open=counts.open,
     )
 
 
-def _growth(before: int, after: int) -> int:
-    """What a counter added; one that fell has restarted."""
-    return after - before if after >= before else after
+def add_counts(*several: Counts) -> Counts:
+    """The sum of counts."""
+    outcomes: dict[str, int] = {}
+    older: dict[int, int] = {}
+    for counts in several:
+        for outcome, count in counts.outcomes.items():
+            outcomes[outcome] = outcomes.get(outcome, 0) + count
+        for edge, count in counts.older.items():
+            older[edge] = older.get(edge, 0) + count
+    return Counts(sum(counts.started for counts in several), outcomes, older)
 
 
-def _with(evidence: Evidence, stable: RequestCounts, candidate: RequestCounts, analysis: Analysis) -> Evidence:
-    keep = math.exp(-stable.requests / RECENT_REQUESTS)
-    held = evidence.stable_unhealthy
-    evidence = replace(
-        evidence,
-        stable=evidence.stable + stable,
-        candidate=evidence.candidate + candidate,
-        open_stable=evidence.open_stable + stable,
-        open_candidate=evidence.open_candidate + candidate,
-        recent_requests=keep * evidence.recent_requests + stable.requests,
-        recent_failures=keep * evidence.recent_failures + min(stable.failures, stable.requests),
-    )
-    if analysis.error_rate.max_percent is not None:
-        evidence = _ceiling(evidence, stable, candidate, analysis.error_rate.max_percent / 100)
-    if evidence.open_stable.requests and evidence.open_candidate.requests:
-        # Decided by the past alone, so that what is left out is no choice by outcome.
-        return _discard_block(evidence) if held else _close_block(evidence, analysis)
-    return evidence
-
-
-def _close_block(evidence: Evidence, analysis: Analysis) -> Evidence:
-    """Judges the open block. Bad answers beyond its starts belong to earlier starts: they are kept for the next
-    block."""
-    left, right = evidence.open_stable, evidence.open_candidate
-    with_overloaded = not evidence.stable_overloaded
-    stable, candidate = _arm(left, with_overloaded), _arm(right, with_overloaded)
-    clients = Arm(left.requests, left.client_errors), Arm(right.requests, right.client_errors)
+def _with_recent(evidence: Evidence) -> Evidence:
+    stable = add_counts(*(total.stable for total in evidence.ordered))
+    candidate = add_counts(*(total.candidate for total in evidence.ordered))
+    lost, failed = Outcome.CONNECTION_FAILURE, request_counts(stable).failures
     return replace(
         evidence,
-        failures=evidence.failures.after(_bounded(stable), _bounded(candidate)),
-        client_errors=evidence.client_errors.after(_bounded(clients[0]), _bounded(clients[1])),
-        no_worse=evidence.no_worse.after(_bounded(stable), _bounded(candidate), analysis.margin_percent / 100),
-        open_stable=_carry_over(left),
-        open_candidate=_carry_over(right),
-        # Decided by the block before, so that no block chooses by its own outcomes what counts in it.
-        stable_overloaded=left.overloaded > 0,
+        stable_recent=evidence.stable_recent.after(stable.started, failed, RECENT_REQUESTS),
+        stable_unreachable=evidence.stable_unreachable.after(
+            stable.started, stable.outcomes.get(lost, 0), RECENT_CONNECTIONS
+        ),
+        candidate_unreachable=evidence.candidate_unreachable.after(
+            candidate.started, candidate.outcomes.get(lost, 0), RECENT_CONNECTIONS
+        ),
     )
 
 
-def _discard_block(evidence: Evidence) -> Evidence:
-    """Ends the open block without judging it: while stable itself fails, a comparison teaches nothing and spoils its
-    rate."""
-    return replace(evidence, open_stable=RequestCounts(), open_candidate=RequestCounts())
+def _seen(
+    before: Table | None,
+    pod: str,
+    state: GatewayState,
+    table: DrawTable,
+    evidence: Evidence,
+    pair: ReleasePair,
+    started_at: float,
+    step: int,
+    now: float,
+) -> Table:
+    """A table as it is seen now. When it opened, and in which step, was decided when it was seen first."""
+    opened_at = before.opened_at if before else now - table.age_seconds
+    weights = [table.weights.get(name, 0) for name in (pair.stable, pair.candidate)]
+    total = Total(
+        weight=weights[1] / sum(weights) if sum(weights) else 0.0,
+        since=opened_at // TOTAL_SECONDS * TOTAL_SECONDS,
+        judged=table.judged,
+        bounded=before.total.bounded if before else _is_bounded(evidence, table),
+        warm=table.warm_seconds >= WARMUP_SECONDS,
+        step=before.total.step if before else (step if opened_at >= started_at else -1),
+        stable=table.counts.get(pair.stable, Counts()),
+        candidate=table.counts.get(pair.candidate, Counts()),
+    )
+    return Table(pod, state.incarnation, table.number, opened_at, now, table.settled, total)
 
 
-def _ceiling(evidence: Evidence, stable: RequestCounts, candidate: RequestCounts, limit: float) -> Evidence:
-    """The ceiling counts only while stable is under it: else the provider, not the candidate, is at fault."""
-    stable, candidate = evidence.open_ceiling_stable + stable, evidence.open_ceiling + candidate
-    if candidate.requests == 0:
-        return replace(evidence, open_ceiling=candidate, open_ceiling_stable=stable)
-    evidence = replace(evidence, open_ceiling=_carry_over(candidate), open_ceiling_stable=RequestCounts())
-    if stable.failures > limit * stable.requests:
+def _is_bounded(evidence: Evidence, table: DrawTable) -> bool:
+    """Whether slow answers of a table count: its bounds were fixed before, and stable mostly answered.
+
+    Decided by the past alone. Beside a stable that fails at once, every good answer would be slow.
+    """
+    return bool(evidence.bounds) and table.epoch >= evidence.epoch and _stable_answers(evidence)
+
+
+def _stable_answers(evidence: Evidence) -> bool:
+    return evidence.stable_recent.share <= MOST_FAILURES_FOR_SLOW
+
+
+def _lost_if_gone(table: Table, incarnations: Mapping[str, str], now: float) -> Table:
+    """A table whose pod is gone, or has begun anew, is settled: what it had open is lost."""
+    replaced = incarnations.get(table.pod, table.incarnation) != table.incarnation
+    if table.settled or not (replaced or now - table.seen_at > GONE_SECONDS):
+        return table
+    total = replace(table.total, stable=_lose_open(table.total.stable), candidate=_lose_open(table.total.candidate))
+    return replace(table, settled=True, total=total)
+
+
+def _lose_open(counts: Counts) -> Counts:
+    lost = counts.outcomes.get(Outcome.LOST, 0) + counts.open
+    return replace(counts, outcomes={**counts.outcomes, Outcome.LOST.value: lost}) if counts.open else counts
+
+
+def _with_bounds(evidence: Evidence) -> Evidence:
+    """The bounds of slow answers, fixed once from stable's first answers; only tables of a new epoch use them."""
+    if evidence.bounds or not _stable_answers(evidence):
         return evidence
-    return replace(evidence, ceiling=evidence.ceiling.after_alone(_bounded(_arm(candidate, False)), limit))
+    bounds = slow_bounds(add_counts(*(total.stable for total in evidence.ordered)))
+    return replace(evidence, bounds=bounds, epoch=evidence.epoch + 1) if bounds else evidence
 
 
-def _arm(tally: RequestCounts, with_overloaded: bool) -> Arm:
-    return Arm(tally.requests, tally.failures + (tally.overloaded if with_overloaded else 0))
+def _merged(evidence: Evidence) -> Evidence:
+    totals, tables, kept = list(evidence.totals), dict(evidence.tables), dict(evidence.kept)
+    for table in evidence.waiting:
+        if not table.settled:
+            break
+        name = f"{table.pod}/{table.incarnation}"
+        kept[name] = max(kept.get(name, 0), table.number)
+        del tables[f"{name}/{table.number}"]
+        _merge_into(totals, table.total)
+    return replace(evidence, totals=tuple(_shortened(totals)), tables=tables, kept=kept)
 
 
-def _bounded(arm: Arm) -> Arm:
-    return Arm(arm.requests, min(arm.bad, arm.requests))
+def _merge_into(totals: list[Total], total: Total) -> None:
+    """Adds a total to the last one of its kind, if that is of the same five minutes and no later kind follows."""
+    if totals and _kind(totals[-1]) == _kind(total):
+        totals[-1] = _sum(totals[-1], total)
+    else:
+        totals.append(total)
 
 
-def _carry_over(tally: RequestCounts) -> RequestCounts:
-    return RequestCounts(0, max(tally.failures - tally.requests, 0), max(tally.client_errors - tally.requests, 0), 0)
+def _shortened(totals: list[Total]) -> list[Total]:
+    """A long release keeps a bounded number of totals: neighbours that differ in time only become one."""
+    while len(totals) > MOST_TOTALS:
+        index = next((i for i in range(len(totals) - 1) if _kind(totals[i])[1:] == _kind(totals[i + 1])[1:]), None)
+        if index is None:
+            break
+        totals[index : index + 2] = [_sum(totals[index], totals[index + 1])]
+    return totals
+
+
+def _kind(total: Total) -> tuple[float, float, bool, bool, bool, int]:
+    return total.since, total.weight, total.judged, total.bounded, total.warm, total.step
+
+
+def _sum(left: Total, right: Total) -> Total:
+    return replace(
+        left,
+        stable=add_counts(left.stable, right.stable),
+        candidate=add_counts(left.candidate, right.candidate),
+    )

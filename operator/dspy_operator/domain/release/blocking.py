@@ -1,57 +1,42 @@
-"""What keeps a release from moving: blocking reasons, the step's clock, and when a wait becomes a visible pause."""
+"""What keeps a release from moving, and when a wait becomes a visible pause."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from dspy_operator.api.reasons import Reason
+from dspy_operator.domain.analysis.judge import above_ceiling, is_better
 from dspy_operator.domain.ledger import Ledger, Paused, Release
 from dspy_operator.domain.readiness import can_serve, fully_ready, problem_of
+from dspy_operator.domain.release.health import is_seen, spec_asks_for_another, stable_is_unhealthy
+from dspy_operator.domain.release.judging import analysis_of
 from dspy_operator.domain.release.messages import describe_step
-from dspy_operator.domain.snapshot import Snapshot
+from dspy_operator.domain.snapshot import Problem, Snapshot
 from dspy_operator.domain.transition import Event, Transition
 
 DEFAULT_PROGRESS_DEADLINE_SECONDS = 600.0
 DEFAULT_STEP_DEADLINE_SECONDS = 3600.0
+CEILING_WEIGHT_BP = 5_000
+"""A candidate above its ceiling keeps at most this weight: there the label test decides soonest."""
+
+SHOWN_AT_ONCE = frozenset({Reason.POLICY_MISSING, Reason.PAUSED_BY_USER, Reason.ABOVE_CEILING, Reason.SPEC_UNRESOLVED})
+"""Blocking reasons that are a pause from the first moment, not only after the progress deadline."""
+
+BY_LOWERING = frozenset({Reason.NOT_CONFIRMED, Reason.COUNTS_MISSING, Reason.UNREACHABLE, Reason.STABLE_SUFFERS})
+"""Blocking reasons of a lowered candidate, which has events of its own."""
 
 
 def blocking_reason(ledger: Ledger, snapshot: Snapshot) -> Paused | None:
     """What keeps the steps from moving, apart from the steps themselves."""
-    release, policy = ledger.release, snapshot.policy
-    if release is None:
-        return None
-    if release.policy and policy is None:
-        return Paused("PolicyMissing", f"The rollout {release.policy} is gone: create it again, or abort, or go back")
-    if policy and policy.spec.paused:
-        return Paused("PausedByUser", "Paused by spec.paused of the rollout; the guard stays on")
-    serves = can_serve(snapshot, release.candidate)
-    if not serves or not (release.ready_once or fully_ready(snapshot, release.candidate)):
-        problem = problem_of(snapshot.workloads.get(release.candidate))
-        return Paused(problem.reason, f"The candidate is not ready: {problem.message}")
-    if release.policy and not can_serve(snapshot, ledger.stable):
-        message = "Stable cannot answer: the candidate has the traffic that can be answered, and nothing is decided"
-        return Paused("StableNotReady", message)
-    if release.policy and release.evidence.stable_unhealthy:
-        message = "Stable itself fails more than half of its requests: nothing is decided until it heals"
-        return Paused("StableUnhealthy", message)
-    return None
-
-
-def update_step_clock(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
-    """A step's clock stands still while something blocks the release that is nobody's step."""
     release = ledger.release
     if release is None:
-        return ledger, ()
-    if not release.ready_once and fully_ready(snapshot, release.candidate):
-        release = at_step(replace(release, ready_once=True), snapshot, release.step, now)
-        event = Event("CandidateReady", f"{snapshot.label(release.candidate)} is ready")
-        return replace(ledger, release=release), (event,)
-    blocked = blocking_reason(ledger, snapshot) is not None
-    if blocked and release.clock_stopped_at is None:
-        release = replace(release, clock_stopped_at=now)
-    elif not blocked and release.clock_stopped_at is not None:
-        stood = now - release.clock_stopped_at
-        release = replace(release, clock_stopped_at=None, step_started_at=release.step_started_at + stood)
-    return replace(ledger, release=release), ()
+        return None
+    return (
+        _lowered(release)
+        or _held_by_people(release, snapshot)
+        or _candidate_not_ready(release, snapshot)
+        or (_undecidable(ledger, release, snapshot) if release.policy else None)
+    )
 
 
 def update_pause(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
@@ -60,42 +45,101 @@ def update_pause(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
     if release is None:
         return ledger, ()
     paused = _pause(ledger, release, snapshot, now)
-    if paused == release.paused or (paused and release.paused and paused.reason == release.paused.reason):
+    if paused == release.paused:
         return ledger, ()
+    ledger = replace(ledger, release=replace(release, paused=paused))
+    reasons = {each.reason for each in (paused, release.paused) if each}
+    if len(reasons) == 1 and paused and release.paused:
+        return ledger, ()  # the words changed, not the state
+    if reasons & BY_LOWERING:
+        return ledger, ()  # told when it was lowered, and when it got its traffic back
     if paused:
-        event = Event("ReleasePaused", paused.message, warning=True)
-    else:
-        event = Event("ReleaseResumed", "The release goes on")
-    return replace(ledger, release=replace(release, paused=paused)), (event,)
+        return ledger, (Event(Reason.RELEASE_PAUSED, paused.message, warning=True),)
+    return ledger, (Event(Reason.RELEASE_RESUMED, "The release goes on"),)
 
 
-def at_step(release: Release, snapshot: Snapshot, step: int, now: float) -> Release:
-    """The release at the beginning of a step."""
-    workload = snapshot.workloads.get(release.candidate)
-    return replace(
-        release,
-        step=step,
-        step_started_at=now,
-        step_started_requests=release.evidence.candidate.requests,
-        step_started_crashes=workload.crashes if workload else 0,
-        clock_stopped_at=None,
+def halve_doubted(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
+    """A candidate above its ceiling falls to half of the traffic."""
+    release = ledger.release
+    if release is None or release.weight_bp <= CEILING_WEIGHT_BP or _doubted(release, snapshot) is None:
+        return ledger, ()
+    return replace(ledger, release=replace(release, weight_bp=CEILING_WEIGHT_BP)), ()
+
+
+def _lowered(release: Release) -> Paused | None:
+    if release.lowered is None:
+        return None
+    if release.lowered.stream:
+        message = f"{release.lowered.message}. Waiting for its late answers before it is refused"
+        return Paused(Reason.NOT_CONFIRMED, message)
+    return Paused(release.lowered.reason, release.lowered.message)
+
+
+def _held_by_people(release: Release, snapshot: Snapshot) -> Paused | None:
+    policy = snapshot.policy
+    if release.policy and policy is None:
+        message = f"The rollout {release.policy} is gone: create it again, or abort, or go back"
+        return Paused(Reason.POLICY_MISSING, message)
+    if policy and policy.spec.paused:
+        return Paused(Reason.PAUSED_BY_USER, "Paused by spec.paused of the rollout; the guard stays on")
+    if spec_asks_for_another(release, snapshot) and isinstance(snapshot.desired, Problem):
+        message = (
+            f"The spec no longer asks for the candidate, and what it asks for is not known: {snapshot.desired.message}"
+        )
+        return Paused(Reason.SPEC_UNRESOLVED, message)
+    return None
+
+
+def _candidate_not_ready(release: Release, snapshot: Snapshot) -> Paused | None:
+    serves = can_serve(snapshot, release.candidate)
+    if serves and (release.ready_once or fully_ready(snapshot, release.candidate)):
+        return None
+    problem = problem_of(snapshot.workloads.get(release.candidate))
+    return Paused(problem.reason, f"The candidate is not ready: {problem.message}")
+
+
+def _undecidable(ledger: Ledger, release: Release, snapshot: Snapshot) -> Paused | None:
+    return _stable_in_trouble(ledger, release, snapshot) or _doubted(release, snapshot)
+
+
+def _stable_in_trouble(ledger: Ledger, release: Release, snapshot: Snapshot) -> Paused | None:
+    if not can_serve(snapshot, ledger.stable):
+        message = "Stable cannot answer: the candidate has the traffic that can be answered, and nothing is decided"
+        return Paused(Reason.STABLE_NOT_READY, message)
+    if release.weight_bp == 0 or not stable_is_unhealthy(release.evidence):
+        return None  # its first share lets the candidate show that it is better
+    if is_better(release.evidence, release.false_rollback_percent / 100):
+        return None
+    message = "Stable itself fails more than half of its requests: nothing is decided until it heals"
+    return Paused(Reason.STABLE_UNHEALTHY, f"{message}, or until the candidate is shown to be better")
+
+
+def _doubted(release: Release, snapshot: Snapshot) -> Paused | None:
+    if not is_seen(snapshot):
+        return Paused(Reason.COUNTS_MISSING, "Waiting for fresh counts from every gateway pod")
+    if not above_ceiling(release.evidence, analysis_of(release, snapshot), release.step):
+        return None
+    limit = f"{analysis_of(release, snapshot).error_rate.max_percent:g}%"
+    message = (
+        f"The candidate fails more often than {limit}: it keeps at most half of the traffic, where the test decides"
     )
+    return Paused(Reason.ABOVE_CEILING, message)
 
 
 def _pause(ledger: Ledger, release: Release, snapshot: Snapshot, now: float) -> Paused | None:
     policy = snapshot.policy
     blocked = blocking_reason(ledger, snapshot)
-    if blocked and blocked.reason in ("PolicyMissing", "PausedByUser"):
+    if blocked and (release.lowered or blocked.reason in SHOWN_AT_ONCE):
         return blocked
     if blocked:
         deadline = policy.spec.progress_deadline_seconds if policy else DEFAULT_PROGRESS_DEADLINE_SECONDS
-        since = release.clock_stopped_at if release.clock_stopped_at is not None else now
-        return Paused("ProgressDeadlineExceeded", blocked.message) if now - since >= deadline else None
+        late = release.blocked_seconds >= deadline
+        return Paused(Reason.PROGRESS_DEADLINE_EXCEEDED, blocked.message) if late else None
     deadline = policy.spec.step_deadline_seconds if policy else DEFAULT_STEP_DEADLINE_SECONDS
-    if not release.ready_once or now - release.step_started_at < deadline or not _waits_for_others(release):
+    if not release.ready_once or release.step_seconds < deadline or not _waits_for_others(release):
         return None
-    message = f"{describe_step(ledger, release, snapshot, now)} (for longer than {deadline:.0f} s)"
-    return Paused("StepDeadlineExceeded", message)
+    message = f"{describe_step(ledger, release, snapshot)} (for longer than {deadline:.0f} s)"
+    return Paused(Reason.STEP_DEADLINE_EXCEEDED, message)
 
 
 def _waits_for_others(release: Release) -> bool:

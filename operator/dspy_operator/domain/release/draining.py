@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dspy_operator.api.reasons import Reason
 from dspy_operator.domain.ledger import Draining, Ledger
 from dspy_operator.domain.readiness import can_serve, requests_in_flight, serial_acked
 from dspy_operator.domain.snapshot import Snapshot
@@ -17,13 +18,13 @@ def retire_drained(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition
         if _is_needed(ledger, snapshot, draining):
             continue
         in_flight = requests_in_flight(snapshot.gateway, snapshot.program.uid, draining.revision)
-        if (_is_drained(ledger, snapshot, draining, now) and in_flight == 0) or _never_ran(snapshot, draining):
+        if (_is_drained(ledger, snapshot, draining) and in_flight == 0) or _never_ran(snapshot, draining):
             ledger = ledger.without_draining(draining.revision)
-        elif now - draining.since > DRAIN_TIMEOUT_SECONDS:
+        elif draining.seconds > DRAIN_TIMEOUT_SECONDS:
             cut = "An unknown number of" if in_flight is None else str(in_flight)
             message = f"{draining.revision}: {cut} requests were cut after {DRAIN_TIMEOUT_SECONDS:.0f} s"
             if in_flight != 0:
-                events.append(Event("DrainTimeout", message, warning=True))
+                events.append(Event(Reason.DRAIN_TIMEOUT, message, warning=True))
             ledger = ledger.without_draining(draining.revision)
     return ledger, tuple(events)
 
@@ -37,7 +38,7 @@ def _never_ran(snapshot: Snapshot, draining: Draining) -> bool:
     return snapshot.workloads.get(draining.revision) is None
 
 
-def _is_drained(ledger: Ledger, snapshot: Snapshot, draining: Draining, now: float) -> bool:
+def _is_drained(ledger: Ledger, snapshot: Snapshot, draining: Draining) -> bool:
     """True when every gateway obeys routes that give it nothing."""
     unrouted = snapshot.routes is None or snapshot.routes.weight(draining.revision) == 0
-    return unrouted and serial_acked(snapshot.gateway, snapshot.program.uid, ledger.serial, draining.since, now)
+    return unrouted and serial_acked(snapshot.gateway, snapshot.program.uid, ledger.serial, draining.seconds)

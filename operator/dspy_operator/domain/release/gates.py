@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from dspy_operator.api.reasons import Reason
 from dspy_operator.api.rollout import OnUndecided
-from dspy_operator.domain.analysis.evidence import Verdict
+from dspy_operator.domain.analysis.judge import is_better, judge
+from dspy_operator.domain.analysis.verdict import Verdict
 from dspy_operator.domain.ledger import Ledger, Release
 from dspy_operator.domain.readiness import fully_ready
-from dspy_operator.domain.release.blocking import at_step, blocking_reason
-from dspy_operator.domain.release.judging import analysis_of, judged
+from dspy_operator.domain.release.blocking import blocking_reason
+from dspy_operator.domain.release.judging import analysis_of
 from dspy_operator.domain.release.lifecycle import promote
-from dspy_operator.domain.release.messages import progress_of
+from dspy_operator.domain.release.messages import is_answered, progress_of
 from dspy_operator.domain.snapshot import Snapshot
 from dspy_operator.domain.transition import Event, Transition
+
+
+def note_ready(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
+    """The steps begin when the candidate is ready for the first time."""
+    release = ledger.release
+    if release is None or release.ready_once or not fully_ready(snapshot, release.candidate):
+        return ledger, ()
+    event = Event(Reason.CANDIDATE_READY, f"{snapshot.label(release.candidate)} is ready")
+    return replace(ledger, release=replace(at_step(release, release.step), ready_once=True)), (event,)
 
 
 def advance_steps(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
@@ -26,40 +37,48 @@ def advance_steps(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
         weight_bp = step.desired_weight_bp(release.weight_bp)
         if weight_bp != release.weight_bp:
             where = f"Step {release.step + 1} of {len(release.steps)}"
-            event = Event("WeightSet", f"{where}: {weight_bp / 100:g}% of the traffic goes to the candidate")
+            event = Event(Reason.WEIGHT_SET, f"{where}: {weight_bp / 100:g}% of the traffic goes to the candidate")
             return replace(ledger, release=replace(release, weight_bp=weight_bp)), (event,)
-        if not step.is_done(progress_of(ledger, release, snapshot, now)):
+        if not step.is_done(progress_of(ledger, release, snapshot)):
             break
-        release = at_step(release, snapshot, release.step + 1, now)
+        release = at_step(release, release.step + 1)
     return replace(ledger, release=release), ()
 
 
-def promote_when_gates_open(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
-    """After the last step the candidate becomes stable, once it is complete, shown fit, and its answers are in.
+def at_step(release: Release, step: int) -> Release:
+    """The release at the beginning of a step."""
+    return replace(release, step=step, step_seconds=0.0, step_started_requests=release.evidence.candidate.requests)
 
-    A request in flight is no good answer yet: a candidate that hangs has no failures either.
+
+def promote_when_gates_open(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
+    """After the last step the candidate becomes stable, once it is complete, its answers are in, and it is shown fit.
+
+    A request in flight is no good answer yet: nothing hangs into stable.
     """
     release = ledger.release
     if release is None or release.step < len(release.steps) or not _may_move(ledger, release, snapshot):
         return ledger, ()
-    if not fully_ready(snapshot, release.candidate) or not _shown_fit(ledger, release, snapshot):
-        return replace(ledger, release=replace(release, awaited_requests=None)), ()
-    if release.policy and release.awaited_requests is None:
-        release = replace(release, awaited_requests=release.evidence.candidate.requests)
+    if release.steps_ended_at is None:
+        release = replace(release, steps_ended_at=now)
         ledger = replace(ledger, release=release)
-    if release.evidence.candidate.answered < (release.awaited_requests or 0):
+    if not fully_ready(snapshot, release.candidate):
         return ledger, ()
-    verdict = judged(ledger, snapshot)
-    message = verdict.message if verdict and release.policy else "Ready, and no rollout policy asks for more"
-    return promote(ledger, snapshot, now, message)
+    if not release.policy:
+        return promote(ledger, snapshot, now, "Ready, and no rollout policy asks for more")
+    if not is_answered(release) or not _shown_fit(release, snapshot):
+        return ledger, ()
+    return promote(ledger, snapshot, now, judge(release.evidence, analysis_of(release, snapshot)).message)
 
 
 def _may_move(ledger: Ledger, release: Release, snapshot: Snapshot) -> bool:
     return release.ready_once and blocking_reason(ledger, snapshot) is None
 
 
-def _shown_fit(ledger: Ledger, release: Release, snapshot: Snapshot) -> bool:
-    verdict = judged(ledger, snapshot)
-    if not release.policy or verdict is None or verdict.verdict is Verdict.NO_WORSE:
+def _shown_fit(release: Release, snapshot: Snapshot) -> bool:
+    analysis = analysis_of(release, snapshot)
+    if is_better(release.evidence, analysis.false_rollback_percent / 100):
         return True
-    return verdict.verdict is Verdict.UNDECIDED and analysis_of(snapshot).on_undecided is OnUndecided.PROMOTE
+    verdict = judge(release.evidence, analysis).verdict
+    if verdict is Verdict.NO_WORSE:
+        return True
+    return verdict is Verdict.UNDECIDED and analysis.on_undecided is OnUndecided.PROMOTE

@@ -1,56 +1,62 @@
-"""Where evidence meets the release: what was counted goes in, and a candidate that failed goes out."""
+"""Where evidence meets the release: what was counted goes in, and a candidate that cannot run goes out."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from dspy_operator.api.reasons import Reason
 from dspy_operator.api.rollout import Analysis
-from dspy_operator.domain.analysis import evidence as evidence_of
-from dspy_operator.domain.analysis.evidence import Judged, ReleasePair, Verdict
-from dspy_operator.domain.ledger import Ledger
+from dspy_operator.domain.analysis.evidence import ReleasePair, accumulate
+from dspy_operator.domain.ledger import Ledger, Release
 from dspy_operator.domain.release.lifecycle import refuse
 from dspy_operator.domain.snapshot import Snapshot
 from dspy_operator.domain.transition import Transition
 
-MOST_CRASHES = 3
+MOST_CRASHED_PODS = 3
 
 
-def analysis_of(snapshot: Snapshot) -> Analysis:
-    """The analysis in force: the policy's as it stands now, else the default guard."""
-    return snapshot.policy.spec.analysis if snapshot.policy else Analysis()
-
-
-def judged(ledger: Ledger, snapshot: Snapshot) -> Judged | None:
-    """The verdict on the candidate now; None without a release."""
-    return evidence_of.judge(ledger.release.evidence, analysis_of(snapshot)) if ledger.release else None
+def analysis_of(release: Release, snapshot: Snapshot) -> Analysis:
+    """The analysis in force: the policy's as it stands now, at the strictest alpha since the release began."""
+    analysis = snapshot.policy.spec.analysis if snapshot.policy else Analysis()
+    alpha = min(analysis.false_rollback_percent, release.false_rollback_percent)
+    return replace(analysis, false_rollback_percent=alpha)
 
 
 def collect_evidence(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
     """What the gateways counted goes into the evidence."""
     release = ledger.release
-    if release is None or ledger.stable is None or not snapshot.gateway.states:
+    if release is None or ledger.stable is None:
         return ledger, ()
-    pair = ReleasePair(ledger.stable, release.candidate, release.started_at)
-    states, uid = snapshot.gateway.states, snapshot.program.uid
-    accumulated = evidence_of.accumulate(release.evidence, states, uid, pair, analysis_of(snapshot), now)
-    workload = snapshot.workloads.get(release.candidate)
-    crashes = min(release.step_started_crashes, workload.crashes) if workload else release.step_started_crashes
-    return replace(ledger, release=replace(release, evidence=accumulated, step_started_crashes=crashes)), ()
+    evidence = accumulate(
+        release.evidence,
+        snapshot.gateway.states,
+        snapshot.program.uid,
+        ReleasePair(ledger.stable, release.candidate),
+        release.started_at,
+        release.step,
+        now,
+    )
+    analysis = analysis_of(release, snapshot)
+    release = replace(release, evidence=evidence, false_rollback_percent=analysis.false_rollback_percent)
+    return replace(ledger, release=release), ()
 
 
 def refuse_failed_candidate(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
-    """A candidate that cannot load, keeps crashing, or is worse is refused from every state."""
+    """A candidate that cannot load, or whose pods keep ending by themselves, is refused from every state.
+
+    It cannot load only if no pod of it ever did: a full disk on one node is no property of a version.
+    """
     release = ledger.release
-    if release is None:
+    workload = snapshot.workloads.get(release.candidate) if release else None
+    if release is None or workload is None:
         return ledger, ()
-    workload = snapshot.workloads.get(release.candidate)
-    if workload and workload.fatal:
+    if workload.fatal and workload.ready == 0 and not release.ready_once:
         return refuse(ledger, snapshot, now, "Refused", workload.fatal.reason, workload.fatal.message)
-    crashes = workload.crashes - release.step_started_crashes if workload else 0
-    if crashes >= MOST_CRASHES:
-        message = f"The candidate ended by itself {crashes} times within a step"
-        return refuse(ledger, snapshot, now, "RolledBack", "Crashes", message)
-    verdict = judged(ledger, snapshot)
-    if verdict and verdict.verdict is Verdict.WORSE:
-        return refuse(ledger, snapshot, now, "RolledBack", verdict.reason, verdict.message)
+    crashed = tuple(sorted({*release.crashed, *workload.crashed} - {*release.crashed_before}))
+    ledger = replace(ledger, release=replace(release, crashed=crashed))
+    stable = snapshot.workloads.get(str(ledger.stable))
+    stable_share = len(stable.crashed) / max(stable.replicas, 1) if stable else 0.0
+    if len(crashed) >= MOST_CRASHED_PODS and stable_share < len(crashed) / max(workload.replicas, 1) / 2:
+        message = f"{len(crashed)} pods of the candidate ended by themselves, and far fewer of stable's"
+        return refuse(ledger, snapshot, now, "RolledBack", Reason.CRASHES, message)
     return ledger, ()

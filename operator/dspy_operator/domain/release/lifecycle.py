@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from dspy_operator.api.reasons import Reason
+from dspy_operator.api.rollout import Analysis
 from dspy_operator.domain.ledger import Ledger, Refused, Release
 from dspy_operator.domain.readiness import can_serve
 from dspy_operator.domain.release.messages import step_label
@@ -16,25 +18,27 @@ def adopt_first_revision(ledger: Ledger, snapshot: Snapshot, now: float) -> Tran
     """The first revision needs no release, and neither does one that replaces a stable that never answered."""
     if ledger.stable and not ledger.stable_proven and can_serve(snapshot, ledger.stable):
         message = f"{snapshot.label(ledger.stable)} serves"
-        return replace(ledger, stable_proven=True), (Event("FirstServing", message),)
+        return replace(ledger, stable_proven=True), (Event(Reason.FIRST_SERVING, message),)
     desired = snapshot.desired_revision
     if desired is None or desired.name == ledger.stable or ledger.stable_proven:
         return ledger, ()
     if ledger.stable:
-        ledger = ledger.with_draining(ledger.stable, now)
+        ledger = ledger.with_draining(ledger.stable)
     message = f"{snapshot.label(desired.name)} is the first revision and serves when it is ready"
     adopted = replace(ledger, stable=desired.name, release=None).without_draining(desired.name)
-    return adopted, (Event("FirstRevision", message),)
+    return adopted, (Event(Reason.FIRST_REVISION, message),)
 
 
 def cancel_superseded(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
     """A candidate that is no longer desired goes, at once."""
     release, desired = ledger.release, snapshot.desired_revision
-    if release is None or desired is None or release.candidate == desired.name:
+    if release is None or desired is None:
         return ledger, ()
+    if release.candidate == desired.name:
+        return replace(ledger, release=replace(release, generation=snapshot.program.generation)), ()
     message = f"{snapshot.label(desired.name)} is wanted instead of {snapshot.label(release.candidate)}"
-    ledger = replace(ledger, release=None).with_draining(release.candidate, now)
-    return ledger.ended(release.candidate, "Cancelled", message, now), (Event("ReleaseCancelled", message),)
+    ledger = replace(ledger, release=None).with_draining(release.candidate)
+    return ledger.ended(release.candidate, Reason.CANCELLED, message, now), (Event(Reason.RELEASE_CANCELLED, message),)
 
 
 def start_release(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
@@ -49,16 +53,19 @@ def start_release(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
     steps = canary.steps_of(policy.spec.strategy.canary) if policy else ()
     workload = snapshot.workloads.get(desired.name)
     release = Release(
+        id=ledger.releases + 1,
         candidate=desired.name,
         started_at=now,
+        generation=snapshot.program.generation,
         policy=policy.name if policy else None,
+        false_rollback_percent=(policy.spec.analysis if policy else Analysis()).false_rollback_percent,
         steps=steps,
-        step_started_at=now,
-        step_started_crashes=workload.crashes if workload else 0,
+        crashed_before=tuple(sorted(workload.crashed)) if workload else (),
     )
     how = f"in {len(steps)} steps" if policy else "when it is ready (there is no rollout policy)"
     message = f"{snapshot.label(desired.name)} takes over from {snapshot.label(ledger.stable)} {how}"
-    return replace(ledger, release=release).without_draining(desired.name), (Event("ReleaseStarted", message),)
+    ledger = replace(ledger, release=release, releases=release.id).without_draining(desired.name)
+    return ledger, (Event(Reason.RELEASE_STARTED, message),)
 
 
 def refuse(ledger: Ledger, snapshot: Snapshot, now: float, outcome: str, reason: str, message: str) -> Transition:
@@ -69,7 +76,7 @@ def refuse(ledger: Ledger, snapshot: Snapshot, now: float, outcome: str, reason:
     refused = Refused(
         candidate, outcome, reason, message, now, step_label(release), evidence.stable, evidence.candidate
     )
-    ledger = replace(ledger.with_refused(refused).with_draining(candidate, now), release=None)
+    ledger = replace(ledger.with_refused(refused).with_draining(candidate), release=None)
     event = Event(outcome, f"{snapshot.label(candidate)} is refused: {message}", warning=True)
     return ledger.ended(candidate, outcome, message, now), (event,)
 
@@ -80,5 +87,5 @@ def promote(ledger: Ledger, snapshot: Snapshot, now: float, message: str) -> Tra
     assert ledger.stable is not None
     candidate, previous = ledger.release.candidate, ledger.stable
     ledger = replace(ledger, stable=candidate, stable_proven=True, release=None)
-    ledger = ledger.with_draining(previous, now).ended(candidate, "Promoted", message, now)
-    return ledger, (Event("Promoted", f"{snapshot.label(candidate)} is stable: {message}"),)
+    ledger = ledger.with_draining(previous).ended(candidate, Reason.PROMOTED, message, now)
+    return ledger, (Event(Reason.PROMOTED, f"{snapshot.label(candidate)} is stable: {message}"),)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dspy_operator.api.rollout import Analysis
-from dspy_operator.domain.analysis import evidence as evidence_of
+from dspy_operator.domain.analysis.judge import described
 from dspy_operator.domain.ledger import Ledger, Release
 from dspy_operator.domain.readiness import fully_ready, serial_acked
 from dspy_operator.domain.snapshot import Snapshot
@@ -15,28 +14,33 @@ def step_label(release: Release) -> str:
     return f"{min(release.step + 1, len(release.steps))}/{len(release.steps)}" if release.steps else ""
 
 
-def progress_of(ledger: Ledger, release: Release, snapshot: Snapshot, now: float) -> Progress:
+def progress_of(ledger: Ledger, release: Release, snapshot: Snapshot) -> Progress:
     """How far the step at hand is."""
     routed = snapshot.routes is not None and snapshot.routes.weight(release.candidate) == release.weight_bp
-    acked = serial_acked(snapshot.gateway, snapshot.program.uid, ledger.serial, release.step_started_at, now)
-    stopped = release.clock_stopped_at
+    acked = serial_acked(snapshot.gateway, snapshot.program.uid, ledger.serial, release.step_seconds)
     return Progress(
-        elapsed_seconds=(now if stopped is None else stopped) - release.step_started_at,
+        elapsed_seconds=release.step_seconds,
         candidate_requests=release.evidence.candidate.requests - release.step_started_requests,
         weight_bp=release.weight_bp,
         routes_acked=routed and acked,
     )
 
 
-def describe_step(ledger: Ledger, release: Release, snapshot: Snapshot, now: float) -> str:
+def describe_step(ledger: Ledger, release: Release, snapshot: Snapshot) -> str:
     """What the step at hand does or waits for, blocked or not."""
     if release.step < len(release.steps):
-        return release.steps[release.step].describe(progress_of(ledger, release, snapshot, now))
+        return release.steps[release.step].describe(progress_of(ledger, release, snapshot))
     if not fully_ready(snapshot, release.candidate):
         return "Waiting until every pod of the candidate is ready"
-    if release.awaited_requests is not None:
-        answered = release.evidence.candidate.answered
-        return f"Waiting for the answers to {release.awaited_requests} candidate requests, {answered} so far"
-    analysis = snapshot.policy.spec.analysis if snapshot.policy else Analysis()
-    verdict = evidence_of.judge(release.evidence, analysis)
-    return f"Waiting for proof that the candidate is no worse. {verdict.message}"
+    if release.steps_ended_at is not None and not is_answered(release):
+        open_requests = release.evidence.candidate.open
+        return f"Waiting for answers: {open_requests} candidate requests are in flight"
+    return f"Waiting for proof that the candidate is no worse: {described(release.evidence)}"
+
+
+def is_answered(release: Release) -> bool:
+    """True when every request that was drawn before the steps ended has been answered, one way or the other."""
+    ended = release.steps_ended_at
+    return ended is not None and all(
+        table.opened_at >= ended or table.settled for table in release.evidence.tables.values()
+    )

@@ -10,24 +10,31 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dspy_operator.domain.ledger import Ledger
-from dspy_operator.domain.release.blocking import blocking_reason, update_pause, update_step_clock
+from dspy_operator.domain.release.blocking import blocking_reason, halve_doubted, update_pause
+from dspy_operator.domain.release.clocks import advance_clocks
 from dspy_operator.domain.release.draining import retire_drained
-from dspy_operator.domain.release.gates import advance_steps, promote_when_gates_open
+from dspy_operator.domain.release.gates import advance_steps, note_ready, promote_when_gates_open
 from dspy_operator.domain.release.judging import collect_evidence, refuse_failed_candidate
 from dspy_operator.domain.release.lifecycle import adopt_first_revision, cancel_superseded, start_release
+from dspy_operator.domain.release.lowering import answer_lowered, lower_candidate, settle_lowered
 from dspy_operator.domain.release.messages import describe_step
 from dspy_operator.domain.requests import handle_request
 from dspy_operator.domain.snapshot import Snapshot
 from dspy_operator.domain.transition import Event, Transition
 
 RULES: tuple[Callable[[Ledger, Snapshot, float], Transition], ...] = (
+    advance_clocks,
     adopt_first_revision,
     handle_request,
     cancel_superseded,
     start_release,
     collect_evidence,
+    answer_lowered,
     refuse_failed_candidate,
-    update_step_clock,
+    lower_candidate,
+    settle_lowered,
+    halve_doubted,
+    note_ready,
     update_pause,
     advance_steps,
     promote_when_gates_open,
@@ -44,7 +51,7 @@ def advance(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
     return ledger, events
 
 
-def current_activity(ledger: Ledger, snapshot: Snapshot, now: float) -> str:
+def current_activity(ledger: Ledger, snapshot: Snapshot) -> str:
     """One sentence: what the release does or waits for now. Empty without a release."""
     release = ledger.release
     if release is None:
@@ -52,4 +59,4 @@ def current_activity(ledger: Ledger, snapshot: Snapshot, now: float) -> str:
     if release.paused:
         return release.paused.message
     blocked = blocking_reason(ledger, snapshot)
-    return blocked.message if blocked else describe_step(ledger, release, snapshot, now)
+    return blocked.message if blocked else describe_step(ledger, release, snapshot)

@@ -1,0 +1,99 @@
+"""List and watch: one task a kind, by label, paged, that starts again whenever the watch is lost.
+
+A relist also tells what is gone. Every watch knows the age of its last sign of life; whoever runs it ends the process
+when that is too long ago, since a watch that is silent without dying cannot be told from a quiet cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+
+from dspy_contract.logs import Logger
+from dspy_kube.client import UNREACHABLE, ApiException, GoneError, Kube, Object
+
+PAGE = 500
+RETRY_SECONDS = 0.5
+log = Logger(__name__)
+
+
+class Watch:
+    """Follows one collection. `put` takes objects as they are listed or change, `forget` those that are gone;
+    `settled` is awaited after each listing and each change."""
+
+    def __init__(
+        self,
+        kube: Kube,
+        path: str,
+        label: str,
+        put: Callable[[Object], None],
+        forget: Callable[[str, str], None],
+        settled: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        self._kube = kube
+        self._path = path
+        self._query = {"labelSelector": label}
+        self._put = put
+        self._forget = forget
+        self._settled = settled
+        self._names: set[tuple[str, str]] = set()
+        self.listed = asyncio.Event()
+        self.heard_at = 0.0
+        """When the API server last said anything, by the loop's clock."""
+
+    async def run(self) -> None:
+        """Follows for ever."""
+        while True:
+            try:
+                await self._follow(await self._list())
+            except GoneError:
+                pass
+            except (ApiException, ValueError, KeyError, *UNREACHABLE) as error:
+                log.warning("A watch was lost and begins again", path=self._path, error=type(error).__name__)
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def _follow(self, version: str) -> None:
+        while True:
+            async for kind, item in self._kube.changes(self._path, self._query, version):
+                version = item["metadata"]["resourceVersion"]
+                self._hear()
+                self._take(kind, item)
+                if self._settled and kind != "BOOKMARK":
+                    await self._settled()
+
+    async def _list(self) -> str:
+        """Lists everything, forgets what is no longer there, and returns the place in history."""
+        found: set[tuple[str, str]] = set()
+        query: Mapping[str, object] = {**self._query, "limit": PAGE}
+        while True:
+            page = await self._kube.request("GET", self._path, query)
+            self._hear()
+            for item in page["items"]:
+                found.add(_name(item))
+                self._put(item)
+            token = page["metadata"].get("continue")
+            if not token:
+                break
+            query = {**self._query, "limit": PAGE, "continue": token}
+        for namespace, name in self._names - found:
+            self._forget(namespace, name)
+        self._names = found
+        self.listed.set()
+        if self._settled:
+            await self._settled()
+        return str(page["metadata"]["resourceVersion"])
+
+    def _take(self, kind: str, item: Object) -> None:
+        if kind == "DELETED":
+            self._names.discard(_name(item))
+            self._forget(*_name(item))
+        elif kind != "BOOKMARK":
+            self._names.add(_name(item))
+            self._put(item)
+
+    def _hear(self) -> None:
+        self.heard_at = asyncio.get_running_loop().time()
+
+
+def _name(item: Object) -> tuple[str, str]:
+    return item["metadata"]["namespace"], item["metadata"]["name"]

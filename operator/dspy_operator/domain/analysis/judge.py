@@ -1,0 +1,162 @@
+"""The verdict on a candidate, from totals alone: the guard, a pass, another replica and a reader all get the same.
+
+One label test a stream, averaged with fixed shares (valid under any dependence between streams): one alpha for the
+release. Lowered at 1/alpha, refused when 1/20 still stands once every table that drew the candidate is settled.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from dspy_contract.outcomes import Outcome
+from dspy_contract.state import Counts
+from dspy_operator.api.rollout import Analysis
+from dspy_operator.domain.analysis import ceiling, label_test, no_worse
+from dspy_operator.domain.analysis.draws import Draws, log_sum, rejects
+from dspy_operator.domain.analysis.evidence import Evidence, RequestCounts, Total, add_counts
+from dspy_operator.domain.analysis.streams import (
+    FAILED,
+    MIDDLE_PAIR,
+    SLOW_MARGIN,
+    SLOW_NAME,
+    SLOW_REASON,
+    SLOW_SHARE,
+    STREAMS,
+    UNDEFINED_SHARE,
+    WARM_PAIRS,
+    Stream,
+)
+from dspy_operator.domain.analysis.verdict import Judged, Verdict
+
+CONFIRMS = 0.05
+"""A lowered candidate is refused when E is at least 1/0.05 once every answer is in."""
+
+Bad = Callable[[Counts], int]
+
+
+def judge(evidence: Evidence, analysis: Analysis) -> Judged:
+    """The verdict now. Looking often is free: each test is valid at any look."""
+    totals = [total for total in evidence.ordered if total.judged]
+    by_stream = [(stream, log_e_of(stream, totals)) for stream in STREAMS]
+    slow = _slow_log_e(evidence, totals)
+    terms = [
+        *(math.log(stream.share) + log_e for stream, log_e in by_stream),
+        math.log(SLOW_SHARE) + slow,
+        math.log(UNDEFINED_SHARE),
+    ]
+    log_e = log_sum(terms)
+    if rejects(log_e, analysis.false_rollback_percent / 100):
+        largest = terms.index(max(terms[:-1]))
+        return _worse(evidence, by_stream[largest][0] if largest < len(by_stream) else None, log_e)
+    if is_no_worse(evidence, analysis):
+        return Judged(Verdict.NO_WORSE, "NoWorse", "", f"The candidate is no worse: {described(evidence)}", log_e)
+    return Judged(Verdict.UNDECIDED, "Undecided", "", f"Not decided yet: {described(evidence)}", log_e)
+
+
+def is_confirmed(judged: Judged) -> bool:
+    """True when the evidence still stands once every answer is in."""
+    return rejects(judged.log_e, CONFIRMS)
+
+
+def is_no_worse(evidence: Evidence, analysis: Analysis) -> bool:
+    """True when every stream is shown no worse by its margin, on settled tables in their order."""
+    totals = [total for total in evidence.totals if total.judged]
+    margin = analysis.margin_percent / 100
+    bets = [no_worse.log_e(_answered(totals, stream), margin) for stream in STREAMS]
+    if evidence.bounds:
+        bounded = [total for total in totals if total.bounded]
+        bets.append(no_worse.log_e(_slow_draws(evidence, bounded, MIDDLE_PAIR), SLOW_MARGIN))
+    return all(rejects(bet, no_worse.ALPHA) for bet in bets)
+
+
+def is_better(evidence: Evidence, alpha: float) -> bool:
+    """True when stable is shown to be the worse one: the same test with the roles exchanged."""
+    totals = [total for total in evidence.ordered if total.judged]
+    return rejects(label_test.log_e([each.exchanged() for each in _draws(totals, FAILED.bad)]), alpha)
+
+
+def above_ceiling(evidence: Evidence, analysis: Analysis, step: int) -> bool:
+    """True when the candidate, in the step at hand, is shown to fail more often than the policy's limit."""
+    if analysis.error_rate.max_percent is None:
+        return False
+    counts = add_counts(*(total.candidate for total in evidence.ordered if total.step == step))
+    limit = analysis.error_rate.max_percent / 100
+    log_e = ceiling.log_e(counts.started, FAILED.bad(counts), limit)
+    return rejects(log_e, analysis.false_rollback_percent / 100)
+
+
+def log_e_of(stream: Stream, totals: Sequence[Total]) -> float:
+    """log E of one stream."""
+    return label_test.log_e(_draws(totals, stream.bad), stream.tolerance)
+
+
+def described(evidence: Evidence) -> str:
+    """Both revisions' counts in a few words."""
+    return f"{_in_words(evidence.candidate)} of the candidate against {_in_words(evidence.stable)} of stable"
+
+
+def _in_words(counts: RequestCounts) -> str:
+    return f"{counts.failures} failures in {counts.requests} requests"
+
+
+def _worse(evidence: Evidence, stream: Stream | None, log_e: float) -> Judged:
+    """The verdict, naming the stream that decided and its counts on both sides."""
+    candidate, stable = evidence.candidate, evidence.stable
+    if stream is None:
+        pair = f"{candidate.requests} requests of the candidate against {stable.requests} of stable"
+        return Judged(Verdict.WORSE, SLOW_REASON, SLOW_NAME, f"The candidate is slower: {pair}", log_e)
+    drawn = [total for total in evidence.ordered if total.judged]
+    bad = [stream.bad(add_counts(*counts)) for counts in ([t.candidate for t in drawn], [t.stable for t in drawn])]
+    pair = f"{bad[0]} of {candidate.requests} requests of the candidate against {bad[1]} of {stable.requests} of stable"
+    return Judged(Verdict.WORSE, stream.reason, stream.name, f"The candidate {stream.phrase}: {pair}", log_e)
+
+
+def _draws(totals: Sequence[Total], bad: Bad, candidate_bad: Bad | None = None) -> list[Draws]:
+    """Totals of equal weight and five minutes as draws, in their order."""
+    draws: dict[tuple[float, float], Draws] = {}
+    for total in totals:
+        key = (total.since, total.weight)
+        before = draws.get(key, Draws(total.weight, 0, 0, 0, 0))
+        draws[key] = Draws(
+            total.weight,
+            before.stable_requests + total.stable.started,
+            before.candidate_requests + total.candidate.started,
+            before.stable_bad + bad(total.stable),
+            before.candidate_bad + (candidate_bad or bad)(total.candidate),
+        )
+    return list(draws.values())
+
+
+def _answered(totals: Sequence[Total], stream: Stream) -> list[Draws]:
+    """Settled totals for the bet: what nobody knows is bad for the candidate and good for stable.
+
+    So is a connection that failed, among the failures: it says nothing of the program, but nothing good either.
+    """
+    unknown = {Outcome.LOST, Outcome.CONNECTION_FAILURE} if stream is FAILED else {Outcome.LOST}
+
+    def candidate_bad(counts: Counts) -> int:
+        return min(stream.bad(counts) + sum(counts.outcomes.get(each, 0) for each in unknown), counts.started)
+
+    return _draws(totals, stream.bad, candidate_bad)
+
+
+def _slow_draws(evidence: Evidence, totals: Sequence[Total], pair: int) -> list[Draws]:
+    """Stable is slow beyond an edge, the candidate beyond the next one, about 25 % later: the tolerance in time."""
+    edge = evidence.bounds[pair]
+    return _draws(
+        totals,
+        lambda counts: min(counts.older.get(edge, 0), counts.started),
+        lambda counts: min(counts.older.get(edge + 1, 0), counts.started),
+    )
+
+
+def _slow_log_e(evidence: Evidence, totals: Sequence[Total]) -> float:
+    """log of the average over the pairs of edges. Requests count when they reach the edge, answered or not."""
+    if not evidence.bounds:
+        return 0.0
+    logs = []
+    for pair in range(len(evidence.bounds)):
+        counted = [each for each in totals if each.bounded and (each.warm or pair >= WARM_PAIRS)]
+        logs.append(label_test.log_e(_slow_draws(evidence, counted, pair)))
+    return log_sum(logs) - math.log(len(logs))

@@ -1,0 +1,25 @@
+"""What the evidence says of a candidate, with the stream that decided and words for people."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Verdict(StrEnum):
+    """Worse takes the candidate's traffic away, NoWorse lets it be promoted, Undecided waits."""
+
+    WORSE = "Worse"
+    NO_WORSE = "NoWorse"
+    UNDECIDED = "Undecided"
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A verdict. `stream` is what decided it; `log_e` (natural) is the evidence that the candidate is worse."""
+
+    verdict: Verdict
+    reason: str
+    stream: str
+    message: str
+    log_e: float = 0.0

@@ -1,0 +1,47 @@
+"""The fast loop: it may take weight from a candidate, and nothing else. Pure.
+
+Who is stable and who is the candidate is read from the routes alone. No Deployment, Secret, registry or policy stands
+before it; without a readable policy it is the default guard.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from dspy_contract.routes import TOTAL_WEIGHT, Backend, Lowered, Routes
+from dspy_operator.api.reasons import Reason
+from dspy_operator.api.rollout import Analysis
+from dspy_operator.domain.analysis.evidence import Evidence
+from dspy_operator.domain.analysis.judge import judge
+from dspy_operator.domain.analysis.verdict import Verdict
+
+
+def guard(
+    routes: Routes, evidence: Evidence, analysis: Analysis, unseen: frozenset[str], answered: int, now: float
+) -> Lowered | None:
+    """What to lower, or None. `unseen`: pods that carry traffic and whose counts are too old.
+
+    `answered` is the number of the last lowering that a pass has answered.
+    """
+    release = routes.release
+    if release is None or not release.candidates:
+        return None
+    candidate = release.candidates[0]
+    if routes.weight(candidate) == 0 or routes.lowered is not None:
+        return None
+    if unseen:
+        message = f"No fresh counts from {', '.join(sorted(unseen))}: a candidate carries no traffic unseen"
+        return Lowered(release.id, answered + 1, candidate, Reason.COUNTS_MISSING, "", message, now)
+    judged = judge(evidence, analysis)
+    if judged.verdict is not Verdict.WORSE:
+        return None
+    return Lowered(release.id, answered + 1, candidate, judged.reason, judged.stream, judged.message, now)
+
+
+def lower(routes: Routes, lowered: Lowered, serial: int) -> Routes:
+    """The routes with the candidate at 0 and stable at all. `serial` is the greatest that was seen anywhere."""
+    stable = routes.release.stable if routes.release else routes.backends[0].revision
+    backends = tuple(
+        Backend(backend.revision, TOTAL_WEIGHT if backend.revision == stable else 0) for backend in routes.backends
+    )
+    return replace(routes, serial=max(serial, routes.serial) + 1, backends=backends, lowered=lowered)

@@ -1,0 +1,49 @@
+"""Rules that are no statistics: is stable healthy, does it suffer, can the candidate be reached, is it seen?
+
+Alpha does not cover them, so none of them refuses: they lower or hold, and say so.
+"""
+
+from __future__ import annotations
+
+from dspy_operator.domain.analysis.evidence import Evidence
+from dspy_operator.domain.ledger import Release
+from dspy_operator.domain.snapshot import Snapshot
+
+UNHEALTHY_SHARE, UNHEALTHY_REQUESTS = 0.5, 5.0
+SUFFERS_SHARE, SUFFERS_TIMES, SUFFERS_REQUESTS = 0.2, 4.0, 20.0
+SUFFERS_SECONDS = 120.0
+"""How long stable may take to recover without the candidate, if that was the cause."""
+
+UNREACHABLE_FAILURES = 1.5
+"""Two of the last ten requests, the older the lighter."""
+
+
+def stable_is_unhealthy(evidence: Evidence) -> bool:
+    """True while stable itself fails more than half of its recent requests."""
+    recent = evidence.stable_recent
+    return recent.requests >= UNHEALTHY_REQUESTS and recent.share > UNHEALTHY_SHARE
+
+
+def stable_suffers(evidence: Evidence) -> bool:
+    """True while stable fails far more than before: no test by draws sees a candidate that drags it down."""
+    recent, history = evidence.stable_recent, evidence.history
+    before = history.failures / history.requests if history.requests else 0.0
+    return recent.requests >= SUFFERS_REQUESTS and recent.share > max(SUFFERS_SHARE, SUFFERS_TIMES * before)
+
+
+def candidate_is_unreachable(evidence: Evidence) -> bool:
+    """True while connections to the candidate fail and none to stable does."""
+    return (
+        evidence.candidate_unreachable.bad >= UNREACHABLE_FAILURES
+        and evidence.stable_unreachable.bad < UNREACHABLE_FAILURES / 10
+    )
+
+
+def is_seen(snapshot: Snapshot) -> bool:
+    """True while the counts of every gateway pod that carries traffic are fresh."""
+    return bool(snapshot.gateway.states) and not snapshot.gateway.unseen
+
+
+def spec_asks_for_another(release: Release, snapshot: Snapshot) -> bool:
+    """True when the spec has changed since it asked for the candidate, and what it asks for now is not known."""
+    return snapshot.desired_revision is None and snapshot.program.generation != release.generation

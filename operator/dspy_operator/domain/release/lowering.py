@@ -1,0 +1,158 @@
+"""Lower first, refuse later: a candidate loses its weight at once, and what becomes of it is decided when all is known.
+
+Statistics refuse, once every table that drew the candidate is settled; everything else pauses, and goes on when its
+cause is gone. The guard may have lowered first, in the routes: only a pass answers that, here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from dspy_operator.api.reasons import Reason
+from dspy_operator.domain.analysis.judge import is_confirmed, judge
+from dspy_operator.domain.analysis.verdict import Verdict
+from dspy_operator.domain.ledger import Ledger, Lowering, Release
+from dspy_operator.domain.readiness import fully_ready, serial_acked
+from dspy_operator.domain.release.health import (
+    SUFFERS_SECONDS,
+    candidate_is_unreachable,
+    is_seen,
+    spec_asks_for_another,
+    stable_suffers,
+)
+from dspy_operator.domain.release.judging import analysis_of
+from dspy_operator.domain.release.lifecycle import refuse
+from dspy_operator.domain.snapshot import Problem, Snapshot
+from dspy_operator.domain.transition import Event, Transition
+
+CLEAR_SECONDS, LONGEST_CLEAR_SECONDS = 30.0, 600.0
+"""How long the cause must be gone before the candidate goes on; doubled each time."""
+
+UNRESOLVABLE = frozenset({Reason.MODEL_NOT_FOUND, Reason.ALIAS_NOT_FOUND, Reason.INVALID_MODEL_URI})
+"""What the spec asks for does not exist: a definite answer, not a registry that is away."""
+
+
+def answer_lowered(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
+    """What the guard did to the routes becomes the ledger's; one of a release that has ended is without effect."""
+    lowered = snapshot.routes.lowered if snapshot.routes else None
+    release = ledger.release
+    if lowered is None:
+        return ledger, ()
+    if release is None or lowered.release != release.id or lowered.revision != release.candidate:
+        message = f"The guard lowered {lowered.revision} of a release that has ended: it is without effect"
+        return ledger, (Event(Reason.LOWERED_TOO_LATE, message, warning=True),)
+    if lowered.number <= release.answered:
+        return ledger, ()
+    if release.lowered:
+        return replace(ledger, release=replace(release, answered=lowered.number)), ()
+    return _lower(ledger, release, snapshot, lowered.number, lowered.reason, lowered.stream, lowered.message)
+
+
+def lower_candidate(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
+    """A candidate that is worse, out of sight or out of reach, or that may drag stable down, loses its weight."""
+    release = ledger.release
+    if release is None or release.lowered or release.weight_bp == 0:
+        return ledger, ()
+    judged = judge(release.evidence, analysis_of(release, snapshot))
+    number = release.answered + 1
+    if judged.verdict is Verdict.WORSE:
+        return _lower(ledger, release, snapshot, number, judged.reason, judged.stream, judged.message)
+    cause = _cause(release, snapshot)
+    return _lower(ledger, release, snapshot, number, cause.reason, "", cause.message) if cause else (ledger, ())
+
+
+def settle_lowered(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
+    """A lowered candidate is refused, goes on, or waits."""
+    release = ledger.release
+    if release is None or release.lowered is None:
+        return ledger, ()
+    lowered = release.lowered
+    if lowered.stream:
+        return _confirm(ledger, release, lowered, snapshot, now)
+    if may_go_on(release, lowered):
+        return _resume(ledger, release, lowered, snapshot)
+    return ledger, ()
+
+
+def may_go_on(release: Release, lowered: Lowering) -> bool:
+    """True when the cause has been gone for long enough. When stable has suffered twice, a person decides."""
+    times = release.lowerings.get(lowered.reason, 1)
+    if lowered.reason == Reason.STABLE_SUFFERS:
+        return times < 2 and lowered.clear_seconds >= CLEAR_SECONDS
+    needed = min(CLEAR_SECONDS * 2.0 ** (times - 1), LONGEST_CLEAR_SECONDS)
+    return lowered.clear_seconds >= needed
+
+
+def cause_is_gone(release: Release, snapshot: Snapshot) -> bool:
+    """Whether what lowered the candidate is over now; for statistics, see `settle_lowered`."""
+    assert release.lowered is not None
+    match release.lowered.reason:
+        case Reason.COUNTS_MISSING:
+            return is_seen(snapshot)
+        case Reason.UNREACHABLE:
+            return fully_ready(snapshot, release.candidate)
+        case Reason.STABLE_SUFFERS:
+            # A stable that stays sick without the candidate was not made sick by it: the exchanged test decides then.
+            return not stable_suffers(release.evidence) or release.blocked_seconds > SUFFERS_SECONDS
+        case Reason.SPEC_UNRESOLVED:
+            return not spec_asks_for_another(release, snapshot)
+    return True
+
+
+def _cause(release: Release, snapshot: Snapshot) -> Problem | None:
+    """Why the candidate must lose its weight, apart from statistics."""
+    if not is_seen(snapshot):
+        pods = ", ".join(sorted(snapshot.gateway.unseen)) or "any gateway pod"
+        return Problem(Reason.COUNTS_MISSING, f"No fresh counts from {pods}: a candidate carries no traffic unseen")
+    if candidate_is_unreachable(release.evidence):
+        return Problem(Reason.UNREACHABLE, "Connections to the candidate fail, and none to stable does")
+    if release.policy and stable_suffers(release.evidence) and not _stayed_sick(release):
+        message = "Stable fails far more often since the candidate has traffic: the candidate may drag it down"
+        return Problem(Reason.STABLE_SUFFERS, message)
+    problem = snapshot.desired
+    if spec_asks_for_another(release, snapshot) and isinstance(problem, Problem) and problem.reason in UNRESOLVABLE:
+        return Problem(Reason.SPEC_UNRESOLVED, f"The spec asks for something else: {problem.message}")
+    return None
+
+
+def _stayed_sick(release: Release) -> bool:
+    return Reason.STABLE_STAYS_SICK in release.lowerings
+
+
+def _lower(
+    ledger: Ledger, release: Release, snapshot: Snapshot, number: int, reason: str, stream: str, message: str
+) -> Transition:
+    lowered = Lowering(number, reason, stream, message, release.weight_bp)
+    lowerings = _counted(release.lowerings, reason)
+    release = replace(release, lowered=lowered, weight_bp=0, answered=number, lowerings=lowerings, blocked_seconds=0.0)
+    event = Event(Reason.CANDIDATE_LOWERED, f"{snapshot.label(release.candidate)} has no traffic: {message}", True)
+    return replace(ledger, release=release), (event,)
+
+
+def _confirm(ledger: Ledger, release: Release, lowered: Lowering, snapshot: Snapshot, now: float) -> Transition:
+    """Refuses when the evidence still stands with every answer in; else the release goes on."""
+    acked = serial_acked(snapshot.gateway, snapshot.program.uid, ledger.serial, release.blocked_seconds)
+    drawn = [table for table in release.evidence.tables.values() if table.total.weight > 0]
+    if not acked or any(not table.settled for table in drawn):
+        return ledger, ()
+    judged = judge(release.evidence, analysis_of(release, snapshot))
+    if not is_confirmed(judged):
+        return _resume(ledger, release, lowered, snapshot)
+    final = judged if judged.verdict is Verdict.WORSE else None
+    reason, message = (final.reason, final.message) if final else (lowered.reason, lowered.message)
+    return refuse(ledger, snapshot, now, "RolledBack", reason, message)
+
+
+def _resume(ledger: Ledger, release: Release, lowered: Lowering, snapshot: Snapshot) -> Transition:
+    lowerings = release.lowerings
+    if lowered.reason == Reason.STABLE_SUFFERS and stable_suffers(release.evidence):
+        lowerings = _counted(lowerings, Reason.STABLE_STAYS_SICK)
+    release = replace(release, lowered=None, weight_bp=lowered.weight_bp, lowerings=lowerings, blocked_seconds=0.0)
+    why = "not confirmed by its late answers" if lowered.stream else "its cause is gone"
+    event = Event(Reason.RELEASE_RESUMED, f"{snapshot.label(release.candidate)} has its traffic again: {why}")
+    return replace(ledger, release=release), (event,)
+
+
+def _counted(lowerings: Mapping[str, int], reason: str) -> dict[str, int]:
+    return {**lowerings, str(reason): lowerings.get(str(reason), 0) + 1}

@@ -1,0 +1,103 @@
+"""The operator's parts and how they hang together, without kopf and without a cluster of their own.
+
+Two speeds: the guard has a queue and workers of its own, and never waits for a pass.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from dspy_contract.routes import CONTENT_KEY, ROUTES_LABEL, UNREADABLE, load_routes
+from dspy_contract.state import Interest
+from dspy_kube.client import Kube, Object
+from dspy_kube.store import Key as StoreKey
+from dspy_kube.store import Store
+from dspy_kube.watch import Watch
+from dspy_operator.api.names import GATEWAY_LABEL
+from dspy_operator.gateway_poller import Poller
+from dspy_operator.kube.execute import Executor
+from dspy_operator.kube.observe import Observer
+from dspy_operator.kube.paths import path
+from dspy_operator.reconcile.controller import Controller
+from dspy_operator.reconcile.gateway import GatewayReconciler
+from dspy_operator.reconcile.guard import Guard
+from dspy_operator.reconcile.program import ProgramReconciler
+from dspy_operator.registry.mlflow import Registry
+from dspy_operator.settings import Settings
+from dspy_operator.workqueue import Key, WorkQueue
+
+
+@dataclass
+class Parts:
+    """Everything that runs: two queues, the poller, the watches behind the store, and those who work."""
+
+    passes: WorkQueue
+    looks: WorkQueue
+    poller: Poller
+    store: Store
+    watches: tuple[Watch, ...]
+    controller: Controller
+
+
+def assemble(
+    kube: Kube,
+    registries: Mapping[str, Registry],
+    settings: Settings,
+    token: Callable[[str], str],
+    leads: Callable[[], bool],
+    clock: Callable[[], float] = time.time,
+) -> Parts:
+    """Puts the parts together. `leads` is true while this process holds its Lease: only then are switches renewed."""
+    passes = WorkQueue(lambda key: controller.work(key))
+    looks = WorkQueue(lambda key: guard.work(key))
+
+    def changed(key: StoreKey, item: Object | None) -> None:
+        """A release that moves is polled and guarded from the moment its routes are seen, whatever else waits."""
+        kind, namespace, name = key
+        if kind != "ConfigMap":
+            return
+        program = name.removesuffix("-routes")
+        passes.add(Key("program", namespace, program))
+        uid = _releasing(item)
+        if uid is not None:
+            poller.follow(namespace, program, uid)
+            looks.add(Key("guard", namespace, program))
+
+    def woken(namespace: str, program: str) -> None:
+        looks.add(Key("guard", namespace, program))
+        passes.add(Key("program", namespace, program))
+
+    def interest(namespace: str, program: str, series: str) -> Interest:
+        guarding = guard.guarding(namespace, program) if leads() else None
+        return Interest(guarding, programs.kept(namespace, program).get(series, 0))
+
+    store = Store(changed)
+    poller = Poller(lambda namespace: store.list("Pod", namespace), woken, token, interest)
+    executor = Executor(kube, store)
+    gateways = GatewayReconciler(kube, executor, settings, token)
+    observer = Observer(kube, registries, poller, gateways.problems, settings)
+    programs = ProgramReconciler(observer, executor, poller, settings, clock)
+    guard = Guard(kube, store, poller, programs.known, passes.add, clock)
+    controller = Controller(programs, gateways, passes.add, clock)
+    watches = tuple(
+        Watch(
+            kube,
+            path(kind, settings.namespace),
+            label,
+            lambda item, kind=kind: store.put(kind, item),  # type: ignore[misc]
+            lambda namespace, name, kind=kind: store.forget(kind, namespace, name),  # type: ignore[misc]
+        )
+        for kind, label in (("ConfigMap", ROUTES_LABEL), ("Pod", GATEWAY_LABEL))
+    )
+    return Parts(passes, looks, poller, store, watches, controller)
+
+
+def _releasing(item: Object | None) -> str | None:
+    """The program's uid while its routes name a release."""
+    try:
+        routes = load_routes(item["data"][CONTENT_KEY]) if item else None
+    except UNREADABLE:
+        return None
+    return routes.uid if routes and routes.release else None

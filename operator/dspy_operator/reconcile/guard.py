@@ -1,0 +1,157 @@
+"""A look of the guard: routes from the store, counts from the gateways, and at most one write of the routes.
+
+It never waits for a pass. What it knows beyond the gateways' tables is what the last pass left: totals of tables that
+were forgotten since, and the policy's analysis; without them it judges what the gateways still tell, by the default.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from prometheus_client import Counter
+
+from dspy_contract.logs import Logger
+from dspy_contract.routes import CONTENT_KEY, UNREADABLE, Routes, dump, load_routes
+from dspy_kube.client import MERGE, UNREACHABLE, ApiException, ConflictException, Kube, Object
+from dspy_kube.store import Store
+from dspy_operator.api.names import FIELD_MANAGER, routes_name
+from dspy_operator.api.rollout import Analysis
+from dspy_operator.domain.analysis.evidence import Evidence, ReleasePair, accumulate
+from dspy_operator.domain.guard import guard, lower
+from dspy_operator.errors import RetryError
+from dspy_operator.gateway_poller import Poller
+from dspy_operator.kube.paths import path
+from dspy_operator.workqueue import Key
+
+FASTEST_SECONDS = 0.1
+"""At most one look at a program in this time."""
+
+LOOK_SECONDS = 1.0
+"""While a release moves it is looked at this often, whatever the gateways say: silence is news as well."""
+
+GUARDED_SECONDS = 5.0
+"""A program's switch is renewed only while its last look is younger than this."""
+
+LOOKS = Counter("dspy_operator_guard_looks", "Looks of the guard, by what came of them.", ["result"])
+log = Logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the last pass knew of a release, beyond what the gateways still tell."""
+
+    release: int
+    started_at: float
+    step: int
+    answered: int
+    evidence: Evidence
+    analysis: Analysis
+
+
+class Guard:
+    """Works on `guard/<namespace>/<program>`."""
+
+    def __init__(
+        self,
+        kube: Kube,
+        store: Store,
+        poller: Poller,
+        known: Callable[[str, str], Known | None],
+        wake_pass: Callable[[Key], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._kube = kube
+        self._store = store
+        self._poller = poller
+        self._known = known
+        self._wake_pass = wake_pass
+        self._clock = clock
+        self._looked_at: dict[tuple[str, str], tuple[int, float]] = {}
+
+    def guarding(self, namespace: str, program: str) -> int | None:
+        """The release of a program whose counts were looked at a moment ago; what renews its switch."""
+        release, at = self._looked_at.get((namespace, program), (0, float("-inf")))
+        return release if asyncio.get_running_loop().time() - at < GUARDED_SECONDS else None
+
+    async def work(self, key: Key) -> float | None:
+        """One look. Returns after how many seconds the program wants another; None when no release moves."""
+        now = asyncio.get_running_loop().time()
+        _, at = self._looked_at.get((key.namespace, key.name), (0, float("-inf")))
+        if now - at < FASTEST_SECONDS:
+            return FASTEST_SECONDS - (now - at)
+        item = self._store.get("ConfigMap", key.namespace, routes_name(key.name))
+        routes = _read(item)
+        if item is None or routes is None or routes.release is None:
+            self._looked_at.pop((key.namespace, key.name), None)
+            return None
+        try:
+            await self._look(key, item, routes)
+        except (ApiException, *UNREACHABLE) as error:
+            LOOKS.labels("failed").inc()
+            log.warning("The guard could not lower a candidate yet", key=str(key), error=type(error).__name__)
+            raise RetryError from error
+        self._looked_at[key.namespace, key.name] = (routes.release.id, asyncio.get_running_loop().time())
+        return LOOK_SECONDS
+
+    async def _look(self, key: Key, item: Object, routes: Routes) -> None:
+        """Judges, and writes with the fence; whoever wrote first is read once, and judged again at once."""
+        for _ in range(3):
+            lowered = self._judge(key, routes)
+            if lowered is None:
+                LOOKS.labels("nothing").inc()
+                return
+            try:
+                await self._write(key, item, lowered)
+            except ConflictException:
+                item = await self._kube.request("GET", path("ConfigMap", key.namespace, routes_name(key.name)))
+                self._store.put("ConfigMap", item)
+                fresh = _read(item)
+                if fresh is None:
+                    return
+                routes = fresh
+                continue
+            LOOKS.labels("lowered").inc()
+            self._wake_pass(Key("program", key.namespace, key.name))
+            return
+
+    def _judge(self, key: Key, routes: Routes) -> Routes | None:
+        """The routes to write; None when nothing is to be lowered."""
+        assert routes.release is not None
+        known = self._known(key.namespace, key.name) or Known(routes.release.id, 0.0, 0, 0, Evidence(), Analysis())
+        if known.release != routes.release.id:
+            # Routes and ledger name different releases: only a pass can tell which of them is right.
+            self._wake_pass(Key("program", key.namespace, key.name))
+            return None
+        _, states = self._poller.latest(key.namespace)
+        now = self._clock()
+        pair = ReleasePair(routes.release.stable, routes.release.candidates[0])
+        evidence = accumulate(known.evidence, states, routes.uid, pair, known.started_at, known.step, now)
+        unseen = self._poller.unseen(key.namespace)
+        lowered = guard(routes, evidence, known.analysis, unseen, known.answered, now)
+        if lowered is None:
+            return None
+        log.info("The guard lowers a candidate", key=str(key), reason=lowered.reason, why=lowered.message)
+        told = [state.programs[routes.uid].serial for state in states.values() if routes.uid in state.programs]
+        return lower(routes, lowered, max(told, default=0))
+
+    async def _write(self, key: Key, item: Object, routes: Routes) -> None:
+        name = routes_name(key.name)
+        body = {
+            "metadata": {"resourceVersion": item["metadata"]["resourceVersion"]},
+            "data": {CONTENT_KEY: dump(routes)},
+        }
+        written = await self._kube.request(
+            "PATCH", path("ConfigMap", key.namespace, name), {"fieldManager": FIELD_MANAGER}, body, MERGE
+        )
+        self._store.put("ConfigMap", written)
+
+
+def _read(item: Object | None) -> Routes | None:
+    """The routes of a ConfigMap; None when there are none that can be read, which the pass mends."""
+    try:
+        return load_routes(item["data"][CONTENT_KEY]) if item else None
+    except UNREADABLE:
+        return None
