@@ -58,7 +58,7 @@ def _type(field: Mapping[str, Any]) -> str:
     if field["type"] == "array":
         return f"list of {_type(field['items'])}"
     if "additionalProperties" in field:
-        return f"map of {field['additionalProperties']['type']}"
+        return f"map of {field['additionalProperties'].get('type', 'any')}"
     return str(field["type"])
 
 

@@ -13,6 +13,7 @@ from dev.cluster.interface import Cluster, ClusterError
 from dev.world import program, rollout
 
 PAUSE: dict[str, Any] = {"pause": {"requests": 1}}
+STEPS: list[dict[str, Any]] = [{"setWeight": 5}, PAUSE]
 
 
 def with_spec(**spec: Any) -> dict[str, Any]:
@@ -53,11 +54,12 @@ VALID: list[dict[str, Any]] = [
             "volumeMounts": [{"name": "v", "mountPath": "/v"}],
         }
     ),
-    rollout("qa", [{"setWeight": 0.01}, {"pause": {"seconds": 60}}, {"setWeight": 100}]),
-    *[rollout("qa", [{"setWeight": weight}]) for weight in (0, 0.29, 8.2, 33.33, 99.99)],
+    rollout("qa", [{"setWeight": 0.01}, {"pause": {"seconds": 60}}, {"setWeight": 99}]),
+    *[rollout("qa", [{"setWeight": weight}]) for weight in (0.29, 8.2, 33.33, 98.99)],
+    rollout("qa", [{"setWeight": 0}, {"pause": {"seconds": 9}}, {"setWeight": 5}]),
     rollout(
         "qa",
-        [PAUSE],
+        STEPS,
         paused=True,
         analysis={
             "falseRollbackPercent": 1,
@@ -109,33 +111,43 @@ INVALID: list[tuple[dict[str, Any], str, str]] = [
         "spec.strategy.canary.steps[0].pause",
         "exactly one of them",
     ),
-    (rollout("qa", [{"setWeight": 101}]), "spec.strategy.canary.steps[0].setWeight", "less than or equal to 100"),
+    (rollout("qa", [{"setWeight": 100}]), "spec.strategy.canary.steps[0].setWeight", "less than or equal to 99"),
+    (rollout("qa", [{"setWeight": 0}]), "spec.strategy.canary.steps", "a weight above 0"),
+    (rollout("qa", [{"pause": {"seconds": 1}}]), "spec.strategy.canary.steps", "a weight above 0"),
+    (rollout("qa", [PAUSE, {"setWeight": 5}]), "spec.strategy.canary.steps", "must begin with a setWeight"),
+    (rollout("qa", [{"setWeight": 5}, {"setWeight": 0}, PAUSE]), "spec.strategy.canary.steps", "none may be 0"),
+    (with_spec(pod={"labels": {"dspy.dev/gateway": "true"}}), "spec.pod.labels", "the operator's own"),
+    (with_spec(pod={"labels": {"app.kubernetes.io/name": "x"}}), "spec.pod.labels", "the operator's own"),
+    (with_spec(env=[{"name": "MLFLOW_TRACKING_URI", "value": "x"}]), "spec.env[0].name", "the operator's own"),
+    (with_spec(env=[{"name": "DSPY_RUNTIME_MODEL", "value": "x"}]), "spec.env[0].name", "the operator's own"),
+    (with_spec(pod={"volumes": [{"name": "v", "hostPath": {"path": "/"}}]}), "spec.pod.volumes[0]", "hostPath"),
+    (with_lm(parameters={"api_key": "sk-x"}), "spec.lm.parameters", "spec.lm.credentials"),
     (rollout("qa", [{"setWeight": -1}]), "spec.strategy.canary.steps[0].setWeight", "greater than or equal to 0"),
     (rollout("qa", [{"setWeight": 0.001}]), "spec.strategy.canary.steps[0].setWeight", "two decimals"),
-    (rollout("qa", [PAUSE], programRef={"name": ""}), "spec.programRef.name", "at least 1"),
-    (rollout("qa", [PAUSE], strategy={"type": "Canary"}), "spec.strategy", "needs canary.steps"),
-    (rollout("qa", [PAUSE], strategy={"type": "Wild"}), "spec.strategy.type", '"Canary"'),
+    (rollout("qa", STEPS, programRef={"name": ""}), "spec.programRef.name", "at least 1"),
+    (rollout("qa", STEPS, strategy={"type": "Canary"}), "spec.strategy", "needs canary.steps"),
+    (rollout("qa", STEPS, strategy={"type": "Wild"}), "spec.strategy.type", '"Canary"'),
     (
-        rollout("qa", [PAUSE], analysis={"falseRollbackPercent": 0}),
+        rollout("qa", STEPS, analysis={"falseRollbackPercent": 0}),
         "spec.analysis.falseRollbackPercent",
         "at least 0.0001",
     ),
     # The API server compares a whole number with the whole part of a minimum only: these need rules.
-    (rollout("qa", [PAUSE], analysis={"marginPercent": 0}), "spec.analysis.marginPercent", "at least 0.1"),
+    (rollout("qa", STEPS, analysis={"marginPercent": 0}), "spec.analysis.marginPercent", "at least 0.1"),
     (
-        rollout("qa", [PAUSE], analysis={"errorRate": {"maxPercent": 0}}),
+        rollout("qa", STEPS, analysis={"errorRate": {"maxPercent": 0}}),
         "spec.analysis.errorRate.maxPercent",
         "at least 0.01",
     ),
-    (rollout("qa", [PAUSE], analysis={"marginPercent": 51}), "spec.analysis.marginPercent", "less than or equal to 50"),
+    (rollout("qa", STEPS, analysis={"marginPercent": 51}), "spec.analysis.marginPercent", "less than or equal to 50"),
     (
-        rollout("qa", [PAUSE], analysis={"errorRate": {"maxPercent": 100}}),
+        rollout("qa", STEPS, analysis={"errorRate": {"maxPercent": 100}}),
         "spec.analysis.errorRate.maxPercent",
         "less than or equal to 99",
     ),
-    (rollout("qa", [PAUSE], analysis={"onUndecided": "Guess"}), "spec.analysis.onUndecided", '"Pause", "Promote"'),
-    (rollout("qa", [PAUSE], progressDeadlineSeconds=0), "spec.progressDeadlineSeconds", "greater than or equal to 1"),
-    (rollout("qa", [PAUSE], stepDeadlineSeconds=0), "spec.stepDeadlineSeconds", "greater than or equal to 1"),
+    (rollout("qa", STEPS, analysis={"onUndecided": "Guess"}), "spec.analysis.onUndecided", '"Pause", "Promote"'),
+    (rollout("qa", STEPS, progressDeadlineSeconds=0), "spec.progressDeadlineSeconds", "greater than or equal to 1"),
+    (rollout("qa", STEPS, stepDeadlineSeconds=0), "spec.stepDeadlineSeconds", "greater than or equal to 1"),
 ]
 
 

@@ -144,8 +144,9 @@ async def test_a_waiting_poll_is_answered_when_a_failure_arrives(
         while True:
             answer = await gateway.agent.answer(Poll({UID: Interest()}, token, wait_seconds=30))
             token = answer.token
-            if UID in answer.programs and answer.programs[UID].totals:
-                return answer.programs[UID].totals["old"]
+            totals = answer.programs[UID].totals if UID in answer.programs else {}
+            if "old" in totals and totals["old"].answered:
+                return totals["old"]
 
     waiting = asyncio.create_task(failure())
     await ask_many(gateway.url(UID), 1)

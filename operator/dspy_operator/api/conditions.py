@@ -42,6 +42,11 @@ def timestamp(now: float) -> str:
     return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def seconds(text: str) -> float:
+    """A time of the API as Unix seconds."""
+    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+
+
 def _merged(before: Mapping[str, Any] | None, condition: Condition, generation: int, now: float) -> dict[str, Any]:
     flipped = before is None or before["status"] != condition.status
     return {

@@ -28,6 +28,7 @@ class Reason(StrEnum):
     DSPY_MISMATCH = "DSPyMismatch"
     UNREADABLE = "Unreadable"
     LEDGER_TOO_NEW = "LedgerTooNew"
+    LEDGER_LOST = "LedgerLost"
     CONFLICT = "Conflict"
     PROGRAM_NOT_FOUND = "ProgramNotFound"
 

@@ -92,6 +92,8 @@ class Policy:
     spec: RolloutSpec
     status: Mapping[str, object]
     resource_version: str
+    unreadable: str = ""
+    """Why its spec cannot be read by this operator: it governs all the same, and nothing moves under it."""
 
 
 def policies_of(program: str, rollouts: tuple[Policy, ...]) -> tuple[Policy, ...]:

@@ -59,4 +59,11 @@ class Delete:
     name: str
 
 
-Action = CreateRevision | ServeRevision | WriteRoutes | ApplyService | MarkStable | Delete
+@dataclass(frozen=True, slots=True)
+class KeepLostLedger:
+    """Keeps a ledger that no version can read, once, where a person finds it."""
+
+    content: str
+
+
+Action = KeepLostLedger | CreateRevision | ServeRevision | WriteRoutes | ApplyService | MarkStable | Delete

@@ -116,6 +116,7 @@ class Ended:
     outcome: str
     message: str
     at: float
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +161,10 @@ class Ledger:
         """The refusal of a revision, if it was refused."""
         return next((refused for refused in self.refused if refused.revision == revision), None)
 
-    def ended(self, revision: str, outcome: str, message: str, now: float) -> Ledger:
+    def ended(self, revision: str, outcome: str, message: str, now: float, version: str = "") -> Ledger:
         """The ledger with a release's end in its history."""
-        return replace(self, history=(*self.history, Ended(revision, outcome, message, now))[-LONGEST_HISTORY:])
+        ended = Ended(revision, outcome, message, now, version)
+        return replace(self, history=(*self.history, ended)[-LONGEST_HISTORY:])
 
     def with_draining(self, revision: str) -> Ledger:
         """The ledger with a revision that loses its weight now."""

@@ -6,17 +6,20 @@ wait, shift, drain, delete. A plan after its own plan is empty.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dspy_contract.routes import Backend, ReleaseRef, Routes
+from dspy_contract.routes import TOTAL_WEIGHT, Backend, ReleaseRef, Routes
+from dspy_operator.api.reasons import Reason
 from dspy_operator.domain import status
 from dspy_operator.domain.actions import (
     Action,
     ApplyService,
     CreateRevision,
     Delete,
+    KeepLostLedger,
     MarkStable,
     ServeRevision,
     WriteRoutes,
@@ -64,10 +67,17 @@ class Plan:
 
 def plan(snapshot: Snapshot, now: float) -> Plan:
     """What one pass decides for a program."""
+    if snapshot.program.newer_version is not None:
+        return _hands_off(snapshot, snapshot.program.newer_version, now)
     stored = snapshot.program.ledger or recover_ledger(snapshot, now)
     if snapshot.name_conflict:
         return _refused(snapshot, stored, name_taken(snapshot.name_conflict), now)
     ledger, events = advance(stored, snapshot, now)
+    if snapshot.program.lost:
+        events = (
+            Event(Reason.LEDGER_LOST, f"status.release could not be read: {snapshot.program.lost}", True),
+            *events,
+        )
     if ledger.stable is None:
         problem = snapshot.desired if isinstance(snapshot.desired, Problem) else status.RESOLVING
         return _refused(snapshot, ledger, problem, now)
@@ -87,6 +97,17 @@ def name_taken(what: str) -> Problem:
     return Problem("NameTaken", f"{what} exists and is not ours: rename the program or delete it")
 
 
+def _hands_off(snapshot: Snapshot, version: int, now: float) -> Plan:
+    """A newer operator's ledger: nothing of it is touched, and its candidates lose their weight."""
+    routes = snapshot.routes
+    if routes is not None and routes.release and routes.weight(routes.release.stable) < TOTAL_WEIGHT:
+        weights = {routes.release.stable: TOTAL_WEIGHT}
+        backends = tuple(Backend(each.revision, weights.get(each.revision, 0)) for each in routes.backends)
+        lowered = replace(routes, serial=routes.serial + 1, backends=backends)
+        return Plan(Ledger(), status.too_new_status(snapshot, version, now), _write_routes(snapshot, lowered))
+    return Plan(Ledger(), status.too_new_status(snapshot, version, now))
+
+
 def _assembled(
     snapshot: Snapshot,
     ledger: Ledger,
@@ -98,6 +119,7 @@ def _assembled(
     write = _write_routes(snapshot, routes)
     urgent = write if write and _lowers(snapshot.routes, routes, ledger.stable) else ()
     actions = (
+        *_kept_ledger(snapshot),
         *_creations(snapshot, targets),
         *(() if urgent else write),
         *_service(snapshot),
@@ -180,6 +202,14 @@ def _creations(snapshot: Snapshot, targets: tuple[Target, ...]) -> tuple[Action,
         if workload is None or not workload.has_service or workload.replicas != target.replicas:
             actions.append(ServeRevision(revision, target.replicas, create=workload is None))
     return tuple(actions)
+
+
+def _kept_ledger(snapshot: Snapshot) -> tuple[KeepLostLedger, ...]:
+    """What could not be read is kept once, for a person: it is written over by the one that was found again."""
+    if not snapshot.program.lost:
+        return ()
+    content = json.dumps(snapshot.program.status.get("release"), sort_keys=True, default=str)
+    return (KeepLostLedger(content),)
 
 
 def _service(snapshot: Snapshot) -> tuple[ApplyService, ...]:

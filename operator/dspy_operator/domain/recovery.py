@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dspy_operator.domain.ledger import Ledger
+from dspy_operator.api.reasons import Reason
+from dspy_operator.domain.ledger import Ledger, Refused
 from dspy_operator.domain.snapshot import Snapshot
+
+FORGOTTEN = "It was refused before the status was lost, which held the reason; the request retry tries it again"
 
 
 def recover_ledger(snapshot: Snapshot, now: float) -> Ledger:
@@ -11,9 +14,12 @@ def recover_ledger(snapshot: Snapshot, now: float) -> Ledger:
     routes = snapshot.routes
     if routes is not None and routes.backends:
         stable, *others = routes.backends
-        ledger = Ledger(serial=routes.serial, stable=stable.revision, stable_proven=True)
+        releases = routes.release.id if routes.release else 0
+        ledger = Ledger(serial=routes.serial, releases=releases, stable=stable.revision, stable_proven=True)
         for backend in others:
             ledger = ledger.with_draining(backend.revision)
+        for revision in routes.refused:
+            ledger = ledger.with_refused(Refused(revision, Reason.ROLLED_BACK, Reason.ROLLED_BACK, FORGOTTEN, now))
         return ledger
     promoted = {
         name: workload.promoted_at for name, workload in snapshot.workloads.items() if workload.promoted_at is not None

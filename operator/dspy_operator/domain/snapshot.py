@@ -36,6 +36,10 @@ class Program:
     request: str
     status: Mapping[str, Any]
     ledger: Ledger | None
+    lost: str = ""
+    """Why the ledger that is stored cannot be carried on; it is found again from the routes then."""
+    newer_version: int | None = None
+    """The version of a ledger that a newer operator wrote: never written over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,8 @@ class Revision:
     timeout_seconds: int
     deployment: Manifest
     service: Manifest
+    model_id: str = ""
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +144,11 @@ class Snapshot:
             return self.revisions[name]
         desired = self.desired_revision
         return desired if desired is not None and desired.name == name else None
+
+    def version(self, name: str) -> str:
+        """A revision's version as people write it, as v7; empty where it is not known."""
+        revision = self.revision(name)
+        return f"v{revision.version}" if revision else ""
 
     def label(self, name: str | None) -> str:
         """A revision as people know it: its version, and its name."""

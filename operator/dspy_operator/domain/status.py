@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from dspy_operator.api.conditions import Condition, false, merged, true
+from dspy_operator.api.conditions import Condition, false, merged, seconds, timestamp, true
 from dspy_operator.api.convert import to_dict
+from dspy_operator.api.reasons import Reason
 from dspy_operator.api.rollout import Policy
 from dspy_operator.domain.analysis.evidence import RequestCounts
 from dspy_operator.domain.analysis.judge import judge
@@ -49,16 +50,25 @@ def program_status(
 
 def refused_status(snapshot: Snapshot, ledger: Ledger, problem: Problem, now: float) -> Content | None:
     """The status of a program that cannot begin; None when it says so already."""
-    conditions = [
-        _accepted(problem),
-        false("Available", problem.reason, problem.message),
-        false("Current", "Waiting", problem.message),
-        true("Stalled", problem.reason, problem.message)
-        if problem.reason != "Resolving"
-        else false("Stalled", "Progressing"),
-    ]
+    available = false("Available", problem.reason, problem.message)
+    current = false("Current", Reason.WAITING, problem.message)
+    resolving = problem.reason in (Reason.RESOLVING, Reason.REGISTRY_UNAVAILABLE)
+    stalled = false("Stalled", Reason.PROGRESSING) if resolving else true("Stalled", problem.reason, problem.message)
+    conditions = [_accepted(problem), available, current, *_for_machines(available, current, stalled)]
     content = _base(snapshot, ledger, conditions, now)
     return None if content == dict(snapshot.program.status) else content
+
+
+def too_new_status(snapshot: Snapshot, version: int, now: float) -> Content | None:
+    """The status of a program whose ledger a newer operator wrote: everything of it is kept; None when it says so."""
+    message = f"status.release was written by a newer operator (version {version}): upgrade this one"
+    before = snapshot.program.status
+    mine = [false("Accepted", Reason.LEDGER_TOO_NEW, message), true("Stalled", Reason.LEDGER_TOO_NEW, message)]
+    changed = merged(before.get("conditions", ()), mine, snapshot.program.generation, now)
+    kept = [each for each in before.get("conditions", ()) if each["type"] not in ("Accepted", "Stalled")]
+    content = {**before, "conditions": [*changed, *kept]}
+    known = {each["type"]: each for each in before.get("conditions", ())}
+    return None if all(known.get(each["type"]) == each for each in changed) else content
 
 
 def rollout_statuses(snapshot: Snapshot, ledger: Ledger, now: float) -> list[tuple[Policy, Content]]:
@@ -104,13 +114,8 @@ def phase_of(snapshot: Snapshot, ledger: Ledger) -> str:
 
 
 def _program(snapshot: Snapshot, ledger: Ledger, now: float) -> Content:
-    stable = snapshot.revisions.get(str(ledger.stable)) or snapshot.desired_revision
-    conditions = [
-        _accepted(snapshot.desired),
-        _available(snapshot, ledger),
-        _current(snapshot, ledger),
-        _stalled(snapshot, ledger),
-    ]
+    stable = snapshot.revision(ledger.stable)
+    conditions = _conditions(snapshot, ledger)
     workload = snapshot.workloads.get(str(ledger.stable))
     content = _base(snapshot, ledger, conditions, now)
     content["url"] = f"http://{snapshot.program.name}.{snapshot.program.namespace}.svc"
@@ -131,21 +136,39 @@ def _base(snapshot: Snapshot, ledger: Ledger, conditions: list[Condition], now: 
     return {
         "observedGeneration": snapshot.program.generation,
         "release": _stored(ledger),
-        "history": [to_dict(ended) for ended in ledger.history],
+        "history": [{**to_dict(ended), "at": timestamp(ended.at)} for ended in ledger.history],
+        **({"request": ledger.request_outcome} if ledger.request_outcome else {}),
         "conditions": merged(before, conditions, snapshot.program.generation, now),
     }
 
 
 def _stored(ledger: Ledger) -> Content:
     """The ledger as it is stored. Its history stands beside it, for people, and is not stored twice."""
-    return {name: value for name, value in to_dict(ledger).items() if name != "history"}
+    stored = {name: value for name, value in to_dict(ledger).items() if name != "history"}
+    return {**stored, "version": ledger.version}
+
+
+def _conditions(snapshot: Snapshot, ledger: Ledger) -> list[Condition]:
+    """Every condition of a program. Ready, Reconciling and Stalled are for machines: kstatus reads them."""
+    accepted, available = _accepted(snapshot.desired), _available(snapshot, ledger)
+    current, stalled = _current(snapshot, ledger), _stalled(snapshot, ledger)
+    return [accepted, available, current, *_for_machines(available, current, stalled)]
+
+
+def _for_machines(available: Condition, current: Condition, stalled: Condition) -> list[Condition]:
+    missing = next((each for each in (available, current) if each.status != "True"), None)
+    ready = false("Ready", missing.reason, missing.message) if missing else true("Ready", Reason.SERVING)
+    moving = missing is not None and stalled.status != "True"
+    reconciling = true if moving else false
+    words = (missing.reason, missing.message) if missing and moving else (Reason.SETTLED, "")
+    return [ready, reconciling("Reconciling", *words), stalled]
 
 
 def _accepted(desired: DesiredRevision | Problem | None) -> Condition:
     if isinstance(desired, Problem):
-        status = "Unknown" if desired.reason in ("RegistryUnavailable", "Resolving") else "False"
+        status = "Unknown" if desired.reason in (Reason.REGISTRY_UNAVAILABLE, Reason.RESOLVING) else "False"
         return Condition("Accepted", status, desired.reason, desired.message)
-    return true("Accepted", "Accepted")
+    return true("Accepted", Reason.ACCEPTED)
 
 
 def _available(snapshot: Snapshot, ledger: Ledger) -> Condition:
@@ -155,42 +178,56 @@ def _available(snapshot: Snapshot, ledger: Ledger) -> Condition:
     if snapshot.gateway.problem:
         return false("Available", snapshot.gateway.problem.reason, snapshot.gateway.problem.message)
     if snapshot.service_port is None:
-        return false("Available", "GatewayNotReady", "The namespace's gateway is starting")
-    return true("Available", "Serving")
+        return false("Available", Reason.GATEWAY_NOT_READY, "The namespace's gateway is starting")
+    return true("Available", Reason.SERVING)
 
 
 def _current(snapshot: Snapshot, ledger: Ledger) -> Condition:
     desired = snapshot.desired_revision
     if ledger.release:
-        return false("Current", "ReleaseInProgress", current_activity(ledger, snapshot))
+        return false("Current", Reason.RELEASE_IN_PROGRESS, current_activity(ledger, snapshot))
     if desired is None:
-        problem = (
-            snapshot.desired
-            if isinstance(snapshot.desired, Problem)
-            else Problem("Resolving", "The model is being looked up")
-        )
-        return false("Current", "Waiting", problem.message)
+        return _while_unresolved(snapshot)
     if desired.name == ledger.stable:
         if can_serve(snapshot, ledger.stable):
-            return true("Current", "Current")
-        return false("Current", "Waiting", problem_of(snapshot.workloads.get(desired.name)).message)
+            return true("Current", Reason.CURRENT)
+        return false("Current", Reason.WAITING, problem_of(snapshot.workloads.get(desired.name)).message)
     refused = ledger.refusal(desired.name)
     if refused:
-        return false("Current", "RolledBack" if refused.outcome == "RolledBack" else "Refused", refused.message)
+        rolled_back = refused.outcome == Reason.ROLLED_BACK
+        return false("Current", Reason.ROLLED_BACK if rolled_back else Reason.REFUSED, refused.message)
     if snapshot.policy is None and snapshot.program.spec.rollout_policy == "Required":
-        return false(
-            "Current", "Waiting", "PolicyMissing: spec.rolloutPolicy is Required and no DSPyRollout names this program"
-        )
-    return false("Current", "Waiting", "Stable has not been ready yet")
+        message = "PolicyMissing: spec.rolloutPolicy is Required and no DSPyRollout names this program"
+        return false("Current", Reason.WAITING, message)
+    return false("Current", Reason.WAITING, "Stable has not been ready yet")
+
+
+def _while_unresolved(snapshot: Snapshot) -> Condition:
+    """While a registry is away, or the operator has just started, Current keeps what it said of the same spec."""
+    problem = snapshot.desired if isinstance(snapshot.desired, Problem) else RESOLVING
+    passing = problem.reason in (Reason.REGISTRY_UNAVAILABLE, Reason.RESOLVING)
+    for each in snapshot.program.status.get("conditions", ()):
+        same = each.get("observedGeneration") == snapshot.program.generation
+        if passing and same and each["type"] == "Current" and each["reason"] != Reason.RELEASE_IN_PROGRESS:
+            return Condition("Current", each["status"], each["reason"], each.get("message", ""))
+    return false("Current", Reason.WAITING, problem.message)
 
 
 def _stalled(snapshot: Snapshot, ledger: Ledger) -> Condition:
-    if ledger.release and ledger.release.paused:
-        return true("Stalled", ledger.release.paused.reason, ledger.release.paused.message)
+    """True only where a person must change something after a failure."""
+    paused = ledger.release.paused if ledger.release else None
+    if paused and paused.reason in (Reason.PROGRESS_DEADLINE_EXCEEDED, Reason.STEP_DEADLINE_EXCEEDED):
+        return true("Stalled", paused.reason, paused.message)
     workload = snapshot.workloads.get(str(ledger.stable))
     if workload and workload.fatal and not can_serve(snapshot, ledger.stable):
         return true("Stalled", workload.fatal.reason, workload.fatal.message)
-    return false("Stalled", "Progressing" if ledger.release else "Settled")
+    if isinstance(snapshot.desired, Problem) and _accepted(snapshot.desired).status == "False":
+        return true("Stalled", snapshot.desired.reason, snapshot.desired.message)
+    desired = snapshot.desired_revision
+    refused = ledger.refusal(desired.name) if desired and desired.name != ledger.stable else None
+    if refused and ledger.release is None:
+        return true("Stalled", refused.reason, refused.message)
+    return false("Stalled", Reason.PROGRESSING if ledger.release else Reason.SETTLED)
 
 
 def _rollout(snapshot: Snapshot, ledger: Ledger, policy: Policy, now: float) -> Content:
@@ -203,7 +240,10 @@ def _rollout(snapshot: Snapshot, ledger: Ledger, policy: Policy, now: float) -> 
         if release
         else (refused.message if refused else _current(snapshot, ledger).message)
     )
-    content = _rollout_base(policy, phase, message, [true("Accepted", "Accepted")], now)
+    accepted = true("Accepted", Reason.ACCEPTED)
+    if policy.unreadable:
+        accepted = false("Accepted", Reason.UNREADABLE, policy.unreadable)
+    content = _rollout_base(policy, phase, message, [accepted], now)
     stable, other = snapshot.revisions.get(str(ledger.stable)), snapshot.revision(candidate)
     content["stable"] = f"v{stable.version}" if stable else ""
     content["candidate"] = f"v{other.version}" if other else ""
@@ -254,7 +294,7 @@ def _rollout_base(policy: Policy, phase: str, message: str, conditions: list[Con
         "phase": phase,
         "message": message,
         "conditions": merged(before, conditions, policy.generation, now),  # type: ignore[arg-type]
-        "measuredAt": now,
+        "measuredAt": timestamp(now),
     }
 
 
@@ -268,7 +308,8 @@ def _due(content: Content, known: Content, now: float) -> bool:
     }:
         return True
     changed = any(content.get(name) != known.get(name) for name in _LIVE if name != "measuredAt")
-    return changed and now - float(known.get("measuredAt", 0.0)) >= LIVE_SECONDS
+    measured_at = seconds(str(known["measuredAt"])) if "measuredAt" in known else 0.0
+    return changed and now - measured_at >= LIVE_SECONDS
 
 
 _CLOCKS = ("tickedAt", "checkpointedAt", "draining")
@@ -283,7 +324,7 @@ def _without_evidence(content: Mapping[str, Any]) -> Content:
         ledger["release"] = _steady(ledger["release"])
     conditions = [
         {name: value for name, value in condition.items() if name != "message"}
-        if condition["type"] in ("Current", "Stalled")
+        if condition["type"] in ("Current", "Stalled", "Ready", "Reconciling")
         else condition
         for condition in content.get("conditions", ())
     ]

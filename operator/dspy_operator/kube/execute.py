@@ -17,6 +17,7 @@ from dspy_operator.domain.actions import (
     ApplyService,
     CreateRevision,
     Delete,
+    KeepLostLedger,
     MarkStable,
     ServeRevision,
     WriteRoutes,
@@ -117,6 +118,8 @@ class Executor:
 
     async def _act(self, program: Program, action: Action) -> None:
         match action:
+            case KeepLostLedger(content):
+                await self._create(manifests.lost_ledger(program, content))
             case CreateRevision(desired):
                 await self._create_owned(dict(desired.manifest))
             case ServeRevision(revision, replicas, create):

@@ -16,7 +16,7 @@ from dspy_kube.client import Kube, Object
 from dspy_operator.api.convert import from_dict
 from dspy_operator.api.names import GATEWAY_NAME, REQUEST_ANNOTATION, routes_name
 from dspy_operator.api.program import ProgramSpec
-from dspy_operator.api.rollout import Policy, RolloutSpec, policies_of
+from dspy_operator.api.rollout import Policy, ProgramRef, RolloutSpec, Strategy, policies_of
 from dspy_operator.domain.ledger import Ledger
 from dspy_operator.domain.snapshot import (
     DesiredRevision,
@@ -28,6 +28,7 @@ from dspy_operator.domain.snapshot import (
     Version,
     Workload,
 )
+from dspy_operator.domain.stored_ledger import read_ledger
 from dspy_operator.errors import InvalidSpecError
 from dspy_operator.gateway_poller import Poller
 from dspy_operator.kube.paths import path
@@ -65,7 +66,7 @@ class Observer:
     async def policies(self, namespace: str, program: str) -> tuple[Policy, ...]:
         """The rollouts that name a program, the governing one first."""
         found = await self._kube.request("GET", path("DSPyRollout", namespace))
-        return policies_of(program, tuple(policy for item in found["items"] if (policy := _policy(item)) is not None))
+        return policies_of(program, tuple(_policy(item) for item in found["items"]))
 
     async def snapshot(self, manifest: Object, latest: Ledger | None) -> Snapshot:
         """Everything about a program. `latest` is what the last pass of this process knew beyond the stored ledger."""
@@ -101,7 +102,7 @@ class Observer:
         )
 
     async def _desired(
-        self, program: Program, raw_spec: Mapping[str, Any], known: Mapping[str, Revision]
+        self, program: Program, raw_spec: Mapping[str, Any], existing: Mapping[str, Revision]
     ) -> DesiredRevision | Problem:
         model = program.spec.model
         registry = self._registries.get(model.registry)
@@ -116,7 +117,7 @@ class Observer:
         except InvalidSpecError as error:
             return Problem(error.reason, error.message)
         if isinstance(version, Problem):
-            return version
+            return self._known_revision(program, raw_spec, existing) or version
         mismatch = _mismatch(program.spec, version, self._settings)
         if mismatch:
             return mismatch
@@ -124,7 +125,18 @@ class Observer:
         python = version.python or self._settings.runtime_pythons[0]
         runtime = Runtime(self._settings.runtime_image.format(python=python), registry.url)
         manifest = controller_revision(program, name, version, runtime)
-        return DesiredRevision(known.get(name) or read_revision(manifest), manifest)
+        return DesiredRevision(existing.get(name) or read_revision(manifest), manifest)
+
+    def _known_revision(
+        self, program: Program, raw_spec: Mapping[str, Any], existing: Mapping[str, Revision]
+    ) -> DesiredRevision | None:
+        """A revision that exists needs no registry: going back to it must not wait for one."""
+        for revision in existing.values():
+            if revision.model_uri == program.spec.model.uri:
+                version = Version(revision.model_uri, revision.version, revision.model_id, revision.digest, "", "")
+                if revision_name(program.name, raw_spec, version) == revision.name:
+                    return DesiredRevision(revision, {})
+        return None
 
     def _gateway(self, namespace: str, uid: str, table: PortTable) -> Gateway:
         port = table.ports.get(uid)
@@ -168,6 +180,7 @@ class Observer:
 def read_program(manifest: Object, latest: Ledger | None) -> Program:
     """A DSPyProgram as the plan sees it. Raises InvalidSpecError when the schema let something through."""
     metadata, status = manifest["metadata"], manifest.get("status", {})
+    stored = read_ledger(status)
     try:
         spec = from_dict(manifest["spec"], ProgramSpec)
     except (cattrs.BaseValidationError, KeyError, TypeError, ValueError) as error:
@@ -181,18 +194,17 @@ def read_program(manifest: Object, latest: Ledger | None) -> Program:
         spec=spec,
         request=metadata.get("annotations", {}).get(REQUEST_ANNOTATION, ""),
         status=status,
-        ledger=_ledger(status, latest),
+        ledger=_newest(stored.ledger, latest),
+        lost=stored.lost,
+        newer_version=stored.newer_version,
     )
 
 
-def _ledger(status: Mapping[str, Any], latest: Ledger | None) -> Ledger | None:
+def _newest(stored: Ledger | None, latest: Ledger | None) -> Ledger | None:
     """The stored ledger, with the evidence that this process gathered since it was stored."""
-    if "release" not in status:
-        return None
-    stored = from_dict({**status["release"], "history": status.get("history", ())}, Ledger)
-    if latest is None or latest.release is None or stored.release is None:
+    if latest is None or latest.release is None or stored is None or stored.release is None:
         return stored
-    if (latest.release.candidate, latest.release.started_at) != (stored.release.candidate, stored.release.started_at):
+    if latest.release.id != stored.release.id:
         return stored
     written = (latest.serial, latest.request, latest.checkpointed_at)
     return latest if written == (stored.serial, stored.request, stored.checkpointed_at) else stored
@@ -204,12 +216,14 @@ def stored_kept(status: Mapping[str, Any]) -> Mapping[str, int]:
     return {str(name): int(number) for name, number in (evidence.get("kept") or {}).items()}
 
 
-def _policy(item: Object) -> Policy | None:
-    metadata = item["metadata"]
+def _policy(item: Object) -> Policy:
+    """A rollout. One that this operator cannot read governs its program all the same, and holds it still."""
+    metadata, unreadable = item["metadata"], ""
     try:
         spec = from_dict(item["spec"], RolloutSpec)
-    except (cattrs.BaseValidationError, KeyError, TypeError, ValueError):
-        return None
+    except (cattrs.BaseValidationError, KeyError, TypeError, ValueError) as error:
+        unreadable = "; ".join(cattrs.transform_error(error)) if isinstance(error, Exception) else str(error)
+        spec = RolloutSpec(ProgramRef(str(item["spec"]["programRef"]["name"])), Strategy("Unreadable"), paused=True)
     return Policy(
         metadata["name"],
         metadata["uid"],
@@ -218,6 +232,7 @@ def _policy(item: Object) -> Policy | None:
         spec,
         item.get("status", {}),
         metadata["resourceVersion"],
+        unreadable,
     )
 
 

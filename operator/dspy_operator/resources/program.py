@@ -22,6 +22,12 @@ def routes(program: Program, content: Routes) -> Manifest:
     }
 
 
+def lost_ledger(program: Program, content: str) -> Manifest:
+    """The ConfigMap with a ledger that could not be read."""
+    metadata = _metadata(program, f"{program.name}-ledger-lost", {})
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"release.json": content}}
+
+
 def service(program: Program, port: int) -> Manifest:
     """The program's stable address: port 80, which is the program's own listener on every gateway pod."""
     return {

@@ -82,6 +82,8 @@ def read_revision(manifest: Mapping[str, Any]) -> Revision:
         timeout_seconds=data["timeoutSeconds"],
         deployment=data["deployment"],
         service=data["service"],
+        model_id=data["model"]["modelId"],
+        digest=data["model"]["digest"],
     )
 
 

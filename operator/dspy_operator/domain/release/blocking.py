@@ -19,7 +19,15 @@ DEFAULT_STEP_DEADLINE_SECONDS = 3600.0
 CEILING_WEIGHT_BP = 5_000
 """A candidate above its ceiling keeps at most this weight: there the label test decides soonest."""
 
-SHOWN_AT_ONCE = frozenset({Reason.POLICY_MISSING, Reason.PAUSED_BY_USER, Reason.ABOVE_CEILING, Reason.SPEC_UNRESOLVED})
+SHOWN_AT_ONCE = frozenset(
+    {
+        Reason.POLICY_MISSING,
+        Reason.PAUSED_BY_USER,
+        Reason.UNREADABLE,
+        Reason.ABOVE_CEILING,
+        Reason.SPEC_UNRESOLVED,
+    }
+)
 """Blocking reasons that are a pause from the first moment, not only after the progress deadline."""
 
 BY_LOWERING = frozenset({Reason.NOT_CONFIRMED, Reason.COUNTS_MISSING, Reason.UNREACHABLE, Reason.STABLE_SUFFERS})
@@ -80,6 +88,9 @@ def _held_by_people(release: Release, snapshot: Snapshot) -> Paused | None:
     if release.policy and policy is None:
         message = f"The rollout {release.policy} is gone: create it again, or abort, or go back"
         return Paused(Reason.POLICY_MISSING, message)
+    if policy and policy.unreadable:
+        message = f"The rollout {policy.name} cannot be read by this operator: {policy.unreadable}"
+        return Paused(Reason.UNREADABLE, message)
     if policy and policy.spec.paused:
         return Paused(Reason.PAUSED_BY_USER, "Paused by spec.paused of the rollout; the guard stays on")
     if spec_asks_for_another(release, snapshot) and isinstance(snapshot.desired, Problem):

@@ -37,8 +37,10 @@ def cancel_superseded(ledger: Ledger, snapshot: Snapshot, now: float) -> Transit
     if release.candidate == desired.name:
         return replace(ledger, release=replace(release, generation=snapshot.program.generation)), ()
     message = f"{snapshot.label(desired.name)} is wanted instead of {snapshot.label(release.candidate)}"
+    version = snapshot.version(release.candidate)
     ledger = replace(ledger, release=None).with_draining(release.candidate)
-    return ledger.ended(release.candidate, Reason.CANCELLED, message, now), (Event(Reason.RELEASE_CANCELLED, message),)
+    ledger = ledger.ended(release.candidate, Reason.CANCELLED, message, now, version)
+    return ledger, (Event(Reason.RELEASE_CANCELLED, message),)
 
 
 def start_release(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
@@ -49,6 +51,8 @@ def start_release(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
     if desired.name == ledger.stable or ledger.refusal(desired.name):
         return ledger, ()
     if policy is None and snapshot.program.spec.rollout_policy == "Required":
+        return ledger, ()
+    if policy and policy.unreadable:
         return ledger, ()
     steps = canary.steps_of(policy.spec.strategy.canary) if policy else ()
     workload = snapshot.workloads.get(desired.name)
@@ -78,7 +82,7 @@ def refuse(ledger: Ledger, snapshot: Snapshot, now: float, outcome: str, reason:
     )
     ledger = replace(ledger.with_refused(refused).with_draining(candidate), release=None)
     event = Event(outcome, f"{snapshot.label(candidate)} is refused: {message}", warning=True)
-    return ledger.ended(candidate, outcome, message, now), (event,)
+    return ledger.ended(candidate, outcome, message, now, snapshot.version(candidate)), (event,)
 
 
 def promote(ledger: Ledger, snapshot: Snapshot, now: float, message: str) -> Transition:
@@ -87,5 +91,5 @@ def promote(ledger: Ledger, snapshot: Snapshot, now: float, message: str) -> Tra
     assert ledger.stable is not None
     candidate, previous = ledger.release.candidate, ledger.stable
     ledger = replace(ledger, stable=candidate, stable_proven=True, release=None)
-    ledger = ledger.with_draining(previous).ended(candidate, Reason.PROMOTED, message, now)
+    ledger = ledger.with_draining(previous).ended(candidate, Reason.PROMOTED, message, now, snapshot.version(candidate))
     return ledger, (Event(Reason.PROMOTED, f"{snapshot.label(candidate)} is stable: {message}"),)
