@@ -14,6 +14,7 @@ from dspy_contract.logs import Logger
 from dspy_kube.client import UNREACHABLE, ApiException, Kube, configuration
 from dspy_kube.lease import Lease
 from dspy_operator import gateway_tokens, handlers
+from dspy_operator.agent_client import AgentClient
 from dspy_operator.api.names import API_VERSION, FIELD_MANAGER
 from dspy_operator.kube.paths import path
 from dspy_operator.page import serve_page
@@ -45,7 +46,12 @@ async def run(settings: Settings) -> None:
         name: Registry(each, settings.registry_poll_seconds * KEEP_SHARE) for name, each in settings.registries.items()
     }
     parts = assemble(
-        kube, registries, settings, functools.partial(gateway_tokens.token, key), lambda: lease.held(LEADS_SECONDS)
+        kube,
+        registries,
+        AgentClient(),
+        settings,
+        functools.partial(gateway_tokens.token, key),
+        lambda: lease.held(LEADS_SECONDS),
     )
     page = await serve_page(settings, parts.controller)
     await lease.acquire()

@@ -6,24 +6,21 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-import aiohttp
 from prometheus_client import Counter
 
 from dspy_contract.logs import Logger
-from dspy_contract.routes import STATE_PORT
-from dspy_contract.state import GatewayState, Interest, Poll, dump_poll, load_state
+from dspy_contract.state import GatewayState, Interest, Poll
 from dspy_kube.client import Object
+from dspy_operator.agent_client import AgentError, Agents
 from dspy_operator.api.names import GATEWAY_NAME
 
 WAIT_SECONDS = 1.0
 SPACING_SECONDS = 0.1
 """Between an answer and the next poll: a storm of failures is looked at ten times a second, not more."""
 
-ANSWER_SECONDS = 3.0
 PODS_SECONDS = 1.0
 """How often the list of gateway pods is read."""
 
@@ -53,7 +50,7 @@ class _Namespace:
     carrying: frozenset[str] = frozenset()
     pods: dict[str, _Pod] = field(default_factory=dict)
     task: asyncio.Task[None] | None = None
-    began_at: float = field(default_factory=time.monotonic)
+    began_at: float = field(default_factory=lambda: _now())
     carrying_since: dict[str, float] = field(default_factory=dict)
 
     def seen_at(self, name: str) -> float:
@@ -67,6 +64,7 @@ class Poller:
 
     def __init__(
         self,
+        agents: Agents,
         pods: Callable[[str], list[Object]],
         wake: Callable[[str, str], None],
         token: Callable[[str], str],
@@ -74,12 +72,12 @@ class Poller:
     ) -> None:
         """`pods` lists a namespace's gateway pods, `wake` hears of news of a program, `token` opens the agents' pages,
         `interest` is what a poll says of a program (namespace, name, and `pod/incarnation`)."""
+        self._agents = agents
         self._list_pods = pods
         self._wake = wake
         self._token = token
         self._interest = interest
         self._namespaces: dict[str, _Namespace] = {}
-        self._session: aiohttp.ClientSession | None = None
 
     def follow(self, namespace: str, program: str, uid: str | None) -> None:
         """Begins (with a uid) or ends the interest of a program in its namespace's gateways."""
@@ -99,9 +97,7 @@ class Poller:
         if known is None:
             return frozenset(), {}
         fresh = {
-            name: pod
-            for name, pod in known.pods.items()
-            if pod.state is not None and time.monotonic() - pod.at < FRESH_SECONDS
+            name: pod for name, pod in known.pods.items() if pod.state is not None and _now() - pod.at < FRESH_SECONDS
         }
         return known.carrying, {name: pod.state for name, pod in fresh.items() if pod.state is not None}
 
@@ -110,15 +106,14 @@ class Poller:
         known = self._namespaces.get(namespace)
         if known is None:
             return frozenset()
-        now = time.monotonic()
+        now = _now()
         return frozenset(name for name in known.carrying if now - known.seen_at(name) > UNSEEN_SECONDS)
 
     async def close(self) -> None:
         """Ends every poll."""
         for namespace in list(self._namespaces):
             self._drop(namespace)
-        if self._session is not None:
-            await self._session.close()
+        await self._agents.close()
 
     def _drop(self, namespace: str) -> None:
         known = self._namespaces.pop(namespace)
@@ -128,13 +123,11 @@ class Poller:
 
     async def _follow(self, namespace: str, known: _Namespace) -> None:
         """Keeps one poll running for every gateway pod that has an address."""
-        if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS, connect=1.0))
         while True:
             pods = [pod for pod in self._list_pods(namespace) if _is_gateway(pod)]
             running = {pod["metadata"]["name"]: pod for pod in pods if pod.get("status", {}).get("podIP")}
             known.carrying = frozenset(name for name, pod in running.items() if _carries(pod))
-            now = time.monotonic()
+            now = _now()
             known.carrying_since = {name: known.carrying_since.get(name, now) for name in known.carrying}
             for name in known.pods.keys() - running.keys():
                 known.pods.pop(name).task.cancel()
@@ -148,27 +141,24 @@ class Poller:
             await asyncio.sleep(PODS_SECONDS)
 
     async def _poll(self, namespace: str, known: _Namespace, name: str, address: str) -> None:
-        assert self._session is not None
-        host = f"[{address}]" if ":" in address else address
-        url, headers = f"http://{host}:{STATE_PORT}/state", {"Authorization": f"Bearer {self._token(namespace)}"}
+        secret = self._token(namespace)
         token, asked, incarnation = "", frozenset[str](), ""
         while True:
             interested = frozenset(known.interested.values())
             poll = self._question(namespace, known, f"{name}/{incarnation}", token if interested == asked else "")
             try:
-                async with self._session.post(url, data=dump_poll(poll), headers=headers) as response:
-                    response.raise_for_status()
-                    state = load_state(await response.read())
+                state = await self._agents.ask(address, secret, poll)
                 if state.pod != name:
-                    raise ValueError(f"{address} is {state.pod}")
-            except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+                    raise AgentError(f"{address} is {state.pod}, not {name}")
+            except AgentError as error:
                 POLLS.labels("failed").inc()
+                log.debug("A gateway pod did not answer", namespace=namespace, error=str(error))
                 await asyncio.sleep(WAIT_SECONDS / 2)
                 continue
             POLLS.labels("answered").inc()
             pod = known.pods[name]
             before = pod.state.programs if pod.state and interested == asked and poll.seen else {}
-            pod.state, pod.at = replace(state, programs={**before, **state.programs}), time.monotonic()
+            pod.state, pod.at = replace(state, programs={**before, **state.programs}), _now()
             token, asked, incarnation = state.token, interested, state.incarnation
             for program in known.interested:
                 self._wake(namespace, program)
@@ -177,6 +167,10 @@ class Poller:
     def _question(self, namespace: str, known: _Namespace, series: str, seen: str) -> Poll:
         programs = {uid: self._interest(namespace, program, series) for program, uid in known.interested.items()}
         return Poll(programs, seen, WAIT_SECONDS)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _is_gateway(pod: Object) -> bool:

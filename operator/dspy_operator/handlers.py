@@ -23,6 +23,9 @@ CHILDREN = (
 )
 """Kinds of which only our own objects are watched."""
 
+GATEWAY_KINDS = frozenset({"deployments", "configmaps", "services"})
+"""Kinds whose events wake the gateway of their namespace."""
+
 
 def registry(add: Add, login: Callable[[], Any]) -> kopf.OperatorRegistry:
     """The handlers. `add` queues a key; `login` reads the connection anew."""
@@ -32,18 +35,22 @@ def registry(add: Add, login: Callable[[], Any]) -> kopf.OperatorRegistry:
     async def connect(settings: kopf.OperatorSettings, **_: Any) -> kopf.ConnectionInfo:
         return await _connection(await login(), settings)
 
-    @kopf.on.event(GROUP, VERSION, PROGRAMS, id="program", registry=handlers)
-    async def program(namespace: str | None, name: str, **_: Any) -> None:
-        add(Key("program", str(namespace), name))
-        add(Key("gateway", str(namespace)))
-
-    @kopf.on.event(GROUP, VERSION, ROLLOUTS, id="rollout", registry=handlers)
-    async def rollout(namespace: str | None, spec: kopf.Spec, **_: Any) -> None:
-        add(Key("program", str(namespace), spec["programRef"]["name"]))
-
-    for group in CHILDREN:
-        _watch_children(handlers, group, add)
+    for group in ((GROUP, VERSION, PROGRAMS), (GROUP, VERSION, ROLLOUTS), *CHILDREN):
+        _watch(handlers, group, add)
     return handlers
+
+
+def keys_of(resource: str, body: Mapping[str, Any]) -> list[Key]:
+    """The keys that an event of an object wakes."""
+    metadata = body["metadata"]
+    namespace, labels = metadata["namespace"], metadata.get("labels", {})
+    if resource == PROGRAMS:
+        return [Key("program", namespace, metadata["name"]), Key("gateway", namespace)]
+    if resource == ROLLOUTS:
+        return [Key("program", namespace, body["spec"]["programRef"]["name"])]
+    if PROGRAM_LABEL in labels:
+        return [Key("program", namespace, labels[PROGRAM_LABEL])]
+    return [Key("gateway", namespace)] if GATEWAY_LABEL in labels and resource in GATEWAY_KINDS else []
 
 
 def settings(watch_seconds: int = 300) -> kopf.OperatorSettings:
@@ -65,13 +72,11 @@ def settings(watch_seconds: int = 300) -> kopf.OperatorSettings:
     return result
 
 
-def _watch_children(handlers: kopf.OperatorRegistry, group: tuple[str, ...], add: Add) -> None:
+def _watch(handlers: kopf.OperatorRegistry, group: tuple[str, ...], add: Add) -> None:
     @kopf.on.event(*group, id=group[-1], registry=handlers)
-    async def child(namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:
-        if PROGRAM_LABEL in labels:
-            add(Key("program", str(namespace), labels[PROGRAM_LABEL]))
-        elif GATEWAY_LABEL in labels and group[-1] in ("deployments", "configmaps"):
-            add(Key("gateway", str(namespace)))
+    async def event(body: kopf.Body, **_: Any) -> None:
+        for key in keys_of(group[-1], body):
+            add(key)
 
 
 async def _connection(configuration: client.Configuration, settings: kopf.OperatorSettings) -> kopf.ConnectionInfo:

@@ -15,6 +15,7 @@ from dspy_kube.client import Kube, Object
 from dspy_kube.store import Key as StoreKey
 from dspy_kube.store import Store
 from dspy_kube.watch import Watch
+from dspy_operator.agent_client import Agents
 from dspy_operator.api.names import GATEWAY_LABEL
 from dspy_operator.gateway_poller import Poller
 from dspy_operator.kube.execute import Executor
@@ -44,6 +45,7 @@ class Parts:
 def assemble(
     kube: Kube,
     registries: Mapping[str, Registry],
+    agents: Agents,
     settings: Settings,
     token: Callable[[str], str],
     leads: Callable[[], bool],
@@ -74,7 +76,7 @@ def assemble(
         return Interest(guarding, programs.kept(namespace, program).get(series, 0))
 
     store = Store(changed)
-    poller = Poller(lambda namespace: store.list("Pod", namespace), woken, token, interest)
+    poller = Poller(agents, lambda namespace: store.list("Pod", namespace), woken, token, interest)
     executor = Executor(kube, store)
     gateways = GatewayReconciler(kube, executor, settings, token)
     observer = Observer(kube, registries, poller, gateways.problems, settings)

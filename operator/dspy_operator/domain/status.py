@@ -41,7 +41,7 @@ def program_status(
     content = _program(snapshot, ledger, now)
     known = dict(snapshot.program.status)
     if _without_evidence(content) == _without_evidence(known) and (
-        content.get("release") == known.get("release") or now - ledger.checkpointed_at < checkpoint_seconds
+        _without_clock(content) == _without_clock(known) or now - ledger.checkpointed_at < checkpoint_seconds
     ):
         return ledger, None
     ledger = replace(ledger, checkpointed_at=now)
@@ -303,9 +303,9 @@ _LIVE = ("measuredAt", "errors", "metrics", "message", "effectiveWeights")
 
 def _due(content: Content, known: Content, now: float) -> bool:
     """True when a rollout's status should be written: at once for a transition, every few seconds for live numbers."""
-    if {name: value for name, value in content.items() if name not in _LIVE} != {
-        name: value for name, value in known.items() if name not in _LIVE
-    }:
+    moving = content.get("phase") in ("Progressing", "Paused")
+    live = _LIVE if moving else ("measuredAt",)
+    if _lacking(content, live) != _lacking(known, live):
         return True
     changed = any(content.get(name) != known.get(name) for name in _LIVE if name != "measuredAt")
     measured_at = seconds(str(known["measuredAt"])) if "measuredAt" in known else 0.0
@@ -313,6 +313,7 @@ def _due(content: Content, known: Content, now: float) -> bool:
 
 
 _CLOCKS = ("tickedAt", "checkpointedAt", "draining")
+_WITH_NUMBERS = ("Current", "Stalled", "Ready", "Reconciling")
 _RELEASE_CLOCKS = ("evidence", "stepSeconds", "blockedSeconds")
 
 
@@ -322,13 +323,23 @@ def _without_evidence(content: Mapping[str, Any]) -> Content:
     ledger["drains"] = [each["revision"] for each in content.get("release", {}).get("draining", ())]
     if "release" in ledger:
         ledger["release"] = _steady(ledger["release"])
+    # The words of a release change with its numbers; all others are written as soon as they change.
+    live = _WITH_NUMBERS if "release" in ledger else ()
     conditions = [
-        {name: value for name, value in condition.items() if name != "message"}
-        if condition["type"] in ("Current", "Stalled", "Ready", "Reconciling")
-        else condition
+        _lacking(condition, ("message",)) if condition["type"] in live else condition
         for condition in content.get("conditions", ())
     ]
     return {**content, "release": ledger, "conditions": conditions}
+
+
+def _lacking(content: Content, names: tuple[str, ...]) -> Content:
+    return {name: value for name, value in content.items() if name not in names}
+
+
+def _without_clock(content: Mapping[str, Any]) -> Content:
+    """The ledger inside a status without when it was written: at rest, time alone is nothing to write."""
+    ledger = content.get("release", {})
+    return {name: value for name, value in ledger.items() if name not in ("tickedAt", "checkpointedAt")}
 
 
 def _steady(release: Mapping[str, Any]) -> Content:

@@ -202,9 +202,9 @@ def read_program(manifest: Object, latest: Ledger | None) -> Program:
 
 def _newest(stored: Ledger | None, latest: Ledger | None) -> Ledger | None:
     """The stored ledger, with the evidence that this process gathered since it was stored."""
-    if latest is None or latest.release is None or stored is None or stored.release is None:
+    if latest is None or stored is None or latest.releases != stored.releases:
         return stored
-    if latest.release.id != stored.release.id:
+    if (latest.release is None) != (stored.release is None):
         return stored
     written = (latest.serial, latest.request, latest.checkpointed_at)
     return latest if written == (stored.serial, stored.request, stored.checkpointed_at) else stored

@@ -29,6 +29,9 @@ from dspy_operator.workqueue import Key
 FASTEST_SECONDS = 0.1
 """At most one look at a program in this time."""
 
+SHORTEST_SECONDS = 0.001
+"""A wait that is shorter than this is none: a clock may not tell it from nothing."""
+
 LOOK_SECONDS = 1.0
 """While a release moves it is looked at this often, whatever the gateways say: silence is news as well."""
 
@@ -80,7 +83,7 @@ class Guard:
         """One look. Returns after how many seconds the program wants another; None when no release moves."""
         now = asyncio.get_running_loop().time()
         _, at = self._looked_at.get((key.namespace, key.name), (0, float("-inf")))
-        if now - at < FASTEST_SECONDS:
+        if now - at < FASTEST_SECONDS - SHORTEST_SECONDS:
             return FASTEST_SECONDS - (now - at)
         item = self._store.get("ConfigMap", key.namespace, routes_name(key.name))
         routes = _read(item)

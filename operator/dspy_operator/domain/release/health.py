@@ -40,8 +40,8 @@ def candidate_is_unreachable(evidence: Evidence) -> bool:
 
 
 def is_seen(snapshot: Snapshot) -> bool:
-    """True while the counts of every gateway pod that carries traffic are fresh."""
-    return bool(snapshot.gateway.states) and not snapshot.gateway.unseen
+    """True while no gateway pod that carries traffic is out of sight. One that was not asked yet has a while for it."""
+    return not snapshot.gateway.unseen
 
 
 def spec_asks_for_another(release: Release, snapshot: Snapshot) -> bool:

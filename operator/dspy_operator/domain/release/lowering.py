@@ -103,7 +103,7 @@ def cause_is_gone(release: Release, snapshot: Snapshot) -> bool:
 def _cause(release: Release, snapshot: Snapshot) -> Problem | None:
     """Why the candidate must lose its weight, apart from statistics."""
     if not is_seen(snapshot):
-        pods = ", ".join(sorted(snapshot.gateway.unseen)) or "any gateway pod"
+        pods = ", ".join(sorted(snapshot.gateway.unseen))
         return Problem(Reason.COUNTS_MISSING, f"No fresh counts from {pods}: a candidate carries no traffic unseen")
     if candidate_is_unreachable(release.evidence):
         return Problem(Reason.UNREACHABLE, "Connections to the candidate fail, and none to stable does")

@@ -1,0 +1,245 @@
+"""The real operator, part by part as it ships, against an API server that fails: what the guard must never wait for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from dspy_kube.client import ApiException
+from tests.simulation.api import Call, refusal
+from tests.simulation.operated import NAMESPACE, PROGRAM, OperatedWorld, check
+
+STEPS: list[dict[str, Any]] = [
+    {"setWeight": 10},
+    {"pause": {"requests": 20}},
+    {"setWeight": 50},
+    {"pause": {"seconds": 600}},
+]
+QUICK: list[dict[str, Any]] = [{"setWeight": 50}, {"pause": {"seconds": 5}}]
+
+
+@pytest.fixture
+def world(request: pytest.FixtureRequest) -> Iterator[OperatedWorld]:
+    """Version 1 serves under a policy."""
+    marker = request.node.get_closest_marker("steps")
+    world = OperatedWorld(steps=marker.args[0] if marker else STEPS)
+    world.publish(1)
+    world.want(1)
+    world.settle(15, rate=20)
+    assert world.condition("Ready")[0] == "True"
+    yield world
+    check(world)
+    world.close()
+
+
+def release(world: OperatedWorld, number: int = 2, **behaviour: Any) -> None:
+    """Asks for a version and waits until it has half of the traffic."""
+    world.publish(number, **behaviour)
+    world.want(number)
+    world.settle(60)
+    assert world.weight(number) == 5_000
+
+
+def turns_bad(world: OperatedWorld, number: int = 2) -> None:
+    world.versions[number].failure_rate = 1.0
+
+
+@pytest.mark.steps(QUICK)
+def test_a_good_version_becomes_stable(world: OperatedWorld) -> None:
+    world.publish(2)
+    world.want(2)
+    world.settle(90)
+    assert world.ledger.stable == world.revision(2)
+    assert world.condition("Current")[:2] == ("True", "Current")
+    assert {"ReleaseStarted", "CandidateReady", "WeightSet", "Promoted"} <= set(world.events())
+    assert set(world.api.named("deployments", NAMESPACE)) == {world.revision(2), "dspy-gateway"}
+
+
+def test_a_bad_version_loses_its_traffic_and_is_refused_when_all_is_answered(world: OperatedWorld) -> None:
+    release(world)
+    turns_bad(world)
+    world.settle(5)
+    assert world.weight(2) == 0
+    world.settle(10)
+    assert world.condition("Current")[:2] == ("False", "RolledBack")
+    assert world.condition("Stalled")[0] == "True"
+    assert world.routes is not None
+    assert world.revision(2) in world.routes.refused
+
+
+@pytest.mark.parametrize(
+    "what", ["services", "deployments", "pods", "controllerrevisions", "dspyrollouts", "dspyprograms"]
+)
+def test_no_read_that_fails_stops_the_guard(world: OperatedWorld, what: str) -> None:
+    release(world)
+    world.fail(lambda call: refusal(500, "no") if call.resource == what and call.verb in ("get", "list") else None)
+    turns_bad(world)
+    world.settle(5)
+    assert (world.weight(2), world.traffic(2)) == (0, 0)
+    world.heal()
+    world.settle(40)
+    assert world.condition("Current")[:2] == ("False", "RolledBack")
+
+
+def test_no_status_write_that_is_refused_stops_the_guard(world: OperatedWorld) -> None:
+    release(world)
+    world.fail(lambda call: refusal(422, "policy engine") if call.subresource == "status" else None)
+    turns_bad(world)
+    world.settle(5)
+    assert world.traffic(2) == 0
+
+
+def test_an_admission_webhook_that_fails_holds_up_nothing(world: OperatedWorld) -> None:
+    release(world)
+    world.fail(
+        lambda call: refusal(500, "webhook") if call.verb == "create" and call.resource == "deployments" else None
+    )
+    world.publish(3)
+    world.want(3)
+    world.settle(5)
+    turns_bad(world)
+    world.settle(5)
+    assert world.traffic(2) == 0
+    world.ask(f"abort {world.revision(2)} 1")
+    world.settle(5)
+    assert world.ledger.refusal(world.revision(2))
+
+
+def test_a_policy_that_cannot_be_read_governs_and_holds(world: OperatedWorld) -> None:
+    world.edit("dspyrollouts", lambda item: item["spec"].update(analysis={"onUndecided": "Later"}))
+    world.publish(2)
+    world.want(2)
+    world.settle(30)
+    assert world.weight(2) == 0
+    assert world.ledger.stable == world.revision(1)
+
+
+def test_without_counts_a_candidate_has_no_traffic_and_gets_it_back(world: OperatedWorld) -> None:
+    release(world)
+    world.reachable = False
+    world.settle(15)
+    assert world.traffic(2) == 0
+    world.settle(30)
+    assert world.condition("Stalled")[0] == "False"
+    assert "CountsMissing" in str(world.status["release"]["release"]["lowered"]["reason"])
+    world.reachable = True
+    world.settle(60)
+    assert world.weight(2) == 5_000
+
+
+def test_an_operator_that_is_gone_leaves_no_candidate_unwatched(world: OperatedWorld) -> None:
+    release(world)
+    world.leads = False
+    world.settle(40)
+    assert world.traffic(2) == 0
+    assert world.weight(2) == 5_000
+
+
+def test_a_ledger_that_nobody_can_read_is_found_again_and_kept(world: OperatedWorld) -> None:
+    release(world)
+    world.edit("dspyprograms", lambda item: item["status"]["release"].update(serial="many"))
+    world.settle(5)
+    assert world.ledger.stable == world.revision(1)
+    kept = world.api.get("configmaps", NAMESPACE, f"{PROGRAM}-ledger-lost")
+    assert kept is not None
+    assert '"many"' in kept["data"]["release.json"]
+
+
+def test_a_newer_ledger_is_never_written_over_and_its_candidate_loses_its_weight(world: OperatedWorld) -> None:
+    release(world)
+    world.edit("dspyprograms", lambda item: item["status"]["release"].update(version=99, secret="of the future"))
+    world.settle(10)
+    assert world.status["release"]["secret"] == "of the future"
+    assert world.condition("Accepted")[:2] == ("False", "LedgerTooNew")
+    assert world.traffic(2) == 0
+
+
+def test_a_lost_status_forgets_no_refusal(world: OperatedWorld) -> None:
+    release(world)
+    turns_bad(world)
+    world.settle(20)
+    world.edit("dspyprograms", lambda item: item.pop("status"))
+    world.api.remove("dspyrollouts", NAMESPACE, PROGRAM)
+    world.restart_operator()
+    world.settle(30)
+    assert world.ledger.stable == world.revision(1)
+    assert world.weight(2) == 0
+    world.ask(f"retry {world.revision(2)} 1")
+    world.versions[2].failure_rate = 0.0
+    world.settle(30)
+    assert world.ledger.stable == world.revision(2)
+
+
+def test_going_back_waits_for_no_registry(world: OperatedWorld) -> None:
+    release(world)
+    world.registry.up = False
+    world.want(1)
+    world.settle(10)
+    assert world.weight(2) == 0
+    assert world.ledger.release is None
+    assert world.condition("Current")[0] == "True"
+
+
+def test_a_uri_that_cannot_be_resolved_freezes_a_release_that_nobody_asks_for(world: OperatedWorld) -> None:
+    release(world)
+    world.registry.up = False
+    world.want(9)
+    world.settle(700)
+    assert world.ledger.stable == world.revision(1)
+    assert world.condition("Current")[1] == "ReleaseInProgress"
+    assert "no longer asks" in world.condition("Current")[2]
+
+
+def test_every_object_of_the_gateway_is_made_again_by_the_shipped_rights(world: OperatedWorld) -> None:
+    for resource in ("serviceaccounts", "rolebindings", "poddisruptionbudgets", "secrets", "configmaps", "deployments"):
+        world.api.remove(resource, NAMESPACE, "dspy-gateway")
+        world.settle(30)
+        world.ask(f"look {resource} 1")
+        world.settle(5)
+        assert world.api.get(resource, NAMESPACE, "dspy-gateway"), resource
+
+
+def test_a_lost_port_table_moves_no_port(world: OperatedWorld) -> None:
+    before = world.api.get("services", NAMESPACE, PROGRAM)
+    world.api.remove("configmaps", NAMESPACE, "dspy-gateway")
+    world.settle(10)
+    assert world.api.get("services", NAMESPACE, PROGRAM) == before
+
+
+def test_whoever_writes_routes_first_is_read_and_not_overwritten(world: OperatedWorld) -> None:
+    release(world)
+    conflicts = 0
+
+    def once(call: Call) -> ApiException | None:
+        nonlocal conflicts
+        if call.resource == "configmaps" and call.verb == "patch" and conflicts == 0:
+            conflicts += 1
+            return refusal(409, "the object has been modified")
+        return None
+
+    world.fail(once)
+    turns_bad(world)
+    world.settle(5)
+    assert conflicts == 1
+    assert world.traffic(2) == 0
+
+
+@pytest.mark.steps(QUICK)
+def test_an_operator_that_restarts_again_and_again_still_promotes(world: OperatedWorld) -> None:
+    world.publish(2)
+    world.want(2)
+    for _ in range(15):
+        world.settle(15)
+        world.restart_operator()
+    assert world.ledger.stable == world.revision(2)
+    assert world.events().count("Promoted") == 1
+
+
+def test_at_rest_nothing_is_written(world: OperatedWorld) -> None:
+    world.settle(60, rate=0)
+    before = {verb: count for verb, count in world.api.calls.items() if not verb.startswith(("get", "list"))}
+    world.settle(60)
+    after = {verb: count for verb, count in world.api.calls.items() if not verb.startswith(("get", "list"))}
+    assert before == after
