@@ -29,10 +29,10 @@ lint: setup ## Format, lint, types, layers
 fmt: setup ## Format the code and mend what the linter can mend
 	@$(RUN) ruff check --fix --quiet . || true; $(RUN) ruff format --quiet .
 
-unit: setup ## The pure core
-	@$(PYTEST) tests/unit
+unit: setup ## The pure core, and what is said in two places
+	@$(PYTEST) tests/unit tests/contract
 
-sim: setup ## The plan against a simulated cluster, and the tables of the judgement
+sim: setup ## The operator in a simulated cluster, on virtual time
 	@$(PYTEST) tests/simulation
 
 integration: setup ## Parts against a real Envoy, a real MLflow artifact, a real API server

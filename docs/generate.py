@@ -13,6 +13,9 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "docs" / "reference.md"
 CRDS = ("dspyprograms", "dspyrollouts")
+REFUSED = "Not allowed."
+"""The description of a field that is in the schema only to be refused in words."""
+
 HEAD = """# Reference of the resources
 
 Generated from the schemas in `crds/` by `make docs`. Defaults stand in the descriptions.
@@ -48,6 +51,8 @@ def _resource(crd: Mapping[str, Any]) -> str:
 def _fields(schema: Mapping[str, Any], path: str) -> Iterator[tuple[str, str, str]]:
     required = set(schema.get("required", ()))
     for name, field in schema.get("properties", {}).items():
+        if field.get("description") == REFUSED:
+            continue
         here = f"{path}.{name}" if path else name
         yield here, _type(field), _words(field, name in required)
         inner = field.get("items", field)

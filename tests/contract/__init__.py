@@ -1,0 +1,1 @@
+"""What is said in two places says the same."""

@@ -1,0 +1,117 @@
+"""What is said in two places says the same: schemas and dataclasses, variables and settings, reasons and docs."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import types
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import pytest
+import yaml
+
+from dspy_contract.outcomes import Outcome
+from dspy_contract.routes import PortTable
+from dspy_contract.state import EDGES_SECONDS, FAST_EDGES_SECONDS
+from dspy_gateway.envoy import FLUSH_SECONDS, WINDOW_SECONDS
+from dspy_gateway.settings import Settings as GatewaySettings
+from dspy_operator.api.convert import camel
+from dspy_operator.api.program import ProgramSpec
+from dspy_operator.api.reasons import Reason
+from dspy_operator.api.rollout import RolloutSpec
+from dspy_operator.domain.analysis.streams import SLOW_SHARE, STREAMS, UNDEFINED_SHARE
+from dspy_operator.kube.pods import FATAL
+from dspy_operator.resources.gateway import GatewaySettings as GatewayManifest
+from dspy_operator.resources.gateway import gateway
+from dspy_operator.settings import Settings as OperatorSettings
+from dspy_runtime import failures, outcomes
+from dspy_runtime.settings import Settings as RuntimeSettings
+
+ROOT = Path(__file__).parents[2]
+
+
+def schema_fields(schema: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    """The fields of a schema, of lists those of their items; what is free-form ends there."""
+    if schema.get("x-kubernetes-preserve-unknown-fields"):
+        return
+    for name, field in schema.get("properties", {}).items():
+        yield f"{path}{name}"
+        yield from schema_fields(field.get("items", field), f"{path}{name}.")
+
+
+def dataclass_fields(cls: Any, path: str = "") -> Iterator[str]:
+    """The fields of a dataclass as the API writes them."""
+    hints = get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        name = f"{path}{camel(field.name)}"
+        yield name
+        inner = next((each for each in _types(hints[field.name]) if dataclasses.is_dataclass(each)), None)
+        if inner is not None:
+            yield from dataclass_fields(inner, f"{name}.")
+
+
+def _types(hint: Any) -> tuple[Any, ...]:
+    if get_origin(hint) in (types.UnionType, tuple):
+        return tuple(each for argument in get_args(hint) for each in _types(argument))
+    return (hint,)
+
+
+@pytest.mark.parametrize(("crd", "spec"), [("dspyprograms", ProgramSpec), ("dspyrollouts", RolloutSpec)])
+def test_every_field_of_a_schema_is_read_and_every_field_that_is_read_is_in_the_schema(crd: str, spec: type) -> None:
+    version = yaml.safe_load((ROOT / "crds" / f"{crd}.yaml").read_text())["spec"]["versions"][0]
+    schema = version["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    assert set(schema_fields(schema)) == set(dataclass_fields(spec))
+
+
+def test_docs_list_every_reason_and_no_other() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text()
+    section = text[text.index("## Reasons") : text.index("## Requests")]
+    named = set(re.findall(r"`([A-Z][A-Za-z]+)`", section)) - {"DSPyProgram"}
+    assert named == {str(reason) for reason in Reason}
+
+
+def test_docs_list_every_setting_of_the_operator() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text()
+    section = text[text.index("## Settings of the operator") : text.index("## Conditions")]
+    named = {name.lower() for name in re.findall(r"`([A-Z_]+)`", section)} | {"registries"}
+    assert set(OperatorSettings.model_fields) <= named
+
+
+def test_every_variable_that_the_manifests_set_is_a_setting() -> None:
+    operator = yaml.safe_load((ROOT / "manifests" / "base" / "operator.yaml").read_text())
+    variables = {each["name"] for each in operator["spec"]["template"]["spec"]["containers"][0]["env"]}
+    assert variables <= {f"DSPY_OPERATOR_{name.upper()}" for name in OperatorSettings.model_fields}
+    manifests = gateway("ns", GatewayManifest("image", 2, 630, "token"), PortTable())
+    pod = manifests[-1]["spec"]["template"]["spec"]
+    given = {each["name"] for container in pod["containers"] + pod["initContainers"] for each in container["env"]}
+    assert given <= {f"DSPY_GATEWAY_{name.upper()}" for name in GatewaySettings.model_fields}
+
+
+def test_every_variable_of_a_runtime_pod_is_a_setting() -> None:
+    source = (ROOT / "operator" / "dspy_operator" / "resources" / "revision.py").read_text()
+    given = set(re.findall(r'"DSPY_RUNTIME_([A-Z_]+)"', source))
+    assert given
+    assert given <= {name.upper() for name in RuntimeSettings.model_fields}
+
+
+def test_the_runtimes_outcomes_are_words_of_the_contract() -> None:
+    named = {value.name for value in vars(outcomes).values() if isinstance(value, outcomes.Outcome)}
+    assert named <= {str(outcome) for outcome in Outcome}
+
+
+def test_fatal_reasons_are_reasons_of_the_runtime() -> None:
+    told = {each.reason for each in vars(failures).values() if isinstance(each, type) and hasattr(each, "reason")}
+    assert told >= FATAL
+
+
+def test_the_shares_of_alpha_sum_to_one() -> None:
+    assert sum(stream.share for stream in STREAMS) + SLOW_SHARE + UNDEFINED_SHARE == pytest.approx(1.0)
+    assert {stream.reason for stream in STREAMS} <= {str(reason) for reason in Reason}
+
+
+def test_slow_edges_are_flushed_and_counted_once() -> None:
+    assert list(EDGES_SECONDS) == sorted(set(EDGES_SECONDS))
+    assert all(seconds % FLUSH_SECONDS == 0 for seconds in EDGES_SECONDS[len(FAST_EDGES_SECONDS) :])
+    assert WINDOW_SECONDS < FLUSH_SECONDS
