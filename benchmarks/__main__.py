@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import click
 
-from benchmarks import gateway, judgement, releases, runtime
+from benchmarks import gateway, judgement, programs, releases, runtime
 
 BENCHES: dict[str, Callable[[], None]] = {
     "runtime": runtime.main,
     "gateway": gateway.main,
+    "programs": programs.main,
     "releases": releases.main,
     "judgement": judgement.main,
 }

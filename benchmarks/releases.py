@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -22,7 +22,8 @@ from dspy_kube.client import MERGE, Kube
 
 CLUSTER = "dspy-bench"
 NAME = "triage"
-ROLLBACKS, STARTS, CHANGES = 10, 5, 50
+ROLLBACKS, STARTS, CHANGES, FAULT_RUNS = 10, 5, 50, 3
+QUIET: dict[str, Any] = {"slow_when": "", "error_when": "", "error_when_share": 1.0, "error_share": 0.0}
 RATE = 20.0
 RIVALS = "Argo Rollouts, most aggressive: 2.1 s, 6; Flagger: 19 s, 41 (measured once on such a cluster)"
 
@@ -37,6 +38,7 @@ def main() -> None:
         uris = [f"models:/{NAME}/{number}" for number in numbers]
         _starts(cluster, uris)
         _rollbacks(cluster, uris)
+        _faults(cluster, uris[0])
         _route_changes(cluster, uris)
     finally:
         if not os.environ.get("KEEP_CLUSTER"):
@@ -86,12 +88,67 @@ def _rollbacks(cluster: Cluster, uris: list[str]) -> None:
         bad.append(float(len(failures)))
     world.end()
     rows = [
-        ["first bad answer to the last request at the candidate", spread(seconds), "<= 1.5 s"],
+        ["first bad answer to the last request at the candidate", spread(seconds), "<= 1.0 s"],
         ["bad answers", spread(bad, "", 0), "<= 4"],
         ["  three failures at 2 a second: their limit", "1.0 s", ""],
         ["  rivals", RIVALS, ""],
     ]
     show("Rollback (20 requests a second, weight 10%, a candidate that always fails)", ["", "median", "aim"], rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """How a candidate is bad: what the provider does when it reads the words in its prompt."""
+
+    title: str
+    provider: dict[str, Any]
+    rate: float
+    aim: str
+
+
+WORDS = "Take your time."
+FAULTS = (
+    Fault("hangs, 20 requests a second", {"slow_when": WORDS, "slow_seconds": 300.0}, 20, "<= 20 s"),
+    Fault("hangs, 100 requests a second", {"slow_when": WORDS, "slow_seconds": 300.0}, 100, "<= 10 s"),
+    Fault("answers in 2 s instead of 0.5 s", {"slow_when": WORDS, "slow_seconds": 2.0}, 20, ""),
+    Fault("fails 20 %", {"error_when": WORDS, "error_when_share": 0.2}, 20, ""),
+)
+
+
+def _faults(cluster: Cluster, good: str) -> None:
+    """From the weight of 10 % to the moment at which the candidate lost it, by the operator's own log."""
+    world = World(cluster, "faults")
+    world.begin()
+    (number,) = world.log({"name": NAME, "kind": f"Sort a customer's message into a category. {WORDS}"})
+    world.apply(rollout(NAME, [{"setWeight": 10}, {"pause": {"seconds": 600}}]), program(NAME, good))
+    world.wait_condition(NAME, "Available", "True")
+    rows, run = [], 0
+    for fault in FAULTS:
+        seconds = []
+        world.set_lm(**{**QUIET, "latency_seconds": 0.5, **fault.provider})
+        for _ in range(FAULT_RUNS):
+            run += 1
+            spec = {"serving": {"queue": 200 + run}, "model": {"uri": f"models:/{NAME}/{number}"}}
+            with world.traffic(NAME, fault.rate):
+                world.kubectl("patch", "dspyprogram", NAME, "--type=merge", "-p", json.dumps({"spec": spec}))
+                world.wait(lambda: "CandidateLowered" in _told(world, world.wanted(NAME)), fault.title, 600)
+                told = _told(world, world.wanted(NAME))
+                seconds.append(told["CandidateLowered"] - told["CandidateReady"])
+                world.set_model(NAME, good)
+                world.wait_condition(NAME, "Current", "True")
+        rows.append([fault.title, spread(seconds), fault.aim])
+    world.end()
+    show("Until lowered (weight 10%, stable answers in 0.5 s)", ["a candidate that", "median", "aim"], rows)
+
+
+def _told(world: World, revision: str) -> dict[str, float]:
+    """When the operator emitted each event of a revision, by reason."""
+    found = {}
+    for line in kubectl(world.cluster, "logs", "-n", SYSTEM, "deployment/dspy-operator").splitlines():
+        told: dict[str, Any] = json.loads(line)
+        if told.get("namespace") == world.namespace and revision in str(told.get("event")) and "reason" in told:
+            found[told["reason"]] = datetime.fromisoformat(told["timestamp"].replace("Z", "+00:00")).timestamp()
+    return found
 
 
 def _route_changes(cluster: Cluster, uris: list[str]) -> None:

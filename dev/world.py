@@ -147,6 +147,10 @@ class World:
         )
         return self.condition(name, kind)[2]
 
+    def wanted(self, name: str) -> str:
+        """The revision that a program's spec asks for."""
+        return str(self.get("dspyprogram", name)["status"]["wanted"]["revision"])
+
     def rollout(self, name: str) -> dict[str, Any]:
         """The status of a rollout."""
         return dict(self.get("dspyrollout", name).get("status", {}))

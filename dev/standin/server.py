@@ -35,6 +35,11 @@ class Settings:
     """A prompt that holds these words is obeyed: the answer is prose, without the fields that DSPy looks for."""
     error_when: str = ""
     """A prompt that holds these words is answered with the error, whatever `error_share` says."""
+    error_when_share: float = 1.0
+    """How often."""
+    slow_when: str = ""
+    """A prompt that holds these words is answered after `slow_seconds`."""
+    slow_seconds: float = 0.0
 
 
 class Provider:
@@ -64,11 +69,11 @@ class Provider:
         self.keys.add(request.headers.get("Authorization", ""))
         content = await request.json()
         settings = self.settings
-        if settings.latency_seconds:
-            await asyncio.sleep(settings.latency_seconds)
         prompt = "\n".join(str(message["content"]) for message in content["messages"])
+        slow = bool(settings.slow_when) and settings.slow_when in prompt
+        await asyncio.sleep(settings.slow_seconds if slow else settings.latency_seconds)
         told = bool(settings.error_when) and settings.error_when in prompt
-        if told or random.random() < settings.error_share:
+        if (told and random.random() < settings.error_when_share) or random.random() < settings.error_share:
             return web.json_response(settings.error_body, status=settings.error_status, headers=settings.error_headers)
         return web.json_response(completion(content["model"], prompt, answer(prompt, settings)))
 
