@@ -63,7 +63,7 @@ def _desired(count: int, upstreams: dict[str, Upstream]) -> DesiredState:
 async def _wait_until_served(gateway: Gateway, uids: list[str]) -> None:
     """Looks at one program after the other, so that looking costs nothing."""
     for uid in uids:
-        while not gateway.agent.state([uid]).programs[uid].listening:
+        while not gateway.agent.state([uid]).programs[uid].listening:  # noqa: ASYNC110 it tells pollers only
             await asyncio.sleep(LOOK_SECONDS)
 
 

@@ -16,7 +16,8 @@ ROTATE_TIMEOUT_SHARE = 50
 """While a release moves, a table draws for 10 s, or for a fiftieth of the time-out if that is longer."""
 
 FASTEST_SECONDS = 1.0
-"""A table that follows the one before sooner than this is not judged: what flaps is no experiment."""
+"""Weights that change again sooner than this are not judged: what flaps is no experiment. Once they stand for that
+long, another table opens, which is."""
 
 CLOSING_SECONDS = 1.0
 """How long after Envoy's confirmation its workers may still draw by the table before."""
@@ -36,6 +37,8 @@ class Entry:
     epoch: int
     warm_seconds: float
     judged: bool
+    changed_at: float
+    """When its weights began to draw: with this table or with one before it."""
     closing_at: float | None = None
     settled: bool = False
 
@@ -64,13 +67,16 @@ class ProgramTables:
             return False
         if (newest.release, newest.epoch) != (routes.release.id, routes.release.epoch):
             return True
+        if not newest.judged and now - newest.changed_at >= FASTEST_SECONDS:
+            return True
         return now - newest.opened_at >= rotation_seconds(routes)
 
     def open(self, number: int, routes: Routes, weights: Mapping[str, int], grown_at: float, now: float) -> None:
         """Opens a table. `grown_at` is when the candidate's usable pods last became more."""
         newest = self.newest
-        changed = newest is not None and dict(newest.weights) != dict(weights)
-        judged = not (changed and newest is not None and now - newest.opened_at < FASTEST_SECONDS)
+        same = newest is not None and dict(newest.weights) == dict(weights)
+        changed_at = newest.changed_at if newest is not None and same else now
+        stands = newest is None or now - newest.changed_at >= FASTEST_SECONDS
         release = routes.release
         self.entries[number] = Entry(
             number,
@@ -79,7 +85,8 @@ class ProgramTables:
             release.id if release else None,
             release.epoch if release else 0,
             now - grown_at,
-            judged,
+            judged=stands or (newest is not None and same and newest.judged),
+            changed_at=changed_at,
         )
 
     def confirm(self, number: int, now: float) -> None:
