@@ -50,13 +50,14 @@ class DrawTable:
 
     Tables are numbered in the order in which they opened. `closed`: a newer one draws. `settled`: closed, and every
     request has ended. Not `judged`: weights changed faster than once a second. `warm_seconds`: how long ago, when it
-    opened, the candidate's usable pods had last become more. `epoch` is that of the release in the routes.
+    opened, the candidate's usable pods had last become more. `release` and `epoch` are those of the routes.
     """
 
     number: int
     age_seconds: float
     weights: Mapping[str, int]
     counts: Mapping[str, Counts] = field(default_factory=dict)
+    release: int | None = None
     epoch: int = 0
     warm_seconds: float = 0.0
     judged: bool = True
@@ -94,6 +95,8 @@ class GatewayState:
     token: str
     programs: Mapping[str, ProgramState]
     features: tuple[str, ...] = ()
+    counts_age_seconds: float = 0.0
+    """How long ago Envoy's counters were last read: an agent that cannot read them sees nothing."""
 
 
 @dataclass(frozen=True, slots=True)

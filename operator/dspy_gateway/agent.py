@@ -7,6 +7,7 @@ Envoy. A candidate has weight only while the operator renews its switch: each po
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -27,6 +28,9 @@ from dspy_gateway.settings import Settings
 
 SWITCH_SECONDS = 30.0
 """How long a candidate keeps its weight after the guard was last seen to look at its counts."""
+
+BLIND_SECONDS = 5.0
+"""An agent that has not read Envoy's counters for this long renews no switch: what it tells is old."""
 
 INTEREST_SECONDS = 5.0
 """How long after its last poll a program is looked at often."""
@@ -54,6 +58,7 @@ class Agent:
         """True once the agent knows what to serve, from its file or from the API server."""
         self.book = persisted.load_book(self._book_file)
         self._started_at = time.monotonic()
+        self._looked_at = float("-inf")
         self.discovery = xds.DiscoveryServer(self._envoy_answered, self._refused, self._new_envoy)
         listener = envoy.listener("", 1, settings.address)
         self.publisher = Publisher(self.discovery, xds.ListenerTemplate(listener), self._render, self._refused)
@@ -66,6 +71,7 @@ class Agent:
         self._watched: dict[str, bool] = {}
         self._refusals: dict[str, str] = {}
         self._polled_at: dict[str, float] = {}
+        self._process = secrets.token_hex(4)
         self._sequence = 0
         self._changed_at: dict[str, int] = {}
         self._urgent_at: dict[str, int] = {}
@@ -126,7 +132,7 @@ class Agent:
 
     async def answer(self, poll: Poll) -> GatewayState:
         """What changed after the poll's token in the programs that it names; waits for something urgent if asked to."""
-        self._note_interest(poll)
+        await self._note_interest(poll)
         seen = self._sequence_of(poll.seen)
         try:
             async with asyncio.timeout(poll.wait_seconds), self._news:
@@ -143,9 +149,10 @@ class Agent:
             pod=self.settings.pod,
             incarnation=self.book.incarnation,
             age_seconds=round(time.monotonic() - self._started_at, 3),
-            token=f"{self.book.incarnation}-{self._sequence}",
+            token=f"{self._process}-{self._sequence}",
             programs={uid: self._program_state(uid) for uid in chosen if uid in self.desired.ports.ports},
             features=FEATURES,
+            counts_age_seconds=round(min(time.monotonic() - self._looked_at, 1e9), 3),
         )
 
     def _program_state(self, uid: str) -> ProgramState:
@@ -165,19 +172,22 @@ class Agent:
         return confirmed and self.discovery.acked((xds.LISTENER, uid))
 
     def _sequence_of(self, token: str) -> int:
-        """The sequence number inside a token; -1 for one of another incarnation, whose holder knows nothing."""
-        incarnation, _, number = token.partition("-")
-        return int(number) if incarnation == self.book.incarnation and number.isdigit() else -1
+        """The sequence number inside a token; -1 for one of another process, whose holder knows nothing of this one."""
+        process, _, number = token.partition("-")
+        return int(number) if process == self._process and number.isdigit() else -1
 
-    def _note_interest(self, poll: Poll) -> None:
+    async def _note_interest(self, poll: Poll) -> None:
+        if time.monotonic() - self._looked_at > BLIND_SECONDS:
+            await self.look(poll.programs)
         now = time.monotonic()
+        sees = now - self._looked_at <= BLIND_SECONDS
         for uid, interest in poll.programs.items():
             if now - self._polled_at.get(uid, -INTEREST_SECONDS) >= INTEREST_SECONDS:
                 self._wake.set()
             self._polled_at[uid] = now
             if interest.kept:
                 self.book.forget_tables(uid, interest.kept, now)
-            if interest.guarding is not None:
+            if interest.guarding is not None and sees:
                 self._switches[uid] = (interest.guarding, now + SWITCH_SECONDS)
                 if not self._watched.get(uid, True):
                     self.publisher.mark({uid})
@@ -270,8 +280,9 @@ class Agent:
         began = time.monotonic()
         try:
             reading = read_statistics(await self.admin.json(statistics_query(uids)), self.book.incarnation)
-        except (aiohttp.ClientError, TimeoutError, OSError):
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError):
             return
+        self._looked_at = began
         for uid in self.desired.ports.ports if uids is None else uids:
             if uid in self.desired.ports.ports:
                 self._take(uid, reading, began)

@@ -109,6 +109,7 @@ def _draw_table(entry: Entry, counts: Mapping[str, Counts], now: float) -> DrawT
         age_seconds=round(now - entry.opened_at, 3),
         weights=entry.weights,
         counts=counts,
+        release=entry.release,
         epoch=entry.epoch,
         warm_seconds=round(min(entry.warm_seconds, 1e9), 3),
         judged=entry.judged,

@@ -8,6 +8,7 @@ import asyncio
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 
 from prometheus_client import Counter
 
@@ -27,6 +28,7 @@ PODS_SECONDS = 1.0
 FRESH_SECONDS = 4.0
 """An answer that is older counts as none."""
 
+GONE_SECONDS = 10.0
 UNSEEN_SECONDS = 10.0
 """A pod that carries traffic and has told no counts for this long is out of sight: no candidate has weight then."""
 
@@ -158,7 +160,7 @@ class Poller:
             POLLS.labels("answered").inc()
             pod = known.pods[name]
             before = pod.state.programs if pod.state and interested == asked and poll.seen else {}
-            pod.state, pod.at = replace(state, programs={**before, **state.programs}), _now()
+            pod.state, pod.at = replace(state, programs={**before, **state.programs}), _now() - state.counts_age_seconds
             token, asked, incarnation = state.token, interested, state.incarnation
             for program in known.interested:
                 self._wake(namespace, program)
@@ -183,4 +185,8 @@ def _carries(pod: Object) -> bool:
     """True for a pod that is Ready or Terminating: one that may have traffic."""
     conditions = pod["status"].get("conditions") or ()
     ready = any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
-    return ready or bool(pod["metadata"].get("deletionTimestamp"))
+    ends_at = pod["metadata"].get("deletionTimestamp")
+    if ends_at is None:
+        return ready
+    # The timestamp includes the grace: a pod that is there for longer is on a node that is gone.
+    return (datetime.now(UTC) - datetime.fromisoformat(ends_at.replace("Z", "+00:00"))).total_seconds() < GONE_SECONDS

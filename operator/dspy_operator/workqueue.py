@@ -12,6 +12,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from dspy_operator.errors import RetryError
 
 FIRST_BACKOFF_SECONDS = 0.2
+SOONEST_RETRY_SECONDS = 1.0  # news of a key that failed brings its next try forward to this, and no closer
 LONGEST_BACKOFF_SECONDS = 30.0
 
 DEPTH = Gauge("dspy_operator_queue_depth", "Keys that wait to be worked on.")
@@ -45,7 +46,10 @@ class WorkQueue:
         self._failures: dict[Key, int] = {}
 
     def add(self, key: Key) -> None:
-        """Queues a key, unless it is queued already."""
+        """Queues a key, unless it is queued already. One that failed keeps its backoff, of at most a second."""
+        if key in self._failures and key in self._timers:
+            self.add_after(key, SOONEST_RETRY_SECONDS)
+            return
         self._cancel_timer(key)
         if key in self._running:
             self._again.add(key)

@@ -361,6 +361,7 @@ class World:
             age_seconds=self.now - table.opened_at,
             weights=table.weights,
             counts={name: table.counts(name, self.now) for name in table.weights},
+            release=table.release,
             epoch=table.epoch,
             warm_seconds=table.warm_seconds,
             closed=table.closed,

@@ -154,6 +154,7 @@ def _told(table: SimulatedTable, now: float) -> DrawTable:
         age_seconds=now - table.opened_at,
         weights=table.weights,
         counts={name: table.counts(name, now) for name in table.weights},
+        release=table.release,
         epoch=table.epoch,
         warm_seconds=table.warm_seconds,
         closed=table.closed,

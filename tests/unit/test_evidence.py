@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from dspy_contract.state import EDGES_SECONDS, Counts, DrawTable, GatewayState, ProgramState
 from dspy_operator.api.convert import from_dict, to_dict
@@ -12,13 +13,14 @@ from dspy_operator.domain.analysis.judge import above_ceiling, is_better, is_no_
 from dspy_operator.domain.analysis.streams import slow_bounds
 from dspy_operator.domain.analysis.verdict import Verdict
 
-UID, PAIR, STARTED_AT = "uid", ReleasePair("old", "new"), 1_000.0
+UID, PAIR, RELEASE = "uid", ReleasePair("old", "new"), 3
+STARTED_AT = 1_000.0
 
 
-def table(number: int, old: Counts, new: Counts, weight: int = 1_000, **about: object) -> DrawTable:
+def table(number: int, old: Counts, new: Counts, weight: int = 1_000, **about: Any) -> DrawTable:
     """A table of weights `weight` for the candidate, one second old."""
-    shares = {"old": 10_000 - weight, "new": weight}
-    return replace(DrawTable(number, 1.0, shares, {"old": old, "new": new}, warm_seconds=60.0), **about)  # type: ignore[arg-type]
+    plain = DrawTable(number, 1.0, {"old": 10_000 - weight, "new": weight}, {"old": old, "new": new})
+    return replace(plain, **{"release": RELEASE, "warm_seconds": 60.0, **about})
 
 
 def state(*tables: DrawTable, pod: str = "a", incarnation: str = "i") -> GatewayState:
@@ -26,7 +28,7 @@ def state(*tables: DrawTable, pod: str = "a", incarnation: str = "i") -> Gateway
 
 
 def look(evidence: Evidence, *states: GatewayState, now: float = STARTED_AT + 10, step: int = 0) -> Evidence:
-    return accumulate(evidence, {each.pod: each for each in states}, UID, PAIR, STARTED_AT, step, now)
+    return accumulate(evidence, {each.pod: each for each in states}, UID, PAIR, RELEASE, step, now)
 
 
 def unbounded(evidence: Evidence) -> Evidence:
@@ -83,6 +85,13 @@ def test_tables_before_the_release_tell_how_stable_was_and_are_no_part_of_it() -
     before = DrawTable(1, 500.0, {"old": 10_000}, {"old": failed(1_000, 10)})
     evidence = look(Evidence(), state(before))
     assert (evidence.stable.requests, evidence.history.failures) == (0, 10)
+
+
+def test_tables_of_an_earlier_release_of_the_same_revision_are_no_evidence() -> None:
+    evidence = look(Evidence(), state(table(1, ok(90), failed(10, 10), release=RELEASE - 1)))
+    assert evidence.candidate.requests == 0
+    assert evidence.history.requests == 90
+    assert judge(evidence, Analysis()).verdict is Verdict.UNDECIDED
 
 
 def test_bounds_are_fixed_once_and_only_tables_of_the_next_epoch_use_them() -> None:

@@ -159,7 +159,7 @@ def _desired_routes(snapshot: Snapshot, ledger: Ledger, targets: tuple[Target, .
     desired = Routes(
         program=program.name,
         uid=program.uid,
-        serial=max(ledger.serial, current.serial if current else 0),
+        serial=current.serial if current else 0,
         timeout_seconds=max(timeouts, default=program.spec.serving.timeout_seconds),
         backends=tuple(Backend(target.revision, target.weight_bp) for target in targets),
         release=_release_ref(ledger, release) if release else None,
@@ -171,8 +171,10 @@ def _desired_routes(snapshot: Snapshot, ledger: Ledger, targets: tuple[Target, .
         for state in snapshot.gateway.states.values()
         if program.uid in state.programs
     ]
-    newest = max([desired.serial, *told])
-    return desired if current == desired and newest == desired.serial else replace(desired, serial=newest + 1)
+    newest = max([current.serial if current else 0, *told])
+    if current is not None and newest == current.serial and current == replace(desired, serial=current.serial):
+        return current
+    return replace(desired, serial=ledger.serial if ledger.serial > newest else newest + 1)
 
 
 def _release_ref(ledger: Ledger, release: Release) -> ReleaseRef:

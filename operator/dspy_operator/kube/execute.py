@@ -41,12 +41,10 @@ class Executor:
         self._store = store
 
     async def execute(self, program: Program, plan: Plan, now: float) -> None:
-        """Carries out one plan. What is done stays done, and an action that fails does not hold independent ones.
+        """Carries out a plan whose ledger is written. An action that fails does not hold independent ones.
 
         Raises the first failure at the end; a conflict, which says that the plan is out of date, at once.
         """
-        if plan.status is not None:
-            await self.write_status(program, plan.status)
         for action in plan.urgent:
             await self._act(program, action)
         for event in plan.events:

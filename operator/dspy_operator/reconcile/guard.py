@@ -47,11 +47,15 @@ class Known:
     """What the last pass knew of a release, beyond what the gateways still tell."""
 
     release: int
-    started_at: float
+    weight_bp: int
     step: int
     answered: int
     evidence: Evidence
     analysis: Analysis
+
+
+NO_RELEASE = Known(0, 0, 0, 0, Evidence(), Analysis())
+"""What a pass knew when it had no release: routes that name one are not to be trusted until a pass has mended them."""
 
 
 class Guard:
@@ -87,51 +91,70 @@ class Guard:
             return FASTEST_SECONDS - (now - at)
         item = self._store.get("ConfigMap", key.namespace, routes_name(key.name))
         routes = _read(item)
-        if item is None or routes is None or routes.release is None:
+        if item is None or routes is None or routes.release is None or not routes.release.candidates:
             self._looked_at.pop((key.namespace, key.name), None)
             return None
         try:
-            await self._look(key, item, routes)
+            judged = await self._look(key, item, routes)
         except (ApiException, *UNREACHABLE) as error:
             LOOKS.labels("failed").inc()
             log.warning("The guard could not lower a candidate yet", key=str(key), error=type(error).__name__)
             raise RetryError from error
-        self._looked_at[key.namespace, key.name] = (routes.release.id, asyncio.get_running_loop().time())
+        except Exception as error:  # nothing that a look meets may end the guard of all other programs
+            LOOKS.labels("bug").inc()
+            log.exception("A look failed unexpectedly", key=str(key))
+            raise RetryError from error
+        if judged:
+            self._looked_at[key.namespace, key.name] = (routes.release.id, asyncio.get_running_loop().time())
         return LOOK_SECONDS
 
-    async def _look(self, key: Key, item: Object, routes: Routes) -> None:
-        """Judges, and writes with the fence; whoever wrote first is read once, and judged again at once."""
+    async def _look(self, key: Key, item: Object, routes: Routes) -> bool:
+        """Judges, and writes with the fence; whoever wrote first is read once, and judged again at once.
+
+        False when it could not judge: then nobody guards the candidate, and its switch runs out.
+        """
         for _ in range(3):
-            lowered = self._judge(key, routes)
+            known = self._known_of(key, routes)
+            if known is None:
+                # Routes and ledger disagree: only a pass can tell which of them is right.
+                LOOKS.labels("disagree").inc()
+                self._wake_pass(Key("program", key.namespace, key.name))
+                return False
+            lowered = self._judge(key, routes, known)
             if lowered is None:
                 LOOKS.labels("nothing").inc()
-                return
+                return True
             try:
                 await self._write(key, item, lowered)
             except ConflictException:
                 item = await self._kube.request("GET", path("ConfigMap", key.namespace, routes_name(key.name)))
                 self._store.put("ConfigMap", item)
                 fresh = _read(item)
-                if fresh is None:
-                    return
+                if fresh is None or fresh.release is None:
+                    return False
                 routes = fresh
                 continue
             LOOKS.labels("lowered").inc()
             self._wake_pass(Key("program", key.namespace, key.name))
-            return
+            return True
+        return False
 
-    def _judge(self, key: Key, routes: Routes) -> Routes | None:
+    def _known_of(self, key: Key, routes: Routes) -> Known | None:
+        """What the last pass knew, the default before the first one; None when its ledger says something else."""
+        assert routes.release is not None
+        release, weight_bp = routes.release.id, routes.weight(routes.release.candidates[0])
+        known = self._known(key.namespace, key.name)
+        if known is None:
+            return Known(release, weight_bp, 0, 0, Evidence(), Analysis())
+        return known if known.release == release and known.weight_bp >= weight_bp else None
+
+    def _judge(self, key: Key, routes: Routes, known: Known) -> Routes | None:
         """The routes to write; None when nothing is to be lowered."""
         assert routes.release is not None
-        known = self._known(key.namespace, key.name) or Known(routes.release.id, 0.0, 0, 0, Evidence(), Analysis())
-        if known.release != routes.release.id:
-            # Routes and ledger name different releases: only a pass can tell which of them is right.
-            self._wake_pass(Key("program", key.namespace, key.name))
-            return None
         _, states = self._poller.latest(key.namespace)
         now = self._clock()
         pair = ReleasePair(routes.release.stable, routes.release.candidates[0])
-        evidence = accumulate(known.evidence, states, routes.uid, pair, known.started_at, known.step, now)
+        evidence = accumulate(known.evidence, states, routes.uid, pair, known.release, known.step, now)
         unseen = self._poller.unseen(key.namespace)
         lowered = guard(routes, evidence, known.analysis, unseen, known.answered, now)
         if lowered is None:

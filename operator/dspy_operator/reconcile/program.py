@@ -19,7 +19,7 @@ from dspy_operator.errors import InvalidSpecError
 from dspy_operator.gateway_poller import Poller
 from dspy_operator.kube.execute import Executor
 from dspy_operator.kube.observe import Observer, read_program, stored_kept
-from dspy_operator.reconcile.guard import Known
+from dspy_operator.reconcile.guard import NO_RELEASE, Known
 from dspy_operator.settings import Settings
 
 REFUSAL_SECONDS = 10.0
@@ -49,13 +49,16 @@ class ProgramReconciler:
         self._shown: dict[tuple[str, str], _Shown] = {}
 
     def known(self, namespace: str, name: str) -> Known | None:
-        """What the last pass knew of a release, for the guard."""
+        """What the last pass knew of a release, for the guard; None when no pass has been."""
         ledger = self._latest.get((namespace, name))
-        if ledger is None or ledger.release is None:
+        if ledger is None:
             return None
         release = ledger.release
+        if release is None:
+            return NO_RELEASE
         analysis = self._analyses[namespace, name]
-        return Known(release.id, release.started_at, release.step, release.answered, release.evidence, analysis)
+        answered, evidence = release.answered, release.evidence
+        return Known(release.id, release.weight_bp, release.step, answered, evidence, analysis)
 
     def kept(self, namespace: str, name: str) -> Mapping[str, int]:
         """By gateway pod and incarnation, up to which draw table the stored ledger keeps the counts."""
@@ -84,10 +87,13 @@ class ProgramReconciler:
         decided = plan(self._shown_to_api(snapshot), now)
         watch = needs_polling(decided.ledger) or (snapshot.service_port is None and decided.ledger.stable is not None)
         self._poller.follow(program.namespace, program.name, program.uid if watch else None)
-        await self._executor.execute(program, decided, now)
+        if decided.status is not None:
+            await self._executor.write_status(program, decided.status)
+        # What is written is what the guard goes by, whatever becomes of the rest of the plan.
         self._latest[key] = decided.ledger
         if decided.ledger.release:
             self._analyses[key] = analysis_of(decided.ledger.release, snapshot)
+        await self._executor.execute(program, decided, now)
         if program.ledger and program.ledger.release:
             self._kept[key] = stored_kept(program.status)
         if await self._show(snapshot):

@@ -22,6 +22,8 @@ GONE_SECONDS = 60.0
 """A pod that is not heard of for this long is gone, and what it had open is lost."""
 
 MOST_TOTALS = 200
+BEFORE = -1
+"""The step of tables that are not of this release."""
 RECENT_REQUESTS, RECENT_CONNECTIONS = 100.0, 10.0
 MOST_FAILURES_FOR_SLOW = 0.1
 
@@ -155,11 +157,11 @@ def accumulate(
     states: Mapping[str, GatewayState],
     uid: str,
     pair: ReleasePair,
-    started_at: float,
+    release: int,
     step: int,
     now: float,
 ) -> Evidence:
-    """The evidence after one look at the gateways. Tables that opened before `started_at` tell how stable was before.
+    """The evidence after one look at the gateways. Tables of no release, or of another, tell how stable was before.
 
     `states` holds what each pod said last.
     """
@@ -171,7 +173,7 @@ def accumulate(
             name = f"{pod}/{state.incarnation}"
             if table.number > evidence.kept.get(name, 0):
                 key = f"{name}/{table.number}"
-                tables[key] = _seen(tables.get(key), pod, state, table, evidence, pair, started_at, step, now)
+                tables[key] = _seen(tables.get(key), pod, state, table, evidence, pair, release, step, now)
     tables = {key: _lost_if_gone(table, incarnations, now) for key, table in tables.items()}
     return _merged(_with_bounds(_with_recent(replace(evidence, tables=tables))))
 
@@ -223,22 +225,23 @@ def _seen(
     table: DrawTable,
     evidence: Evidence,
     pair: ReleasePair,
-    started_at: float,
+    release: int,
     step: int,
     now: float,
 ) -> Table:
     """A table as it is seen now. When it opened, and in which step, was decided when it was seen first."""
     opened_at = before.opened_at if before else now - table.age_seconds
     weights = [table.weights.get(name, 0) for name in (pair.stable, pair.candidate)]
+    own = table.release == release
     total = Total(
-        weight=weights[1] / sum(weights) if sum(weights) else 0.0,
+        weight=weights[1] / sum(weights) if own and sum(weights) > 0 else 0.0,
         since=opened_at // TOTAL_SECONDS * TOTAL_SECONDS,
         judged=table.judged,
         bounded=before.total.bounded if before else _is_bounded(evidence, table),
         warm=table.warm_seconds >= WARMUP_SECONDS,
-        step=before.total.step if before else (step if opened_at >= started_at else -1),
+        step=before.total.step if before else (step if own else BEFORE),
         stable=table.counts.get(pair.stable, Counts()),
-        candidate=table.counts.get(pair.candidate, Counts()),
+        candidate=table.counts.get(pair.candidate, Counts()) if own else Counts(),
     )
     return Table(pod, state.incarnation, table.number, opened_at, now, table.settled, total)
 

@@ -32,7 +32,7 @@ def collect_evidence(ledger: Ledger, snapshot: Snapshot, now: float) -> Transiti
         snapshot.gateway.states,
         snapshot.program.uid,
         ReleasePair(ledger.stable, release.candidate),
-        release.started_at,
+        release.id,
         release.step,
         now,
     )

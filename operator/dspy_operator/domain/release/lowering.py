@@ -148,6 +148,10 @@ def _resume(ledger: Ledger, release: Release, lowered: Lowering, snapshot: Snaps
     lowerings = release.lowerings
     if lowered.reason == Reason.STABLE_SUFFERS and stable_suffers(release.evidence):
         lowerings = _counted(lowerings, Reason.STABLE_STAYS_SICK)
+    if lowered.reason == Reason.UNREACHABLE:
+        # What failed before is over: it must not lower the candidate again before a request has been tried.
+        tried = replace(release.evidence.candidate_unreachable, requests=0.0, bad=0.0)
+        release = replace(release, evidence=replace(release.evidence, candidate_unreachable=tried))
     release = replace(release, lowered=None, weight_bp=lowered.weight_bp, lowerings=lowerings, blocked_seconds=0.0)
     why = "not confirmed by its late answers" if lowered.stream else "its cause is gone"
     event = Event(Reason.RELEASE_RESUMED, f"{snapshot.label(release.candidate)} has its traffic again: {why}")
