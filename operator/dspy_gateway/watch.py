@@ -67,7 +67,7 @@ class Watcher:
         except UNREADABLE as error:
             log.error("The port table could not be read; the last one stands", error=str(error))
 
-    def _keep_ports(self, namespace: str, name: str) -> None:
+    def _keep_ports(self, namespace: str, name: str, uid: str | None) -> None:
         """A port table that is deleted is written anew by the operator: no port of a living program may move."""
 
     def _put_routes(self, item: Object) -> None:
@@ -84,7 +84,7 @@ class Watcher:
         self._sources[name] = routes.uid
         self._state = self._state.with_routes(routes)
 
-    def _forget_routes(self, namespace: str, name: str) -> None:
+    def _forget_routes(self, namespace: str, name: str, uid: str | None) -> None:
         self._sources.pop(name, None)
 
     def _put_slice(self, item: Object) -> None:
@@ -92,7 +92,7 @@ class Watcher:
         self._revisions[name] = revision
         self._state = self._state.with_slice(revision, name, endpoints_of(item))
 
-    def _forget_slice(self, namespace: str, name: str) -> None:
+    def _forget_slice(self, namespace: str, name: str, uid: str | None) -> None:
         self._revisions.pop(name, None)
 
 

@@ -40,22 +40,29 @@ class Store:
         if metadata["uid"] in self._tombstones:
             return
         stored = self._objects.get(key)
-        if stored is not None and stored["metadata"]["uid"] == metadata["uid"] and _version(stored) >= _version(item):
+        if stored is not None and _version(stored) >= _version(item):
             return
         self._objects[key] = item
         self._on_change(key, item)
 
-    def forget(self, kind: str, namespace: str, name: str) -> None:
-        """Drops an object that is gone."""
-        item = self._objects.pop((kind, namespace, name), None)
-        if item is not None:
-            self._tombstones[item["metadata"]["uid"]] = None
-            while len(self._tombstones) > MOST_TOMBSTONES:
-                del self._tombstones[next(iter(self._tombstones))]
-            self._on_change((kind, namespace, name), None)
+    def forget(self, kind: str, namespace: str, name: str, uid: str | None = None) -> None:
+        """Drops an object that is gone: the one of that uid, and never its successor; None is whichever is held."""
+        key = (kind, namespace, name)
+        stored = self._objects.get(key)
+        held = stored["metadata"]["uid"] if stored is not None else None
+        self._bury(uid or held)
+        if stored is not None and uid in (None, held):
+            del self._objects[key]
+            self._on_change(key, None)
+
+    def _bury(self, uid: str | None) -> None:
+        if uid is not None:
+            self._tombstones[uid] = None
+        while len(self._tombstones) > MOST_TOMBSTONES:
+            del self._tombstones[next(iter(self._tombstones))]
 
 
 def _version(item: Object) -> int:
-    """resourceVersions of one object are comparable numbers wherever etcd is behind them."""
+    """resourceVersions of one kind are comparable numbers wherever etcd is behind them, across deletions too."""
     version = str(item["metadata"].get("resourceVersion", "0"))
     return int(version) if version.isdigit() else 0

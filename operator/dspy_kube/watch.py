@@ -18,8 +18,9 @@ log = Logger(__name__)
 
 
 class Watch:
-    """Follows one collection. `put` takes objects as they are listed or change, `forget` those that are gone;
-    `settled` is awaited after each listing and each change."""
+    """Follows one collection. `put` takes objects as they are listed or change, `forget` the namespace, name and uid
+    (None when a listing no longer has it) of those that are gone; `settled` is awaited after each listing and each
+    change."""
 
     def __init__(
         self,
@@ -27,7 +28,7 @@ class Watch:
         path: str,
         label: str,
         put: Callable[[Object], None],
-        forget: Callable[[str, str], None],
+        forget: Callable[[str, str, str | None], None],
         settled: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._kube = kube
@@ -76,7 +77,7 @@ class Watch:
                 break
             query = {**self._query, "limit": PAGE, "continue": token}
         for namespace, name in self._names - found:
-            self._forget(namespace, name)
+            self._forget(namespace, name, None)
         self._names = found
         self.listed.set()
         if self._settled:
@@ -86,7 +87,7 @@ class Watch:
     def _take(self, kind: str, item: Object) -> None:
         if kind == "DELETED":
             self._names.discard(_name(item))
-            self._forget(*_name(item))
+            self._forget(*_name(item), item["metadata"]["uid"])
         elif kind != "BOOKMARK":
             self._names.add(_name(item))
             self._put(item)

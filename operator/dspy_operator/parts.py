@@ -89,7 +89,7 @@ def assemble(
             path(kind, settings.namespace),
             label,
             lambda item, kind=kind: store.put(kind, item),  # type: ignore[misc]
-            lambda namespace, name, kind=kind: store.forget(kind, namespace, name),  # type: ignore[misc]
+            lambda namespace, name, uid, kind=kind: store.forget(kind, namespace, name, uid),  # type: ignore[misc]
         )
         for kind, label in (("ConfigMap", ROUTES_LABEL), ("Pod", GATEWAY_LABEL))
     )

@@ -46,7 +46,7 @@ class WorkQueue:
         self._failures: dict[Key, int] = {}
 
     def add(self, key: Key) -> None:
-        """Queues a key, unless it is queued already. One that failed keeps its backoff, of at most a second."""
+        """Queues a key, unless it is queued already. One that failed waits its backoff, though at most a second."""
         if key in self._failures and key in self._timers:
             self.add_after(key, SOONEST_RETRY_SECONDS)
             return
@@ -87,11 +87,11 @@ class WorkQueue:
                 delay = self._backoff(key)
             finally:
                 self._running.discard(key)
+            if delay is not None:
+                self.add_after(key, delay)
             if key in self._again:
                 self._again.discard(key)
                 self.add(key)
-            elif delay is not None:
-                self.add_after(key, delay)
 
     def _due(self, key: Key) -> None:
         self._timers.pop(key, None)

@@ -37,6 +37,15 @@ def test_an_object_that_went_is_not_brought_back_by_a_late_event_but_its_success
     assert changes == [("a", True), ("a", False), ("a", True)]
 
 
+def test_the_late_end_of_an_object_does_not_take_its_successor() -> None:
+    store = Store()
+    store.put("ConfigMap", routes("a", 5))
+    store.put("ConfigMap", routes("a", 9, uid="successor"))
+    store.put("ConfigMap", routes("a", 6))
+    store.forget("ConfigMap", "ns", "a", "u")
+    assert (store.get("ConfigMap", "ns", "a") or {})["metadata"]["uid"] == "successor"
+
+
 def test_a_watch_follows_forgets_on_relist_and_survives_faults() -> None:
     loop = VirtualLoop()
     asyncio.set_event_loop(loop)
@@ -49,7 +58,7 @@ def test_a_watch_follows_forgets_on_relist_and_survives_faults() -> None:
             path("ConfigMap", None),
             "dspy.dev/routes",
             lambda item: store.put("ConfigMap", item),
-            lambda namespace, name: store.forget("ConfigMap", namespace, name),
+            lambda namespace, name, uid: store.forget("ConfigMap", namespace, name, uid),
         )
         running = asyncio.create_task(watch.run())
         await watch.listed.wait()

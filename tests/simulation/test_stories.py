@@ -293,6 +293,21 @@ def test_a_status_lost_in_mid_release_leaves_stable_stable() -> None:
     assert not world.lost
 
 
+def test_crashes_of_long_ago_are_forgotten() -> None:
+    world = serving()
+    world.publish(2)
+    world.want(2)
+    world.settle(6, requests=5)
+    for name in ("pod-a", "pod-b", "pod-c"):
+        world.workloads["qa-2"].crashed = frozenset({name})
+        world.settle(3, requests=5)
+        world.workloads["qa-2"].crashed = frozenset()
+        world.tick(1_801.0)
+        world.settle(1)
+    assert world.ledger.refusal("qa-2") is None
+    assert world.ledger.release is not None
+
+
 def test_going_back_to_a_revision_that_crashed_long_ago_is_no_crash() -> None:
     world = serving()
     world.workloads["qa-1"].crashed = frozenset({"pod-a", "pod-b", "pod-c"})

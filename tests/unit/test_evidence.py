@@ -8,7 +8,7 @@ from typing import Any
 from dspy_contract.state import EDGES_SECONDS, Counts, DrawTable, GatewayState, ProgramState
 from dspy_operator.api.convert import from_dict, to_dict
 from dspy_operator.api.rollout import Analysis, ErrorRate
-from dspy_operator.domain.analysis.evidence import Evidence, ReleasePair, accumulate
+from dspy_operator.domain.analysis.evidence import MOST_TOTALS, Evidence, ReleasePair, accumulate
 from dspy_operator.domain.analysis.judge import above_ceiling, is_better, is_no_worse, judge
 from dspy_operator.domain.analysis.streams import slow_bounds
 from dspy_operator.domain.analysis.verdict import Verdict
@@ -65,6 +65,22 @@ def test_one_table_that_is_not_settled_holds_back_all_later_ones_of_every_pod() 
     assert not is_no_worse(unbounded(evidence), Analysis(margin_percent=50))
     evidence = look(evidence, state(replace(hanging, settled=True)), state(later, pod="b"))
     assert is_no_worse(unbounded(evidence), Analysis(margin_percent=50))
+
+
+def test_tables_of_one_pod_keep_the_order_of_their_numbers_when_an_answer_came_late() -> None:
+    evidence = look(Evidence(), state(table(2, ok(9), ok(1), age_seconds=5.0)))
+    late = state(table(1, ok(9), ok(1), age_seconds=1.0), table(2, ok(9), ok(1), age_seconds=6.0))
+    assert [each.number for each in look(evidence, late).waiting] == [1, 2]
+
+
+def test_a_long_release_keeps_few_totals_even_when_kinds_alternate() -> None:
+    evidence, now = Evidence(), STARTED_AT
+    for number in range(1, 600):
+        now += 400.0
+        settled = table(number, ok(90), ok(10), 1_000 + number % 2, closed=True, settled=True, age_seconds=10.0)
+        evidence = look(evidence, state(settled), now=now)
+    assert len(evidence.totals) <= MOST_TOTALS
+    assert evidence.stable.requests == 599 * 90
 
 
 def test_what_a_pod_that_is_gone_had_open_is_lost_and_no_longer_waited_for() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from dspy_operator.errors import RetryError
 from dspy_operator.workqueue import Key, WorkQueue
+from tests.simulation.clock import VirtualLoop
 
 A, B = Key("program", "ns", "a"), Key("program", "ns", "b")
 Work = Callable[[Key], Awaitable[float | None]]
@@ -110,3 +111,27 @@ async def test_of_two_delays_the_earlier_counts() -> None:
         queue.add_after(A, 60)
 
     await run(work, begin, done)
+
+
+def test_news_of_a_key_that_keeps_failing_does_not_make_it_spin() -> None:
+    loop = VirtualLoop()
+    asyncio.set_event_loop(loop)
+    passes: list[float] = []
+
+    async def work(key: Key) -> None:
+        passes.append(loop.time())
+        queue.add(key)
+        raise RetryError("refused")
+
+    async def story() -> None:
+        queue.add(A)
+        running = asyncio.create_task(queue.run(1))
+        for _ in range(3_000):
+            await asyncio.sleep(0.01)
+            queue.add(A)
+        running.cancel()
+
+    queue = WorkQueue(work)
+    loop.run_until_complete(story())
+    loop.close()
+    assert 25 < len(passes) < 45

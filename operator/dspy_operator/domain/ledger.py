@@ -77,8 +77,10 @@ class Release:
     """The number of the last `lowered` that a pass has answered."""
     lowerings: Mapping[str, int] = field(default_factory=dict)
     """How often the candidate was lowered, by reason: some waits double each time."""
-    crashed: tuple[str, ...] = ()
-    """Pods of the candidate that have ended by themselves since the release began."""
+    crashed: Mapping[str, float] = field(default_factory=dict)
+    """Pods of the candidate that ended by themselves since the release began, and when that was seen first."""
+    stable_crashed: Mapping[str, float] = field(default_factory=dict)
+    """The same of stable's pods."""
     crashed_before: tuple[str, ...] = ()
     """Those that had before: they are no fault of this release."""
     paused: Paused | None = None

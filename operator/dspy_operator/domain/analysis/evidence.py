@@ -133,8 +133,18 @@ class Evidence:
 
     @property
     def waiting(self) -> list[Table]:
-        """The tables that are not merged yet, in the order in which they opened."""
-        return sorted(self.tables.values(), key=lambda table: (table.opened_at, table.pod, table.number))
+        """The tables that are not merged yet, in the order in which they opened.
+
+        Those of one pod by their numbers, whatever an answer that came late made of their ages.
+        """
+        earliest: dict[tuple[str, str], float] = {}
+        placed: list[tuple[float, Table]] = []
+        for table in sorted(self.tables.values(), key=lambda table: -table.number):
+            pod = (table.pod, table.incarnation)
+            earliest[pod] = min(table.opened_at, earliest.get(pod, math.inf))
+            placed.append((earliest[pod], table))
+        placed.sort(key=lambda each: (each[0], each[1].pod, each[1].incarnation, each[1].number))
+        return [table for _, table in placed]
 
     @property
     def history(self) -> RequestCounts:
@@ -301,12 +311,19 @@ def _merge_into(totals: list[Total], total: Total) -> None:
 
 
 def _shortened(totals: list[Total]) -> list[Total]:
-    """A long release keeps a bounded number of totals: neighbours that differ in time only become one."""
+    """A long release keeps a bounded number of totals: the oldest two that differ in time only become one.
+
+    What is chosen depends on no outcome, so the order that results is as good as the one before.
+    """
     while len(totals) > MOST_TOTALS:
-        index = next((i for i in range(len(totals) - 1) if _kind(totals[i])[1:] == _kind(totals[i + 1])[1:]), None)
-        if index is None:
+        first: dict[tuple[float, bool, bool, bool, int], int] = {}
+        for later, total in enumerate(totals):
+            earlier = first.setdefault(_kind(total)[1:], later)
+            if earlier < later:
+                totals[earlier] = _sum(totals[earlier], totals.pop(later))
+                break
+        else:
             break
-        totals[index : index + 2] = [_sum(totals[index], totals[index + 1])]
     return totals
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from dspy_operator.api.reasons import Reason
@@ -9,10 +10,12 @@ from dspy_operator.api.rollout import Analysis
 from dspy_operator.domain.analysis.evidence import ReleasePair, accumulate
 from dspy_operator.domain.ledger import Ledger, Release
 from dspy_operator.domain.release.lifecycle import refuse
-from dspy_operator.domain.snapshot import Snapshot
+from dspy_operator.domain.snapshot import Snapshot, Workload
 from dspy_operator.domain.transition import Transition
 
 MOST_CRASHED_PODS = 3
+CRASHES_SECONDS = 1_800.0
+"""A pod that ended longer ago is forgotten: one a day is no reason, however long a release takes."""
 
 
 def analysis_of(release: Release, snapshot: Snapshot) -> Analysis:
@@ -52,11 +55,26 @@ def refuse_failed_candidate(ledger: Ledger, snapshot: Snapshot, now: float) -> T
         return ledger, ()
     if workload.fatal and workload.ready == 0 and not release.ready_once:
         return refuse(ledger, snapshot, now, "Refused", workload.fatal.reason, workload.fatal.message)
-    crashed = tuple(sorted({*release.crashed, *workload.crashed} - {*release.crashed_before}))
-    ledger = replace(ledger, release=replace(release, crashed=crashed))
     stable = snapshot.workloads.get(str(ledger.stable))
-    stable_share = len(stable.crashed) / max(stable.replicas, 1) if stable else 0.0
-    if len(crashed) >= MOST_CRASHED_PODS and stable_share < len(crashed) / max(workload.replicas, 1) / 2:
-        message = f"{len(crashed)} pods of the candidate ended by themselves, and far fewer of stable's"
+    crashed = _crashed(release.crashed, workload, release.crashed_before, now)
+    stable_crashed = _crashed(release.stable_crashed, stable, release.crashed_before, now)
+    ledger = replace(ledger, release=replace(release, crashed=crashed, stable_crashed=stable_crashed))
+    ended = _lately(crashed, now)
+    stable_share = _lately(stable_crashed, now) / max(stable.replicas, 1) if stable else 0.0
+    if ended >= MOST_CRASHED_PODS and stable_share < ended / max(workload.replicas, 1) / 2:
+        message = f"{ended} pods of the candidate ended by themselves, and far fewer of stable's"
         return refuse(ledger, snapshot, now, "RolledBack", Reason.CRASHES, message)
     return ledger, ()
+
+
+def _crashed(
+    known: Mapping[str, float], workload: Workload | None, before: Collection[str], now: float
+) -> dict[str, float]:
+    """Pods that ended by themselves, and when that was seen first: those that still tell of it, and those of lately."""
+    seen = workload.crashed - {*before} if workload else frozenset()
+    crashed = {**dict.fromkeys(sorted(seen), now), **known}
+    return {name: at for name, at in crashed.items() if name in seen or now - at < CRASHES_SECONDS}
+
+
+def _lately(crashed: Mapping[str, float], now: float) -> int:
+    return sum(now - at < CRASHES_SECONDS for at in crashed.values())

@@ -55,7 +55,6 @@ def start_release(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
     if policy and policy.unreadable:
         return ledger, ()
     steps = canary.steps_of(policy.spec.strategy.canary) if policy else ()
-    workload = snapshot.workloads.get(desired.name)
     release = Release(
         id=ledger.releases + 1,
         candidate=desired.name,
@@ -64,7 +63,7 @@ def start_release(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
         policy=policy.name if policy else None,
         false_rollback_percent=(policy.spec.analysis if policy else Analysis()).false_rollback_percent,
         steps=steps,
-        crashed_before=tuple(sorted(workload.crashed)) if workload else (),
+        crashed_before=tuple(sorted(name for each in snapshot.workloads.values() for name in each.crashed)),
     )
     how = f"in {len(steps)} steps" if policy else "when it is ready (there is no rollout policy)"
     message = f"{snapshot.label(desired.name)} takes over from {snapshot.label(ledger.stable)} {how}"
