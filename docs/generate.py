@@ -72,8 +72,10 @@ def _words(field: Mapping[str, Any], required: bool) -> str:
     parts.append(field.get("description", ""))
     if "enum" in field:
         parts.append("One of " + ", ".join(f"`{value}`" for value in field["enum"]) + ".")
-    if "minimum" in field or "maximum" in field:
-        parts.append(f"From {field.get('minimum', '')} to {field.get('maximum', '')}.")
+    if "minimum" in field and "maximum" in field:
+        parts.append(f"From {field['minimum']} to {field['maximum']}.")
+    elif "minimum" in field or "maximum" in field:
+        parts.append(f"At least {field['minimum']}." if "minimum" in field else f"At most {field['maximum']}.")
     parts += [f"Rule: {rule['message']}." for rule in field.get("x-kubernetes-validations", ())]
     return " ".join(part for part in parts if part).replace("|", "\\|")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 FEATURES = ("tables", "switch")
-"""What this version of the agent can do; the operator uses a feature only where every gateway pod states it."""
+"""What this version of the agent can do, as it tells every operator that asks."""
 
 FAST_EDGES_SECONDS = (0.02, 0.05, 0.1, 0.2, 0.35)
 SLOW_EDGES_SECONDS = (

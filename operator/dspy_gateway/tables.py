@@ -28,7 +28,7 @@ KEEP_SECONDS = 3_600.0
 
 @dataclass(slots=True)
 class Entry:
-    """One table. `closing_at` is when Envoy confirmed a newer one."""
+    """One table. `confirmed`: Envoy has drawn by it; `closing_at` is when it confirmed a newer one."""
 
     number: int
     opened_at: float
@@ -39,6 +39,7 @@ class Entry:
     judged: bool
     changed_at: float
     """When its weights began to draw: with this table or with one before it."""
+    confirmed: bool = False
     closing_at: float | None = None
     settled: bool = False
 
@@ -67,6 +68,8 @@ class ProgramTables:
             return False
         if (newest.release, newest.epoch) != (routes.release.id, routes.release.epoch):
             return True
+        if not newest.confirmed:
+            return False  # an Envoy that refuses routes is not offered one table after another
         if not newest.judged and now - newest.changed_at >= FASTEST_SECONDS:
             return True
         return now - newest.opened_at >= rotation_seconds(routes)
@@ -94,6 +97,8 @@ class ProgramTables:
         for entry in self.entries.values():
             if entry.number < number and entry.closing_at is None:
                 entry.closing_at = now
+        if number in self.entries:
+            self.entries[number].confirmed = True
 
     def close_all(self, now: float) -> None:
         """An Envoy has ended: nothing draws by any of these again."""

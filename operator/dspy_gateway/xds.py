@@ -78,8 +78,8 @@ class Stream:
 
 
 class DiscoveryServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc]
-    """Holds what is published and tells every connected Envoy; calls `on_change` after each ACK, NACK and
-    connection."""
+    """Holds what is published and tells every connected Envoy; calls `on_change` after each request and whenever
+    an Envoy comes or goes."""
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ STUCK_RESYNCS = 3
 
 
 async def serve_page(settings: Settings, controller: Controller) -> web.AppRunner:
-    """`/healthz` (the loop turns), `/readyz`, `/metrics`."""
+    """`/healthz` (a pass succeeded lately), `/readyz` (the process serves), `/metrics`."""
 
     async def healthz(_: web.Request) -> web.Response:
         stuck = time.time() - controller.worked_at > STUCK_RESYNCS * settings.resync_seconds

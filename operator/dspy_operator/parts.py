@@ -52,8 +52,8 @@ def assemble(
     clock: Callable[[], float] = time.time,
 ) -> Parts:
     """Puts the parts together. `leads` is true while this process holds its Lease: only then are switches renewed."""
-    passes = WorkQueue(lambda key: controller.work(key))
-    looks = WorkQueue(lambda key: guard.work(key))
+    passes = WorkQueue("passes", lambda key: controller.work(key))
+    looks = WorkQueue("guard", lambda key: guard.work(key))
 
     def changed(key: StoreKey, item: Object | None) -> None:
         """A release that moves is polled and guarded from the moment its routes are seen, whatever else waits."""

@@ -15,10 +15,11 @@ FIRST_BACKOFF_SECONDS = 0.2
 SOONEST_RETRY_SECONDS = 1.0  # news of a key that failed brings its next try forward to this, and no closer
 LONGEST_BACKOFF_SECONDS = 30.0
 
-DEPTH = Gauge("dspy_operator_queue_depth", "Keys that wait to be worked on.")
+DEPTH = Gauge("dspy_operator_queue_depth", "Keys that wait to be worked on.", ["queue"])
 LATENCY = Histogram(
     "dspy_operator_queue_latency_seconds",
     "Time between a key's due time and its work.",
+    ["queue"],
     buckets=(0.001, 0.01, 0.1, 1, 10),
 )
 RETRIES = Counter("dspy_operator_queue_retries", "Passes that failed and are tried again.", ["kind"])
@@ -26,7 +27,7 @@ RETRIES = Counter("dspy_operator_queue_retries", "Passes that failed and are tri
 
 @dataclass(frozen=True, slots=True, order=True)
 class Key:
-    """What is worked on: `program` with a name, or `gateway` of a namespace."""
+    """What is worked on: `program` or `guard` with a program's name, or `gateway` of a namespace."""
 
     kind: str
     namespace: str
@@ -36,7 +37,8 @@ class Key:
 class WorkQueue:
     """Runs `work(key)` for every key that was added; a key added while it runs, runs once more afterwards."""
 
-    def __init__(self, work: Callable[[Key], Awaitable[float | None]]) -> None:
+    def __init__(self, name: str, work: Callable[[Key], Awaitable[float | None]]) -> None:
+        self._depth, self._latency = DEPTH.labels(name), LATENCY.labels(name)
         self._work = work
         self._ready: asyncio.Queue[tuple[Key, float]] = asyncio.Queue()
         self._queued: set[Key] = set()
@@ -56,7 +58,7 @@ class WorkQueue:
         elif key not in self._queued:
             self._queued.add(key)
             self._ready.put_nowait((key, asyncio.get_running_loop().time()))
-            DEPTH.set(len(self._queued))
+            self._depth.set(len(self._queued))
 
     def add_after(self, key: Key, delay_seconds: float) -> None:
         """Queues a key later; an earlier timer of the same key stays."""
@@ -77,8 +79,8 @@ class WorkQueue:
         while True:
             key, due = await self._ready.get()
             self._queued.discard(key)
-            DEPTH.set(len(self._queued))
-            LATENCY.observe(asyncio.get_running_loop().time() - due)
+            self._depth.set(len(self._queued))
+            self._latency.observe(asyncio.get_running_loop().time() - due)
             self._running.add(key)
             try:
                 delay = await self._work(key)

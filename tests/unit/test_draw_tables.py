@@ -16,6 +16,7 @@ def opened(*changes: tuple[float, dict[str, int]]) -> ProgramTables:
     tables = ProgramTables()
     for number, (now, weights) in enumerate(changes, 1):
         tables.open(number, ROUTES, weights, 0.0, now)
+        tables.confirm(number, now)
     return tables
 
 
@@ -49,6 +50,15 @@ def test_a_table_is_rotated_while_a_release_moves_and_stays_without_one() -> Non
     idle = replace(ROUTES, release=None)
     tables.open(2, idle, TENTH, 0.0, 20.0)
     assert not tables.needs_another(idle, TENTH, 9_999.0)
+
+
+def test_a_table_that_envoy_has_not_confirmed_is_not_followed_by_another() -> None:
+    tables = ProgramTables()
+    tables.open(1, ROUTES, TENTH, 0.0, 0.0)
+    assert not tables.needs_another(ROUTES, TENTH, 60.0)
+    assert tables.needs_another(ROUTES, HALF, 60.0)
+    tables.confirm(1, 60.0)
+    assert tables.needs_another(ROUTES, TENTH, 60.0)
 
 
 def test_another_epoch_or_release_opens_another_table() -> None:

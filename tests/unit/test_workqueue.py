@@ -15,7 +15,7 @@ Work = Callable[[Key], Awaitable[float | None]]
 
 async def run(work: Work, begin: Callable[[WorkQueue], None], until: asyncio.Event) -> None:
     """Runs a queue until the event."""
-    queue = WorkQueue(work)
+    queue = WorkQueue("test", work)
     begin(queue)
     running = asyncio.create_task(queue.run(4))
     await asyncio.wait_for(until.wait(), 10)
@@ -131,7 +131,7 @@ def test_news_of_a_key_that_keeps_failing_does_not_make_it_spin() -> None:
             queue.add(A)
         running.cancel()
 
-    queue = WorkQueue(work)
+    queue = WorkQueue("test", work)
     loop.run_until_complete(story())
     loop.close()
     assert 25 < len(passes) < 45

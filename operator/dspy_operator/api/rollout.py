@@ -47,7 +47,7 @@ class Strategy:
 
 @dataclass(frozen=True, slots=True)
 class ErrorRate:
-    """The ceiling: a candidate whose error rate is above it goes back, whatever stable does."""
+    """The ceiling: a candidate whose error rate is above it is doubted, whatever stable does."""
 
     max_percent: float | None = None
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dspy_contract.routes import TOTAL_WEIGHT, Backend, Lowered, Routes
+from dspy_contract.routes import Lowered, Routes
 from dspy_operator.api.reasons import Reason
 from dspy_operator.api.rollout import Analysis
 from dspy_operator.domain.analysis.evidence import Evidence
 from dspy_operator.domain.analysis.judge import judge
 from dspy_operator.domain.analysis.verdict import Verdict
+from dspy_operator.domain.following import with_all_at_stable
 
 
 def guard(
@@ -38,10 +39,6 @@ def guard(
     return Lowered(release.id, answered + 1, candidate, judged.reason, judged.stream, judged.message, now)
 
 
-def lower(routes: Routes, lowered: Lowered, serial: int) -> Routes:
-    """The routes with the candidate at 0 and stable at all. `serial` is the greatest that was seen anywhere."""
-    stable = routes.release.stable if routes.release else routes.backends[0].revision
-    backends = tuple(
-        Backend(backend.revision, TOTAL_WEIGHT if backend.revision == stable else 0) for backend in routes.backends
-    )
-    return replace(routes, serial=max(serial, routes.serial) + 1, backends=backends, lowered=lowered)
+def lower(routes: Routes, lowered: Lowered, newest: int) -> Routes:
+    """The routes with the candidate at 0 and stable at all. `newest` is the greatest serial seen anywhere."""
+    return replace(with_all_at_stable(routes, newest), lowered=lowered)

@@ -24,6 +24,7 @@ from dspy_operator.domain.actions import (
     ServeRevision,
     WriteRoutes,
 )
+from dspy_operator.domain.following import newest_serial, with_all_at_stable
 from dspy_operator.domain.ledger import Ledger, Release
 from dspy_operator.domain.readiness import listening
 from dspy_operator.domain.recovery import recover_ledger
@@ -101,9 +102,8 @@ def _hands_off(snapshot: Snapshot, version: int, now: float) -> Plan:
     """A newer operator's ledger: nothing of it is touched, and its candidates lose their weight."""
     routes = snapshot.routes
     if routes is not None and routes.release and routes.weight(routes.release.stable) < TOTAL_WEIGHT:
-        weights = {routes.release.stable: TOTAL_WEIGHT}
-        backends = tuple(Backend(each.revision, weights.get(each.revision, 0)) for each in routes.backends)
-        lowered = replace(routes, serial=routes.serial + 1, backends=backends)
+        newest = newest_serial(snapshot.gateway.states.values(), routes.uid, routes)
+        lowered = with_all_at_stable(routes, newest)
         return Plan(Ledger(), status.too_new_status(snapshot, version, now), _write_routes(snapshot, lowered))
     return Plan(Ledger(), status.too_new_status(snapshot, version, now))
 
@@ -166,12 +166,7 @@ def _desired_routes(snapshot: Snapshot, ledger: Ledger, targets: tuple[Target, .
         refused=tuple(refused.revision for refused in ledger.refused),
         needs=("tables", "switch") if release else (),
     )
-    told = [
-        state.programs[program.uid].serial
-        for state in snapshot.gateway.states.values()
-        if program.uid in state.programs
-    ]
-    newest = max([current.serial if current else 0, *told])
+    newest = newest_serial(snapshot.gateway.states.values(), program.uid, current)
     if current is not None and newest == current.serial and current == replace(desired, serial=current.serial):
         return current
     return replace(desired, serial=ledger.serial if ledger.serial > newest else newest + 1)

@@ -20,6 +20,7 @@ from dspy_kube.store import Store
 from dspy_operator.api.names import FIELD_MANAGER, routes_name
 from dspy_operator.api.rollout import Analysis
 from dspy_operator.domain.analysis.evidence import Evidence, ReleasePair, accumulate
+from dspy_operator.domain.following import newest_serial
 from dspy_operator.domain.guard import guard, lower
 from dspy_operator.errors import RetryError
 from dspy_operator.gateway_poller import Poller
@@ -160,8 +161,7 @@ class Guard:
         if lowered is None:
             return None
         log.info("The guard lowers a candidate", key=str(key), reason=lowered.reason, why=lowered.message)
-        told = [state.programs[routes.uid].serial for state in states.values() if routes.uid in state.programs]
-        return lower(routes, lowered, max(told, default=0))
+        return lower(routes, lowered, newest_serial(states.values(), routes.uid, routes))
 
     async def _write(self, key: Key, item: Object, routes: Routes) -> None:
         name = routes_name(key.name)

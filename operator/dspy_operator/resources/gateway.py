@@ -25,7 +25,6 @@ NOTICE_SECONDS = 40
 BOOTSTRAP = f"{FOLDER}/bootstrap.yaml"
 TOKEN_FOLDER = "/var/run/secrets/dspy.dev/gateway"
 TOKEN_KEY = "token"
-WORKERS = 2
 MEMORY_LIMIT_BYTES = 1 << 30
 """Of the Envoy container: it sheds load before the kernel ends it."""
 

@@ -1,0 +1,24 @@
+"""Routes that follow routes: the serial that every gateway takes, and all weight with stable. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from dspy_contract.routes import TOTAL_WEIGHT, Routes
+from dspy_contract.state import GatewayState
+
+
+def newest_serial(states: Iterable[GatewayState], uid: str, routes: Routes | None) -> int:
+    """The greatest serial of a program that its routes or any gateway pod tell of; 0 without any."""
+    told = (state.programs[uid].serial for state in states if uid in state.programs)
+    return max([routes.serial if routes else 0, *told])
+
+
+def with_all_at_stable(routes: Routes, newest: int) -> Routes:
+    """The routes that follow `newest`, with the whole weight at stable: the release's, or the first without one."""
+    stable = routes.release.stable if routes.release else routes.backends[0].revision
+    backends = tuple(
+        replace(backend, weight=TOTAL_WEIGHT if backend.revision == stable else 0) for backend in routes.backends
+    )
+    return replace(routes, serial=newest + 1, backends=backends)
