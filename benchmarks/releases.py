@@ -134,7 +134,8 @@ def _faults(cluster: Cluster, good: str) -> None:
                 world.wait(lambda: "CandidateLowered" in _told(world, world.wanted(NAME)), fault.title, 600)
                 told = _told(world, world.wanted(NAME))
                 seconds.append(told["CandidateLowered"] - told["CandidateReady"])
-                world.set_model(NAME, good)
+                back = {"serving": {"queue": None}, "model": {"uri": good}}
+                world.kubectl("patch", "dspyprogram", NAME, "--type=merge", "-p", json.dumps({"spec": back}))
                 world.wait_condition(NAME, "Current", "True")
         rows.append([fault.title, spread(seconds), fault.aim])
     world.end()
