@@ -134,7 +134,7 @@ def _faults(cluster: Cluster, good: str) -> None:
                 world.wait(lambda: "CandidateLowered" in _told(world, world.wanted(NAME)), fault.title, 600)
                 told = _told(world, world.wanted(NAME))
                 seconds.append(told["CandidateLowered"] - told["CandidateReady"])
-                back = {"serving": {"queue": None}, "model": {"uri": good}}
+                back = {"serving": None, "model": {"uri": good}}
                 world.kubectl("patch", "dspyprogram", NAME, "--type=merge", "-p", json.dumps({"spec": back}))
                 world.wait_condition(NAME, "Current", "True")
         rows.append([fault.title, spread(seconds), fault.aim])
