@@ -98,10 +98,9 @@ class Poller:
         known = self._namespaces.get(namespace)
         if known is None:
             return frozenset(), {}
-        fresh = {
-            name: pod for name, pod in known.pods.items() if pod.state is not None and _now() - pod.at < FRESH_SECONDS
-        }
-        return known.carrying, {name: pod.state for name, pod in fresh.items() if pod.state is not None}
+        now = _now()
+        fresh = {name: pod.state for name, pod in known.pods.items() if pod.state and now - pod.at < FRESH_SECONDS}
+        return known.carrying, fresh
 
     def unseen(self, namespace: str) -> frozenset[str]:
         """The pods that carry traffic and have not been heard of for too long."""

@@ -5,11 +5,12 @@ Two speeds: the guard has a queue and workers of its own, and never waits for a 
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from dspy_contract.routes import CONTENT_KEY, ROUTES_LABEL, UNREADABLE, load_routes
+from dspy_contract.routes import ROUTES_LABEL
 from dspy_contract.state import Interest
 from dspy_kube.client import Kube, Object
 from dspy_kube.store import Key as StoreKey
@@ -19,7 +20,7 @@ from dspy_operator.agent_client import Agents
 from dspy_operator.api.names import GATEWAY_LABEL
 from dspy_operator.gateway_poller import Poller
 from dspy_operator.kube.execute import Executor
-from dspy_operator.kube.observe import Observer
+from dspy_operator.kube.observe import Observer, read_routes
 from dspy_operator.kube.paths import path
 from dspy_operator.reconcile.controller import Controller
 from dspy_operator.reconcile.gateway import GatewayReconciler
@@ -88,8 +89,8 @@ def assemble(
             kube,
             path(kind, settings.namespace),
             label,
-            lambda item, kind=kind: store.put(kind, item),  # type: ignore[misc]
-            lambda namespace, name, uid, kind=kind: store.forget(kind, namespace, name, uid),  # type: ignore[misc]
+            functools.partial(store.put, kind),
+            functools.partial(store.forget, kind),
         )
         for kind, label in (("ConfigMap", ROUTES_LABEL), ("Pod", GATEWAY_LABEL))
     )
@@ -98,8 +99,5 @@ def assemble(
 
 def _releasing(item: Object | None) -> str | None:
     """The program's uid while its routes name a release."""
-    try:
-        routes = load_routes(item["data"][CONTENT_KEY]) if item else None
-    except UNREADABLE:
-        return None
+    routes = read_routes(item)
     return routes.uid if routes and routes.release else None

@@ -29,6 +29,7 @@ from dspy_operator.domain.analysis.evidence import add_counts
 from dspy_operator.domain.ledger import Ledger
 from dspy_operator.domain.plan import Plan, plan
 from dspy_operator.domain.snapshot import DesiredRevision, Gateway, Problem, Program, Revision, Snapshot, Workload
+from dspy_operator.domain.stored_ledger import newer, read_ledger
 from dspy_operator.domain.transition import Event
 
 UID = "uid-1"
@@ -207,21 +208,7 @@ class World:
 
     def snapshot(self) -> Snapshot:
         """What one pass observes."""
-        known = self.memory
-        stored = from_dict(self.status["release"], Ledger) if "release" in self.status else None
-        if (
-            known
-            and known.release
-            and stored
-            and stored.release
-            and known.release.candidate == stored.release.candidate
-        ):
-            same = (known.serial, known.request, known.checkpointed_at) == (
-                stored.serial,
-                stored.request,
-                stored.checkpointed_at,
-            )
-            stored = known if same else stored
+        stored = newer(read_ledger(self.status).ledger, self.memory)
         spec = ProgramSpec(Model(f"models:/qa/{self.wanted}"), LM("openai/x"), replicas=self.replicas)
         program = Program(
             "ns", "qa", UID, self.generation, str(self.resource_version), spec, self.request, self.status, stored

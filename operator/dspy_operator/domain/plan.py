@@ -167,7 +167,7 @@ def _desired_routes(snapshot: Snapshot, ledger: Ledger, targets: tuple[Target, .
         needs=("tables", "switch") if release else (),
     )
     newest = newest_serial(snapshot.gateway.states.values(), program.uid, current)
-    if current is not None and newest == current.serial and current == replace(desired, serial=current.serial):
+    if current is not None and newest == current.serial and current == desired:
         return current
     return replace(desired, serial=ledger.serial if ledger.serial > newest else newest + 1)
 

@@ -42,6 +42,16 @@ def read_ledger(status: Mapping[str, Any]) -> Stored:
     return Stored(lost=problem) if problem else Stored(ledger)
 
 
+def newer(stored: Ledger | None, latest: Ledger | None) -> Ledger | None:
+    """The stored ledger, with the evidence that this process gathered since it was stored."""
+    if latest is None or stored is None or latest.releases != stored.releases:
+        return stored
+    if (latest.release is None) != (stored.release is None):
+        return stored
+    written = (latest.serial, latest.request, latest.checkpointed_at)
+    return latest if written == (stored.serial, stored.request, stored.checkpointed_at) else stored
+
+
 def _from_version_0(content: Mapping[str, Any]) -> dict[str, Any]:
     """The form before ledgers had a version. Its evidence was of another test: the release's begins anew."""
     release = content.get("release")

@@ -28,7 +28,7 @@ from dspy_operator.domain.snapshot import (
     Version,
     Workload,
 )
-from dspy_operator.domain.stored_ledger import read_ledger
+from dspy_operator.domain.stored_ledger import newer, read_ledger
 from dspy_operator.errors import InvalidSpecError
 from dspy_operator.gateway_poller import Poller
 from dspy_operator.kube.paths import path
@@ -94,7 +94,7 @@ class Observer:
             desired=await self._desired(program, manifest["spec"], revisions_by_name),
             revisions=revisions_by_name,
             workloads=_workloads(deployments, pods, services, mounts),
-            routes=None if name_conflict else _routes(routes_map),
+            routes=None if name_conflict else read_routes(routes_map),
             routes_version=routes_map["metadata"]["resourceVersion"] if routes_map and not name_conflict else None,
             gateway=self._gateway(namespace, program.uid, read_ports(ports) or PortTable()),
             service_port=None if name_conflict else target_port(services.get(name)),
@@ -194,20 +194,10 @@ def read_program(manifest: Object, latest: Ledger | None) -> Program:
         spec=spec,
         request=metadata.get("annotations", {}).get(REQUEST_ANNOTATION, ""),
         status=status,
-        ledger=_newest(stored.ledger, latest),
+        ledger=newer(stored.ledger, latest),
         lost=stored.lost,
         newer_version=stored.newer_version,
     )
-
-
-def _newest(stored: Ledger | None, latest: Ledger | None) -> Ledger | None:
-    """The stored ledger, with the evidence that this process gathered since it was stored."""
-    if latest is None or stored is None or latest.releases != stored.releases:
-        return stored
-    if (latest.release is None) != (stored.release is None):
-        return stored
-    written = (latest.serial, latest.request, latest.checkpointed_at)
-    return latest if written == (stored.serial, stored.request, stored.checkpointed_at) else stored
 
 
 def stored_kept(status: Mapping[str, Any]) -> Mapping[str, int]:
@@ -262,7 +252,7 @@ def _owned(items: list[Object], uid: str) -> list[Object]:
     return [item for item in items if any(owner["uid"] == uid for owner in item["metadata"].get("ownerReferences", ()))]
 
 
-def _routes(config_map: Object | None) -> Routes | None:
+def read_routes(config_map: Object | None) -> Routes | None:
     """The routes as written; None, so that they are written anew, when somebody made them unreadable."""
     try:
         return load_routes(config_map["data"][CONTENT_KEY]) if config_map else None

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from prometheus_client import Counter
 
 from dspy_contract.logs import Logger
-from dspy_contract.routes import CONTENT_KEY, UNREADABLE, Routes, dump, load_routes
+from dspy_contract.routes import CONTENT_KEY, Routes, dump
 from dspy_kube.client import MERGE, UNREACHABLE, ApiException, ConflictException, Kube, Object
 from dspy_kube.store import Store
 from dspy_operator.api.names import FIELD_MANAGER, routes_name
@@ -24,6 +24,7 @@ from dspy_operator.domain.following import newest_serial
 from dspy_operator.domain.guard import guard, lower
 from dspy_operator.errors import RetryError
 from dspy_operator.gateway_poller import Poller
+from dspy_operator.kube.observe import read_routes
 from dspy_operator.kube.paths import path
 from dspy_operator.workqueue import Key
 
@@ -91,7 +92,7 @@ class Guard:
         if now - at < FASTEST_SECONDS - SHORTEST_SECONDS:
             return FASTEST_SECONDS - (now - at)
         item = self._store.get("ConfigMap", key.namespace, routes_name(key.name))
-        routes = _read(item)
+        routes = read_routes(item)
         if item is None or routes is None or routes.release is None or not routes.release.candidates:
             self._looked_at.pop((key.namespace, key.name), None)
             return None
@@ -130,7 +131,7 @@ class Guard:
             except ConflictException:
                 item = await self._kube.request("GET", path("ConfigMap", key.namespace, routes_name(key.name)))
                 self._store.put("ConfigMap", item)
-                fresh = _read(item)
+                fresh = read_routes(item)
                 if fresh is None or fresh.release is None:
                     return False
                 routes = fresh
@@ -173,11 +174,3 @@ class Guard:
             "PATCH", path("ConfigMap", key.namespace, name), {"fieldManager": FIELD_MANAGER}, body, MERGE
         )
         self._store.put("ConfigMap", written)
-
-
-def _read(item: Object | None) -> Routes | None:
-    """The routes of a ConfigMap; None when there are none that can be read, which the pass mends."""
-    try:
-        return load_routes(item["data"][CONTENT_KEY]) if item else None
-    except UNREADABLE:
-        return None

@@ -132,14 +132,10 @@ class ProgramReconciler:
 
     async def _refuse(self, snapshot: Snapshot, error: InvalidSpecError) -> None:
         """Says on the program why its spec cannot be carried out; what serves goes on."""
-        found = await self._observer.program(snapshot.program.namespace, snapshot.program.name)
-        if found is None:
-            return
-        fresh = read_program({**found, "spec": _PLACEHOLDER_SPEC}, None)
-        ledger = fresh.ledger or recover_ledger(snapshot, self._clock())
-        content = refused_status(Snapshot(fresh), ledger, Problem(error.reason, error.message), self._clock())
+        ledger = snapshot.program.ledger or recover_ledger(snapshot, self._clock())
+        content = refused_status(snapshot, ledger, Problem(error.reason, error.message), self._clock())
         if content is not None:
-            await self._executor.write_status(fresh, content)
+            await self._executor.write_status(snapshot.program, content)
 
     async def _orphans(self, namespace: str, program: str) -> None:
         """Tells the rollouts of a program that is not there."""
