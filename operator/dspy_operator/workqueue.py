@@ -76,7 +76,8 @@ class WorkQueue:
                 group.create_task(self._worker())
 
     async def _worker(self) -> None:
-        while True:
+        # Asked before each key: a gather that fails while it is cancelled swallows the cancellation.
+        while not _is_cancelled():
             key, due = await self._ready.get()
             self._queued.discard(key)
             self._depth.set(len(self._queued))
@@ -109,3 +110,8 @@ class WorkQueue:
         failures = self._failures[key] = self._failures.get(key, 0) + 1
         longest = min(FIRST_BACKOFF_SECONDS * 2.0 ** min(failures - 1, 10), LONGEST_BACKOFF_SECONDS)
         return longest * random.uniform(0.5, 1.0)
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -135,3 +135,23 @@ def test_news_of_a_key_that_keeps_failing_does_not_make_it_spin() -> None:
     loop.run_until_complete(story())
     loop.close()
     assert 25 < len(passes) < 45
+
+
+async def test_a_queue_ends_though_its_work_swallows_the_cancellation() -> None:
+    waiting = asyncio.Event()
+
+    async def work(key: Key) -> float:
+        waiting.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            return 0.0  # as a gather does whose other half fails at the same moment
+        return 60.0
+
+    queue = WorkQueue("test", work)
+    queue.add(A)
+    running = asyncio.create_task(queue.run(1))
+    await asyncio.wait_for(waiting.wait(), 10)
+    running.cancel()
+    done, _ = await asyncio.wait({running}, timeout=10)
+    assert done
