@@ -25,9 +25,7 @@ from dspy_gateway.counts import Key, read_statistics, statistics_query
 from dspy_gateway.publisher import Publisher
 from dspy_gateway.resources import DesiredState, ProgramResources, obeyed, program_resources
 from dspy_gateway.settings import Settings
-
-SWITCH_SECONDS = 30.0
-"""How long a candidate keeps its weight after the guard was last seen to look at its counts."""
+from dspy_gateway.switches import Switches
 
 BLIND_SECONDS = 5.0
 """An agent that has not read Envoy's counters for this long renews no switch: what it tells is old."""
@@ -66,7 +64,7 @@ class Agent:
         self._server: grpc.aio.Server | None = None
         self._opening = False
         self._saved_reserve = self.book.reserved
-        self._switches: dict[str, tuple[int, float]] = {}
+        self._switches = Switches()
         self._effective: dict[str, Mapping[str, int]] = {}
         self._watched: dict[str, bool] = {}
         self._refusals: dict[str, str] = {}
@@ -188,16 +186,9 @@ class Agent:
             if interest.kept:
                 self.book.forget_tables(uid, interest.kept, now)
             if interest.guarding is not None and sees:
-                self._switches[uid] = (interest.guarding, now + SWITCH_SECONDS)
+                self._switches.renew(uid, interest.guarding, now)
                 if not self._watched.get(uid, True):
                     self.publisher.mark({uid})
-
-    def _is_watched(self, routes: Routes, now: float) -> bool:
-        """True without a release, and while the switch of this release is renewed."""
-        if routes.release is None:
-            return True
-        release, until = self._switches.get(routes.uid, (-1, 0.0))
-        return release == routes.release.id and now < until
 
     # What Envoy is told, and says.
 
@@ -209,7 +200,7 @@ class Agent:
             self._effective[uid] = {}
             return program_resources(self.desired, uid, {}, "", self.settings.pod, self.settings.namespace)
         now = time.monotonic()
-        watched = self._watched[uid] = self._is_watched(routes, now)
+        watched = self._watched[uid] = self._switches.is_on(routes, now)
         weights = self.desired.effective(routes, watched)
         pods = sum(len(self.desired.usable(candidate)) for candidate in routes.candidates)
         table = self.book.draw(routes, weights, pods, now)
@@ -318,7 +309,7 @@ class Agent:
     def _is_due(self, uid: str, routes: Routes, now: float) -> bool:
         if uid not in self._effective:
             return False
-        if self._watched.get(uid) and not self._is_watched(routes, now):
+        if self._watched.get(uid) and not self._switches.is_on(routes, now):
             return True
         return self.book.page(uid).tables.needs_another(routes, self._effective[uid], now)
 

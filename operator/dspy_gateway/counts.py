@@ -53,15 +53,19 @@ class Sums:
     latest: Counter[Key] = field(default_factory=Counter)
     retired: Counter[tuple[str, str]] = field(default_factory=Counter)
     """By revision and what."""
+    gone: set[int] = field(default_factory=set)
+    """Forgotten tables whose counters Envoy still has: they are among the retired, and must not count again."""
 
     def take(self, reading: Counter[Key]) -> bool:
         """Takes a reading. A counter that vanished or fell began anew. True when the sums have changed."""
+        self.gone &= {key[0] for key in reading}
+        reading = Counter({key: count for key, count in reading.items() if key[0] not in self.gone})
         if reading == self.latest:
             return False
         for key, count in self.latest.items():
             if reading[key] < count:
                 self.base[key] += count
-        self.latest = Counter(reading)
+        self.latest = reading
         return True
 
     def lose_open(self) -> None:
@@ -78,6 +82,7 @@ class Sums:
 
     def retire(self, numbers: Collection[int]) -> None:
         """Keeps only the totals of tables that are forgotten."""
+        self.gone.update(numbers)
         for part in (self.base, self.latest):
             for key in [key for key in part if key[0] in numbers]:
                 if not _is_age(key[2]):

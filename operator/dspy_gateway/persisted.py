@@ -34,6 +34,7 @@ class _SavedPage(msgspec.Struct):
     base: list[tuple[int, str, str, int]]
     latest: list[tuple[int, str, str, int]]
     retired: list[tuple[str, str, int]]
+    gone: list[int]
     candidate_pods: int
     grown_at: float
 
@@ -53,6 +54,7 @@ def save_book(path: Path, book: Book) -> None:
             base=[(*key, count) for key, count in page.sums.base.items()],
             latest=[(*key, count) for key, count in page.sums.latest.items()],
             retired=[(*key, count) for key, count in page.sums.retired.items()],
+            gone=sorted(page.sums.gone),
             candidate_pods=page.candidate_pods,
             grown_at=page.grown_at,
         )
@@ -77,6 +79,7 @@ def _page(saved: _SavedPage) -> Page:
         Counter({(number, revision, what): count for number, revision, what, count in saved.base}),
         Counter({(number, revision, what): count for number, revision, what, count in saved.latest}),
         Counter({(revision, what): count for revision, what, count in saved.retired}),
+        set(saved.gone),
     )
     tables = ProgramTables({entry.number: entry for entry in saved.entries})
     return Page(tables, sums, saved.candidate_pods, saved.grown_at)

@@ -369,7 +369,7 @@ async def test_quick_answers_tell_their_age_when_they_end(gateway: Gateway, upst
 async def test_a_candidate_has_weight_only_while_somebody_guards_it(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dspy_gateway.agent.SWITCH_SECONDS", 0.6)
+    monkeypatch.setattr("dspy_gateway.switches.SWITCH_SECONDS", 0.6)
     await gateway.serve(releasing(gateway, {"old": 0, "new": 10_000}))
     assert gateway.agent.state().programs[UID].effective == {"old": 10_000, "new": 0}
     await gateway.poll(UID, guarding=1)

@@ -43,6 +43,10 @@ def test_forgotten_tables_stay_in_the_totals() -> None:
     sums.take(reading(5, 5) + reading(2, 1, table=2))
     sums.retire([1])
     assert sums.totals() == {"a": Counts(7, {"ok": 6})}
+    sums.take(reading(5, 5) + reading(3, 2, table=2))
+    assert sums.totals() == {"a": Counts(8, {"ok": 7})}, "Envoy keeps the counters of a table for a while"
+    sums.take(reading(3, 2, table=2))
+    assert sums.gone == set()
     assert set(sums.by_table()) == {2}
 
 

@@ -1,0 +1,32 @@
+"""The switches of candidates: one that nobody has watched for a while has no traffic. Pure but for its own memory.
+
+A poll renews the switch of a release whose tables the guard has just looked at. Times are monotonic seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from dspy_contract.routes import Routes
+
+SWITCH_SECONDS = 30.0
+"""How long a candidate keeps its weight after the guard was last seen to look at its counts."""
+
+
+@dataclass(slots=True)
+class Switches:
+    """One switch per program, for the release that it was renewed for."""
+
+    renewed: dict[str, tuple[int, float]] = field(default_factory=dict)
+    """By program uid: the release, and when."""
+
+    def renew(self, uid: str, release: int, now: float) -> None:
+        """The guard watches this release."""
+        self.renewed[uid] = (release, now)
+
+    def is_on(self, routes: Routes, now: float) -> bool:
+        """True without a release, and while the switch of this release is renewed."""
+        if routes.release is None:
+            return True
+        release, at = self.renewed.get(routes.uid, (-1, 0.0))
+        return release == routes.release.id and now - at < SWITCH_SECONDS
