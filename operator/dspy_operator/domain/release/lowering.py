@@ -76,10 +76,14 @@ def settle_lowered(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition
 
 
 def may_go_on(release: Release, lowered: Lowering) -> bool:
-    """True when the cause has been gone for long enough. When stable has suffered twice, a person decides."""
+    """True when the cause has been gone for long enough.
+
+    When stable has recovered without the candidate twice, a person decides; one that stays sick without it was not
+    made sick by it.
+    """
     times = release.lowerings.get(lowered.reason, 1)
     if lowered.reason == Reason.STABLE_SUFFERS:
-        return times < 2 and lowered.clear_seconds >= CLEAR_SECONDS
+        return _is_sick_alone(release) or (times < 2 and lowered.clear_seconds >= CLEAR_SECONDS)
     needed = min(CLEAR_SECONDS * 2.0 ** (times - 1), LONGEST_CLEAR_SECONDS)
     return lowered.clear_seconds >= needed
 
@@ -93,11 +97,15 @@ def cause_is_gone(release: Release, snapshot: Snapshot) -> bool:
         case Reason.UNREACHABLE:
             return fully_ready(snapshot, release.candidate)
         case Reason.STABLE_SUFFERS:
-            # A stable that stays sick without the candidate was not made sick by it: the exchanged test decides then.
-            return not stable_suffers(release.evidence) or release.blocked_seconds > SUFFERS_SECONDS
+            return not stable_suffers(release.evidence) or _is_sick_alone(release)
         case Reason.SPEC_UNRESOLVED:
             return not spec_asks_for_another(release, snapshot)
     return True
+
+
+def _is_sick_alone(release: Release) -> bool:
+    """True when stable suffers though the candidate has had no traffic for long: the exchanged test decides then."""
+    return release.blocked_seconds > SUFFERS_SECONDS and stable_suffers(release.evidence)
 
 
 def _cause(release: Release, snapshot: Snapshot) -> Problem | None:
