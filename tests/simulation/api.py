@@ -57,8 +57,11 @@ def refusal(status: int, message: str) -> ApiException:
 class ApiServer:
     """The objects, and the `request` and `changes` of `dspy_kube.client.Kube`."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = lambda: 0.0) -> None:
         self.objects: dict[tuple[str, str, str], Object] = {}
+        self.history: list[tuple[float, str, Object]] = []
+        """Every change: when, the resource, and the object as it became."""
+        self._clock = clock
         self.faults: list[Fault] = []
         self.calls: Counter[str] = Counter()
         self._versions = itertools.count(1)
@@ -221,6 +224,7 @@ class ApiServer:
 
     def _note(self, resource: str, kind: str, item: Object) -> None:
         self._log.append((int(item["metadata"]["resourceVersion"]), resource, kind, item))
+        self.history.append((self._clock(), resource, item))
         self._news.set()
         self._news = asyncio.Event()
 

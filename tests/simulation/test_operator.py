@@ -9,7 +9,8 @@ import pytest
 
 from dspy_kube.client import ApiException
 from tests.simulation.api import Call, refusal
-from tests.simulation.operated import NAMESPACE, PROGRAM, OperatedWorld, check
+from tests.simulation.invariants import check
+from tests.simulation.world import NAMESPACE, PROGRAM, World
 
 STEPS: list[dict[str, Any]] = [
     {"setWeight": 10},
@@ -21,10 +22,10 @@ QUICK: list[dict[str, Any]] = [{"setWeight": 50}, {"pause": {"seconds": 5}}]
 
 
 @pytest.fixture
-def world(request: pytest.FixtureRequest) -> Iterator[OperatedWorld]:
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
     """Version 1 serves under a policy."""
     marker = request.node.get_closest_marker("steps")
-    world = OperatedWorld(steps=marker.args[0] if marker else STEPS)
+    world = World(steps=marker.args[0] if marker else STEPS)
     world.publish(1)
     world.want(1)
     world.settle(15, rate=20)
@@ -34,7 +35,7 @@ def world(request: pytest.FixtureRequest) -> Iterator[OperatedWorld]:
     world.close()
 
 
-def release(world: OperatedWorld, number: int = 2, **behaviour: Any) -> None:
+def release(world: World, number: int = 2, **behaviour: Any) -> None:
     """Asks for a version and waits until it has half of the traffic."""
     world.publish(number, **behaviour)
     world.want(number)
@@ -42,12 +43,12 @@ def release(world: OperatedWorld, number: int = 2, **behaviour: Any) -> None:
     assert world.weight(number) == 5_000
 
 
-def turns_bad(world: OperatedWorld, number: int = 2) -> None:
+def turns_bad(world: World, number: int = 2) -> None:
     world.versions[number].failure_rate = 1.0
 
 
 @pytest.mark.steps(QUICK)
-def test_a_good_version_becomes_stable(world: OperatedWorld) -> None:
+def test_a_good_version_becomes_stable(world: World) -> None:
     world.publish(2)
     world.want(2)
     world.settle(90)
@@ -57,7 +58,7 @@ def test_a_good_version_becomes_stable(world: OperatedWorld) -> None:
     assert set(world.api.named("deployments", NAMESPACE)) == {world.revision(2), "dspy-gateway"}
 
 
-def test_a_bad_version_loses_its_traffic_and_is_refused_when_all_is_answered(world: OperatedWorld) -> None:
+def test_a_bad_version_loses_its_traffic_and_is_refused_when_all_is_answered(world: World) -> None:
     release(world)
     turns_bad(world)
     world.settle(5)
@@ -72,7 +73,7 @@ def test_a_bad_version_loses_its_traffic_and_is_refused_when_all_is_answered(wor
 @pytest.mark.parametrize(
     "what", ["services", "deployments", "pods", "controllerrevisions", "dspyrollouts", "dspyprograms"]
 )
-def test_no_read_that_fails_stops_the_guard(world: OperatedWorld, what: str) -> None:
+def test_no_read_that_fails_stops_the_guard(world: World, what: str) -> None:
     release(world)
     world.fail(lambda call: refusal(500, "no") if call.resource == what and call.verb in ("get", "list") else None)
     turns_bad(world)
@@ -83,7 +84,7 @@ def test_no_read_that_fails_stops_the_guard(world: OperatedWorld, what: str) -> 
     assert world.condition("Current")[:2] == ("False", "RolledBack")
 
 
-def test_no_status_write_that_is_refused_stops_the_guard(world: OperatedWorld) -> None:
+def test_no_status_write_that_is_refused_stops_the_guard(world: World) -> None:
     release(world)
     world.fail(lambda call: refusal(422, "policy engine") if call.subresource == "status" else None)
     turns_bad(world)
@@ -91,7 +92,7 @@ def test_no_status_write_that_is_refused_stops_the_guard(world: OperatedWorld) -
     assert world.traffic(2) == 0
 
 
-def test_an_admission_webhook_that_fails_holds_up_nothing(world: OperatedWorld) -> None:
+def test_an_admission_webhook_that_fails_holds_up_nothing(world: World) -> None:
     release(world)
     world.fail(
         lambda call: refusal(500, "webhook") if call.verb == "create" and call.resource == "deployments" else None
@@ -107,7 +108,7 @@ def test_an_admission_webhook_that_fails_holds_up_nothing(world: OperatedWorld) 
     assert world.ledger.refusal(world.revision(2))
 
 
-def test_a_policy_that_cannot_be_read_governs_and_holds(world: OperatedWorld) -> None:
+def test_a_policy_that_cannot_be_read_governs_and_holds(world: World) -> None:
     world.edit("dspyrollouts", lambda item: item["spec"].update(analysis={"onUndecided": "Later"}))
     world.publish(2)
     world.want(2)
@@ -116,7 +117,7 @@ def test_a_policy_that_cannot_be_read_governs_and_holds(world: OperatedWorld) ->
     assert world.ledger.stable == world.revision(1)
 
 
-def test_without_counts_a_candidate_has_no_traffic_and_gets_it_back(world: OperatedWorld) -> None:
+def test_without_counts_a_candidate_has_no_traffic_and_gets_it_back(world: World) -> None:
     release(world)
     world.reachable = False
     world.settle(15)
@@ -129,7 +130,7 @@ def test_without_counts_a_candidate_has_no_traffic_and_gets_it_back(world: Opera
     assert world.weight(2) == 5_000
 
 
-def test_an_operator_that_is_gone_leaves_no_candidate_unwatched(world: OperatedWorld) -> None:
+def test_an_operator_that_is_gone_leaves_no_candidate_unwatched(world: World) -> None:
     release(world)
     world.leads = False
     world.settle(40)
@@ -137,7 +138,7 @@ def test_an_operator_that_is_gone_leaves_no_candidate_unwatched(world: OperatedW
     assert world.weight(2) == 5_000
 
 
-def test_a_ledger_that_nobody_can_read_is_found_again_and_kept(world: OperatedWorld) -> None:
+def test_a_ledger_that_nobody_can_read_is_found_again_and_kept(world: World) -> None:
     release(world)
     world.edit("dspyprograms", lambda item: item["status"]["release"].update(serial="many"))
     world.settle(5)
@@ -147,7 +148,7 @@ def test_a_ledger_that_nobody_can_read_is_found_again_and_kept(world: OperatedWo
     assert '"many"' in kept["data"]["release.json"]
 
 
-def test_a_newer_ledger_is_never_written_over_and_its_candidate_loses_its_weight(world: OperatedWorld) -> None:
+def test_a_newer_ledger_is_never_written_over_and_its_candidate_loses_its_weight(world: World) -> None:
     release(world)
     world.edit("dspyprograms", lambda item: item["status"]["release"].update(version=99, secret="of the future"))
     world.settle(10)
@@ -156,7 +157,7 @@ def test_a_newer_ledger_is_never_written_over_and_its_candidate_loses_its_weight
     assert world.traffic(2) == 0
 
 
-def test_a_lost_status_forgets_no_refusal(world: OperatedWorld) -> None:
+def test_a_lost_status_forgets_no_refusal(world: World) -> None:
     release(world)
     turns_bad(world)
     world.settle(20)
@@ -172,7 +173,7 @@ def test_a_lost_status_forgets_no_refusal(world: OperatedWorld) -> None:
     assert world.ledger.stable == world.revision(2)
 
 
-def test_going_back_waits_for_no_registry(world: OperatedWorld) -> None:
+def test_going_back_waits_for_no_registry(world: World) -> None:
     release(world)
     world.registry.up = False
     world.want(1)
@@ -182,7 +183,7 @@ def test_going_back_waits_for_no_registry(world: OperatedWorld) -> None:
     assert world.condition("Current")[0] == "True"
 
 
-def test_a_uri_that_cannot_be_resolved_freezes_a_release_that_nobody_asks_for(world: OperatedWorld) -> None:
+def test_a_uri_that_cannot_be_resolved_freezes_a_release_that_nobody_asks_for(world: World) -> None:
     release(world)
     world.registry.up = False
     world.want(9)
@@ -192,7 +193,7 @@ def test_a_uri_that_cannot_be_resolved_freezes_a_release_that_nobody_asks_for(wo
     assert "no longer asks" in world.condition("Current")[2]
 
 
-def test_every_object_of_the_gateway_is_made_again_by_the_shipped_rights(world: OperatedWorld) -> None:
+def test_every_object_of_the_gateway_is_made_again_by_the_shipped_rights(world: World) -> None:
     for resource in ("serviceaccounts", "rolebindings", "poddisruptionbudgets", "secrets", "configmaps", "deployments"):
         world.api.remove(resource, NAMESPACE, "dspy-gateway")
         world.settle(30)
@@ -201,14 +202,14 @@ def test_every_object_of_the_gateway_is_made_again_by_the_shipped_rights(world: 
         assert world.api.get(resource, NAMESPACE, "dspy-gateway"), resource
 
 
-def test_a_lost_port_table_moves_no_port(world: OperatedWorld) -> None:
+def test_a_lost_port_table_moves_no_port(world: World) -> None:
     before = world.api.get("services", NAMESPACE, PROGRAM)
     world.api.remove("configmaps", NAMESPACE, "dspy-gateway")
     world.settle(10)
     assert world.api.get("services", NAMESPACE, PROGRAM) == before
 
 
-def test_whoever_writes_routes_first_is_read_and_not_overwritten(world: OperatedWorld) -> None:
+def test_whoever_writes_routes_first_is_read_and_not_overwritten(world: World) -> None:
     release(world)
     conflicts = 0
 
@@ -227,7 +228,7 @@ def test_whoever_writes_routes_first_is_read_and_not_overwritten(world: Operated
 
 
 @pytest.mark.steps(QUICK)
-def test_an_operator_that_restarts_again_and_again_still_promotes(world: OperatedWorld) -> None:
+def test_an_operator_that_restarts_again_and_again_still_promotes(world: World) -> None:
     world.publish(2)
     world.want(2)
     for _ in range(15):
@@ -237,7 +238,7 @@ def test_an_operator_that_restarts_again_and_again_still_promotes(world: Operate
     assert world.events().count("Promoted") == 1
 
 
-def test_at_rest_nothing_is_written(world: OperatedWorld) -> None:
+def test_at_rest_nothing_is_written(world: World) -> None:
     world.settle(60, rate=0)
     before = {verb: count for verb, count in world.api.calls.items() if not verb.startswith(("get", "list"))}
     world.settle(60)

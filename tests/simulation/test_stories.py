@@ -3,345 +3,416 @@ transcripts."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import pytest
 from syrupy.assertion import SnapshotAssertion
 
-from dspy_operator.api.rollout import Analysis, Canary, ErrorRate, OnUndecided, Pause, Step
-from dspy_operator.domain.strategies.canary import steps_of
-from tests.simulation.cluster import CANARY, START, World, serving
+from tests.simulation.invariants import check
+from tests.simulation.transcript import transcript
+from tests.simulation.world import CANARY, NAMESPACE, PROGRAM, World
+from tests.simulation.world import serving as serving_world
+
+Serving = Callable[..., World]
+PROMOTING = {"analysis": {"onUndecided": "Promote"}}
 
 
-def transcript(world: World) -> str:
-    """What the operator said, second by second, and where it ended."""
-    lines = [f"{at - START:6.0f} s  {said.reason}: {said.message}" for at, said in world.said]
-    weights = {backend.revision: backend.weight for backend in world.routes.backends} if world.routes else {}
-    return "\n".join([*lines, f"in the end: {world.current_reason()}, routes {weights}"])
+@pytest.fixture
+def serving() -> Iterator[Serving]:
+    """Makes worlds in which version 1 serves; each is checked and closed at the end."""
+    worlds: list[World] = []
+
+    def make(**options: Any) -> World:
+        worlds.append(serving_world(**options))
+        return worlds[-1]
+
+    yield make
+    for world in worlds:
+        check(world)
+        world.close()
 
 
-def test_the_first_revision_of_a_program(snapshot: SnapshotAssertion) -> None:
+def release(world: World, number: int = 2, **behaviour: Any) -> None:
+    """A user publishes a version and asks for it."""
+    world.publish(number, **behaviour)
+    world.want(number)
+
+
+def test_the_first_revision_of_a_program(serving: Serving, snapshot: SnapshotAssertion) -> None:
     assert transcript(serving()) == snapshot
 
 
-def test_a_good_release(snapshot: SnapshotAssertion) -> None:
+def test_a_good_release(serving: Serving, snapshot: SnapshotAssertion) -> None:
     world = serving()
-    world.publish(2)
-    world.want(2)
-    world.settle(60, requests=20)
-    assert world.ledger.stable == "qa-2"
-    assert set(world.workloads) == {"qa-2"}
+    release(world)
+    world.settle(75, rate=20)
+    assert world.stable == 2
+    assert world.deployed() == {2}
     assert transcript(world) == snapshot
 
 
-def test_a_bad_release(snapshot: SnapshotAssertion) -> None:
+def test_a_bad_release(serving: Serving, snapshot: SnapshotAssertion) -> None:
     world = serving()
-    world.publish(2, failure_rate=1.0)
-    world.want(2)
-    world.settle(30, requests=20)
-    assert world.ledger.stable == "qa-1"
-    assert set(world.workloads) == {"qa-1"}
+    release(world, failure_rate=1.0)
+    world.settle(30, rate=20)
+    assert world.stable == 1
+    assert world.deployed() == {1}
     assert transcript(world) == snapshot
 
 
-def test_a_candidate_above_the_ceiling(snapshot: SnapshotAssertion) -> None:
-    steps = (Step(set_weight=80), Step(pause=Pause(seconds=600)))
-    world = serving(steps=steps, analysis=Analysis(error_rate=ErrorRate(max_percent=2)))
+def test_a_candidate_that_refuses_valid_requests(serving: Serving, snapshot: SnapshotAssertion) -> None:
+    world = serving()
+    release(world, refusal_rate=0.5)
+    world.settle(60, rate=20)
+    assert world.refused(2)
+    assert "refuses" in world.ledger.refused[0].message
+    assert transcript(world) == snapshot
+
+
+def test_a_candidate_above_the_ceiling(serving: Serving, snapshot: SnapshotAssertion) -> None:
+    steps = ({"setWeight": 80}, {"pause": {"seconds": 600}})
+    world = serving(steps=steps, analysis={"errorRate": {"maxPercent": 2}})
     world.versions[1].failure_rate = 0.06
-    world.publish(2, failure_rate=0.08)
-    world.want(2)
-    world.settle(200, requests=20)
+    release(world, failure_rate=0.08)
+    world.settle(200, rate=20)
     assert world.ledger.release is not None
-    assert world.ledger.release.weight_bp == 5_000
+    assert world.weight(2) == 5_000
     assert world.ledger.release.paused is not None
     assert world.ledger.release.paused.reason == "AboveCeiling"
     assert transcript(world) == snapshot
 
 
-def test_no_policy(snapshot: SnapshotAssertion) -> None:
+def test_no_policy(serving: Serving, snapshot: SnapshotAssertion) -> None:
     world = serving()
-    world.policy = None
-    world.publish(2)
-    world.want(2)
-    world.settle(20, requests=20)
-    assert world.ledger.stable == "qa-2"
-    assert not world.lost
+    world.delete_policy()
+    release(world)
+    world.settle(20, rate=20)
+    assert world.stable == 2
     assert transcript(world) == snapshot
 
 
-def test_a_new_revision_in_mid_release(snapshot: SnapshotAssertion) -> None:
+def test_a_new_revision_in_mid_release(serving: Serving, snapshot: SnapshotAssertion) -> None:
     world = serving()
-    world.publish(2)
-    world.publish(3)
-    world.want(2)
-    world.settle(8, requests=5)
-    world.want(3)
-    world.settle(60, requests=20)
-    assert world.ledger.stable == "qa-3"
+    release(world)
+    world.settle(8, rate=5)
+    release(world, 3)
+    world.settle(75, rate=20)
+    assert world.stable == 3
     assert transcript(world) == snapshot
 
 
-def test_going_back_in_mid_release(snapshot: SnapshotAssertion) -> None:
+def test_going_back_in_mid_release(serving: Serving, snapshot: SnapshotAssertion) -> None:
     world = serving()
-    world.publish(2)
-    world.want(2)
-    world.settle(8, requests=5)
+    release(world)
+    world.settle(8, rate=5)
     world.want(1)
-    world.settle(10, requests=5)
-    assert world.ledger.stable == "qa-1"
+    world.settle(10)
+    assert world.stable == 1
     assert world.ledger.release is None
     assert transcript(world) == snapshot
 
 
-def test_a_model_that_does_not_load(snapshot: SnapshotAssertion) -> None:
+def test_a_model_that_does_not_load(serving: Serving, snapshot: SnapshotAssertion) -> None:
     world = serving()
-    world.publish(2, loads=False)
-    world.want(2)
-    world.settle(10, requests=5)
-    assert world.ledger.refusal("qa-2")
+    release(world, loads=False)
+    world.settle(10, rate=5)
+    assert world.refused(2)
     assert transcript(world) == snapshot
 
 
-def test_a_candidate_that_takes_too_long_and_heals(snapshot: SnapshotAssertion) -> None:
-    world = serving(progress_deadline_seconds=10)
-    world.publish(2, start_seconds=30)
-    world.want(2)
-    world.settle(80, requests=20)
-    assert world.ledger.stable == "qa-2"
+def test_a_candidate_that_takes_too_long_and_heals(serving: Serving, snapshot: SnapshotAssertion) -> None:
+    world = serving(progressDeadlineSeconds=10)
+    release(world, start_seconds=30)
+    world.settle(100, rate=20)
+    assert world.stable == 2
     assert transcript(world) == snapshot
 
 
-def test_a_candidate_whose_pod_is_evicted_goes_on_at_the_same_step(snapshot: SnapshotAssertion) -> None:
+def test_a_candidate_whose_pod_is_evicted_goes_on_at_the_same_step(
+    serving: Serving, snapshot: SnapshotAssertion
+) -> None:
     world = serving()
-    world.publish(2)
-    world.want(2)
-    world.settle(6, requests=5)
-    world.workloads["qa-2"].down_until = world.now + 15
-    world.settle(10, requests=20)
+    release(world)
+    world.settle(6, rate=5)
+    world.take_down(2, seconds=15)
+    world.settle(10, rate=20)
     assert world.ledger.release is not None
     assert world.ledger.release.step == 1
-    world.settle(60, requests=20)
-    assert world.ledger.stable == "qa-2"
-    assert not world.lost
+    world.settle(75)
+    assert world.stable == 2
     assert transcript(world) == snapshot
 
 
-def test_a_candidate_that_crashes_three_times(snapshot: SnapshotAssertion) -> None:
+def test_a_candidate_whose_pods_crash_three_times(serving: Serving, snapshot: SnapshotAssertion) -> None:
+    world = serving(replicas=3)
+    release(world)
+    world.settle(6, rate=5)
+    world.crash(2)
+    world.settle(5)
+    assert world.refused(2)
+    assert transcript(world) == snapshot
+
+
+def test_a_candidate_that_hangs(serving: Serving, snapshot: SnapshotAssertion) -> None:
     world = serving()
-    world.publish(2)
-    world.want(2)
-    world.settle(6, requests=5)
-    world.workloads["qa-2"].crashed = frozenset({"pod-a", "pod-b", "pod-c"})
-    world.settle(5, requests=5)
-    assert world.ledger.refusal("qa-2")
+    release(world, hang_share=1.0)
+    world.settle(30, rate=20)
+    assert world.weight(2) == 0
+    world.settle(140)
+    assert world.refused(2)
+    assert world.deployed() == {1}
     assert transcript(world) == snapshot
 
 
-def test_a_candidate_that_hangs(snapshot: SnapshotAssertion) -> None:
+def test_a_candidate_that_sometimes_hangs(serving: Serving, snapshot: SnapshotAssertion) -> None:
     world = serving()
-    world.publish(2, hang_share=1.0)
-    world.want(2)
-    world.settle(30, requests=20)
-    assert world.ledger.release is not None
-    world.settle(140, requests=20)
-    assert world.ledger.refusal("qa-2")
-    assert set(world.workloads) == {"qa-1"}
-    assert not world.lost
+    release(world, hang_share=0.25)
+    world.settle(200, rate=20)
+    assert world.refused(2)
     assert transcript(world) == snapshot
 
 
-def test_no_traffic(snapshot: SnapshotAssertion) -> None:
-    world = serving(step_deadline_seconds=60)
-    world.publish(2)
-    world.want(2)
+def test_clients_leave_a_candidate_that_hangs(serving: Serving, snapshot: SnapshotAssertion) -> None:
+    world = serving()
+    world.surroundings.patience_seconds = 3.0
+    release(world, hang_share=1.0)
+    world.settle(40, rate=20)
+    assert world.refused(2)
+    assert transcript(world) == snapshot
+
+
+def test_a_candidate_that_is_five_seconds_slower(serving: Serving, snapshot: SnapshotAssertion) -> None:
+    world = serving()
+    release(world, latency_seconds=5.2)
+    world.settle(60, rate=20)
+    assert world.refused(2)
+    assert transcript(world) == snapshot
+
+
+def test_impatient_clients_are_no_fault_of_a_candidate(serving: Serving, snapshot: SnapshotAssertion) -> None:
+    world = serving()
+    world.versions[1].latency_seconds = 3.0
+    world.surroundings.patience_seconds = 4.4
+    release(world, latency_seconds=3.0)
+    world.settle(240, rate=20)
+    assert world.stable == 2
+    assert transcript(world) == snapshot
+
+
+def test_no_traffic(serving: Serving, snapshot: SnapshotAssertion) -> None:
+    world = serving(stepDeadlineSeconds=60)
+    release(world)
     world.settle(100)
     assert world.ledger.release is not None
     assert world.ledger.release.paused is not None
     assert transcript(world) == snapshot
 
 
-def test_the_provider_fails_for_both(snapshot: SnapshotAssertion) -> None:
-    world = serving(analysis=Analysis(error_rate=ErrorRate(max_percent=5)))
-    world.publish(2)
-    world.want(2)
-    world.settle(6, requests=20)
-    world.provider_failure_rate = 1.0
-    world.settle(60, requests=20)
-    assert world.ledger.stable == "qa-1"
+def test_the_provider_fails_for_both(serving: Serving, snapshot: SnapshotAssertion) -> None:
+    world = serving(analysis={"errorRate": {"maxPercent": 5}})
+    release(world)
+    world.settle(6, rate=20)
+    world.surroundings.provider_failure_rate = 1.0
+    world.settle(60)
+    assert world.stable == 1
     assert world.ledger.release is not None
-    world.provider_failure_rate = 0.0
-    world.settle(150, requests=20)
-    assert world.ledger.stable == "qa-2"
+    world.surroundings.provider_failure_rate = 0.0
+    world.settle(240)
+    assert world.stable == 2
     assert transcript(world) == snapshot
 
 
-def test_stable_cannot_answer_and_the_candidate_can(snapshot: SnapshotAssertion) -> None:
+def test_stable_cannot_answer_and_the_candidate_can(serving: Serving, snapshot: SnapshotAssertion) -> None:
     world = serving()
-    world.publish(2)
-    world.want(2)
-    world.settle(6, requests=5)
-    world.workloads["qa-1"].down_until = world.now + 20
-    world.settle(10, requests=20)
-    assert not world.lost
-    assert all(world.effective(pod)["qa-2"] == 10_000 for pod in world.gateways.values())
-    world.settle(60, requests=20)
-    assert world.ledger.stable == "qa-2"
+    release(world)
+    world.settle(6, rate=5)
+    world.take_down(1, seconds=20)
+    world.settle(10, rate=20)
+    assert all(gateway.effective[world.revision(2)] == 10_000 for gateway in world.gateways.values())
+    world.settle(75)
+    assert world.stable == 2
     assert transcript(world) == snapshot
 
 
-def test_the_registry_is_down(snapshot: SnapshotAssertion) -> None:
+def test_a_gateway_pod_is_replaced_and_another_envoy_restarts(serving: Serving, snapshot: SnapshotAssertion) -> None:
     world = serving()
-    world.publish(2)
-    world.registry_up = False
-    world.want(2)
-    world.settle(10, requests=5)
+    release(world)
+    world.settle(8, rate=20)
+    first, second = world.gateways
+    world.api.remove("pods", NAMESPACE, first)
+    world.gateways[second].restart_envoy(world.now)
+    world.settle(90)
+    assert first not in world.gateways
+    assert world.stable == 2
+    assert transcript(world) == snapshot
+
+
+def test_the_registry_is_down(serving: Serving, snapshot: SnapshotAssertion) -> None:
+    world = serving()
+    world.registry.up = False
+    release(world)
+    world.settle(10, rate=5)
     assert world.ledger.release is None
-    world.registry_up = True
-    world.settle(60, requests=20)
-    assert world.ledger.stable == "qa-2"
+    world.registry.up = True
+    world.settle(90, rate=20)
+    assert world.stable == 2
     assert transcript(world) == snapshot
 
 
-def test_the_policy_is_deleted_in_mid_release(snapshot: SnapshotAssertion) -> None:
+def test_the_policy_is_deleted_in_mid_release(serving: Serving, snapshot: SnapshotAssertion) -> None:
     world = serving()
-    world.publish(2)
-    world.want(2)
-    world.settle(6, requests=5)
-    policy, world.policy = world.policy, None
-    world.settle(30, requests=20)
-    assert world.ledger.stable == "qa-1"
-    world.policy = policy
-    world.settle(60, requests=20)
-    assert world.ledger.stable == "qa-2"
+    release(world)
+    world.settle(6, rate=5)
+    world.delete_policy()
+    world.settle(30, rate=20)
+    assert world.stable == 1
+    world.set_policy(CANARY)
+    world.settle(75)
+    assert world.stable == 2
     assert transcript(world) == snapshot
 
 
-def test_the_policys_steps_change_in_mid_release(snapshot: SnapshotAssertion) -> None:
+def test_the_policys_steps_change_in_mid_release(serving: Serving, snapshot: SnapshotAssertion) -> None:
     world = serving()
-    world.publish(2)
-    world.want(2)
-    world.settle(6, requests=5)
-    world.set_policy(Step(set_weight=100), analysis=Analysis(on_undecided=OnUndecided.PROMOTE))
-    world.settle(3, requests=5)
+    release(world)
+    world.settle(6, rate=5)
+    world.set_policy([{"setWeight": 99}], **PROMOTING)
+    world.settle(3)
     assert world.ledger.release is not None
-    assert world.ledger.release.steps == steps_of(Canary(CANARY))
-    world.settle(60, requests=20)
+    assert len(world.ledger.release.steps) == len(CANARY)
+    world.settle(75, rate=20)
     assert transcript(world) == snapshot
 
 
-def test_abort(snapshot: SnapshotAssertion) -> None:
+@pytest.mark.parametrize("verb", ["abort", "promote"])
+def test_a_request(serving: Serving, verb: str, snapshot: SnapshotAssertion) -> None:
     world = serving()
-    world.publish(2)
-    world.want(2)
-    world.settle(6, requests=5)
-    world.request = "abort qa-2 once"
-    world.settle(10, requests=5)
-    assert world.ledger.refusal("qa-2")
+    release(world)
+    world.settle(6, rate=5)
+    world.ask(f"{verb} {world.revision(2)} once")
+    world.settle(60, rate=20)
+    assert (world.stable, world.refused(2)) == ((1, True) if verb == "abort" else (2, False))
     assert transcript(world) == snapshot
 
 
-def test_a_status_that_is_lost_is_found_again() -> None:
+def test_a_status_that_is_lost_is_found_again(serving: Serving) -> None:
     world = serving()
-    world.status, world.memory = {}, None
+    world.edit("dspyprograms", lambda item: item.pop("status"))
+    world.restart_operator()
     world.settle(5)
-    assert world.ledger.stable == "qa-1"
-    world.status, world.memory, world.routes = {}, None, None
-    for pod in world.gateways.values():
-        pod.obeyed = None
-    world.settle(5)
-    assert world.ledger.stable == "qa-1"
+    assert world.stable == 1
+    world.edit("dspyprograms", lambda item: item.pop("status"))
+    world.api.remove("configmaps", NAMESPACE, f"{PROGRAM}-routes")
+    world.restart_operator()
+    world.settle(15)
+    assert world.stable == 1
 
 
 @pytest.mark.parametrize("refused_by", ["worse", "abort"])
-def test_a_refused_revision_stays_refused_with_and_without_a_policy(refused_by: str) -> None:
+def test_a_refused_revision_stays_refused_with_and_without_a_policy(serving: Serving, refused_by: str) -> None:
     world = serving()
-    world.publish(2, failure_rate=1.0 if refused_by == "worse" else 0.0)
-    world.want(2)
-    world.settle(6, requests=0 if refused_by == "abort" else 20)
+    release(world, failure_rate=1.0 if refused_by == "worse" else 0.0)
+    world.settle(6, rate=0 if refused_by == "abort" else 20)
     if refused_by == "abort":
-        world.request = "abort qa-2 now"
-    world.settle(20, requests=20)
-    assert world.ledger.refusal("qa-2")
-    world.policy = None
-    world.settle(20, requests=20)
-    assert world.ledger.stable == "qa-1"
-    assert "qa-2" not in world.workloads
+        world.ask(f"abort {world.revision(2)} now")
+    world.settle(20, rate=20)
+    assert world.refused(2)
+    world.delete_policy()
+    world.settle(20)
+    assert world.stable == 1
+    assert 2 not in world.deployed()
 
 
-def test_a_broken_stable_without_a_policy_can_be_replaced() -> None:
+def test_a_broken_stable_without_a_policy_can_be_replaced(serving: Serving) -> None:
     world = serving()
-    world.policy = None
+    world.delete_policy()
     world.versions[1].failure_rate = 1.0
-    world.settle(10, requests=20)
-    world.publish(2)
-    world.want(2)
-    world.settle(20, requests=20)
-    assert world.ledger.stable == "qa-2"
+    world.settle(10, rate=20)
+    release(world)
+    world.settle(20)
+    assert world.stable == 2
 
 
-def test_a_status_lost_in_mid_release_leaves_stable_stable() -> None:
-    world = serving(steps=(Step(set_weight=80), Step(pause=Pause(seconds=30))))
-    world.publish(2)
-    world.want(2)
-    world.settle(6, requests=5)
-    assert world.routes is not None
-    assert world.routes.weight("qa-2") == 8_000
-    world.status, world.memory = {}, None
-    world.operate()
-    assert world.ledger.stable == "qa-1"
-    assert "qa-1" in world.workloads
-    world.settle(90, requests=20)
-    assert world.ledger.stable == "qa-2"
-    assert not world.lost
-
-
-def test_crashes_of_long_ago_are_forgotten() -> None:
+def test_a_broken_stable_does_not_block_its_own_cure(serving: Serving) -> None:
     world = serving()
-    world.publish(2)
-    world.want(2)
-    world.settle(6, requests=5)
-    for name in ("pod-a", "pod-b", "pod-c"):
-        world.workloads["qa-2"].crashed = frozenset({name})
-        world.settle(3, requests=5)
-        world.workloads["qa-2"].crashed = frozenset()
-        world.tick(1_801.0)
-        world.settle(1)
-    assert world.ledger.refusal("qa-2") is None
+    world.versions[1].failure_rate = 1.0
+    world.settle(30, rate=20)
+    release(world)
+    world.settle(120)
+    assert world.stable == 2
+
+
+def test_a_status_lost_in_mid_release_leaves_stable_stable(serving: Serving) -> None:
+    world = serving(steps=({"setWeight": 80}, {"pause": {"seconds": 30}}))
+    release(world)
+    world.settle(6, rate=5)
+    assert world.weight(2) == 8_000
+    world.edit("dspyprograms", lambda item: item.pop("status"))
+    world.restart_operator()
+    world.settle(1)
+    assert world.stable == 1
+    assert 1 in world.deployed()
+    world.settle(120, rate=20)
+    assert world.stable == 2
+
+
+def test_crashes_of_long_ago_are_forgotten(serving: Serving) -> None:
+    world = serving(replicas=2)
+    release(world)
+    world.settle(6, rate=5)
+    world.crash(2)
+    world.settle(3)
+    world.replace_pods(2)
+    world.settle(1_801, rate=0)
+    world.crash(2)
+    world.settle(3)
+    assert not world.refused(2)
     assert world.ledger.release is not None
 
 
-def test_going_back_to_a_revision_that_crashed_long_ago_is_no_crash() -> None:
-    world = serving()
-    world.workloads["qa-1"].crashed = frozenset({"pod-a", "pod-b", "pod-c"})
-    world.policy = None
-    world.publish(2)
-    world.want(2)
-    for pod in world.gateways.values():
-        pod.reachable = False
+def test_going_back_to_a_revision_that_crashed_long_ago_is_no_crash(serving: Serving) -> None:
+    world = serving(replicas=3)
+    world.crash(1)
+    world.delete_policy()
+    world.reachable = False
+    release(world)
     world.settle(8)
-    assert world.ledger.stable == "qa-2"
-    assert "qa-1" in world.workloads
+    assert world.stable == 2
+    assert 1 in world.deployed()
     world.want(1)
     world.settle(10)
-    assert world.ledger.refusal("qa-1") is None
-    assert world.ledger.stable == "qa-1"
+    assert not world.refused(1)
+    assert world.stable == 1
 
 
-def test_nothing_is_promoted_while_stable_cannot_answer() -> None:
-    world = serving(analysis=Analysis(on_undecided=OnUndecided.PROMOTE))
-    world.publish(2)
-    world.want(2)
-    world.settle(4, requests=5)
-    world.workloads["qa-1"].down_until = world.now + 60
-    world.settle(50, requests=20)
-    assert world.ledger.stable == "qa-1"
-    assert not world.lost
+def test_nothing_is_promoted_while_stable_cannot_answer(serving: Serving) -> None:
+    world = serving(**PROMOTING)
+    release(world)
+    world.settle(4, rate=5)
+    world.take_down(1, seconds=60)
+    world.settle(50, rate=20)
+    assert world.stable == 1
 
 
-def test_a_gateway_that_never_confirms_pauses_the_release() -> None:
-    world = serving(step_deadline_seconds=30)
-    world.publish(2)
-    world.want(2)
-    world.lag_seconds = 1e9
+def test_a_gateway_that_never_confirms_pauses_the_release(serving: Serving) -> None:
+    world = serving(stepDeadlineSeconds=30)
+    for gateway in world.gateways.values():
+        gateway.lag_seconds = 1e9
+    release(world)
     world.settle(60)
     assert world.ledger.release is not None
     assert world.ledger.release.paused is not None
     assert world.ledger.release.paused.reason == "StepDeadlineExceeded"
+
+
+def test_a_share_that_falls_amid_late_time_outs_lowers_nobody(serving: Serving) -> None:
+    steps = ({"setWeight": 50}, {"pause": {"seconds": 120}}, {"setWeight": 5}, {"pause": {"seconds": 120}})
+    world = serving(steps=steps, **PROMOTING)
+    world.versions[1].hang_share = 0.05
+    release(world, hang_share=0.05)
+    world.settle(60, rate=20)
+    world.take_down(2, seconds=30)
+    world.settle(300)
+    assert not world.refused(2)
+    assert "CandidateLowered" not in world.events()

@@ -1,0 +1,55 @@
+"""How programs, their provider and their clients behave: how long an answer takes, and how it ends."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from dspy_contract.outcomes import Outcome
+
+Answer = tuple[float, str]
+"""After how many seconds, and how, a request ends."""
+
+FAILED_SECONDS = 0.05
+
+
+@dataclass
+class Version:
+    """A version in the registry and how its program behaves. Rates and shares are of its requests."""
+
+    number: int
+    failure_rate: float = 0.0
+    refusal_rate: float = 0.0
+    """Valid requests that it refuses as the client's fault."""
+    hang_share: float = 0.0
+    """Requests that it never answers: the gateway gives up after the program's time-out."""
+    latency_seconds: float = 0.2
+    loads: bool = True
+    start_seconds: float = 3.0
+
+
+@dataclass
+class Surroundings:
+    """What is the same for every version: the provider, and the patience of clients."""
+
+    provider_failure_rate: float = 0.0
+    patience_seconds: float | None = None
+    """How long clients wait before they leave; for ever unless given."""
+    timeout_seconds: float = 61.0
+    """When the gateway gives up."""
+
+    def answer(self, version: Version, chance: random.Random) -> Answer:
+        """One request to a version that can answer."""
+        seconds, outcome = self._undisturbed(version, chance)
+        if self.patience_seconds is not None and seconds > self.patience_seconds:
+            return self.patience_seconds, Outcome.CANCELLED
+        return seconds, outcome
+
+    def _undisturbed(self, version: Version, chance: random.Random) -> Answer:
+        if chance.random() < version.hang_share:
+            return self.timeout_seconds, Outcome.TIMEOUT
+        if chance.random() < version.refusal_rate:
+            return 0.0, Outcome.CLIENT_ERROR
+        if chance.random() < 1 - (1 - version.failure_rate) * (1 - self.provider_failure_rate):
+            return FAILED_SECONDS, Outcome.PROGRAM_ERROR
+        return version.latency_seconds * chance.uniform(0.5, 1.5), Outcome.OK

@@ -1,0 +1,51 @@
+"""What must hold at any moment; numbered as in docs/architecture.md."""
+
+from __future__ import annotations
+
+from dspy_contract.routes import CONTENT_KEY, TOTAL_WEIGHT, load_ports
+from dspy_gateway.switches import SWITCH_SECONDS
+from dspy_operator.api.names import GATEWAY_LABEL, GATEWAY_NAME
+from tests.simulation.world import NAMESPACE, World
+
+SWITCHED_SECONDS = SWITCH_SECONDS + 0.2
+"""The agent's own limit, and a tick of the simulation."""
+
+
+def check(world: World) -> None:
+    """The invariants that need no time to come true."""
+    assert not world.lost, f"1 and 5: {world.lost[:3]}"
+    routes, ledger = world.routes, world.ledger
+    if routes is None:
+        return
+    assert sum(backend.weight for backend in routes.backends) == TOTAL_WEIGHT, "4: desired weights sum to 10,000"
+    for refused in ledger.refused:
+        if refused.revision != ledger.stable:
+            assert routes.weight(refused.revision) == 0, "9: a refused revision has no weight"
+    for gateway in world.gateways.values():
+        candidates = gateway.obeyed.candidates if gateway.obeyed else ()
+        stable_can_answer = routes.release is not None and routes.release.stable in world.ready_pods()
+        if stable_can_answer and any(gateway.effective.get(candidate, 0) for candidate in candidates):
+            unseen = world.now - gateway.polled_at
+            assert unseen <= SWITCHED_SECONDS, f"3: {gateway.pod} sends traffic to a candidate, unseen for {unseen} s"
+    table = world.api.get("configmaps", NAMESPACE, GATEWAY_NAME)
+    if table is not None:
+        assert table["metadata"]["labels"][GATEWAY_LABEL] == "true"
+        ports = load_ports(table["data"][CONTENT_KEY]).ports
+        assert len({port.port for port in ports.values()}) == len(ports), "13: no port is shared"
+
+
+def check_at_rest(world: World) -> None:
+    """What must hold once the operator has had a few undisturbed seconds."""
+    check(world)
+    routes, ledger = world.routes, world.ledger
+    if routes is None or ledger.stable is None:
+        return
+    candidates = {ledger.release.candidate} if ledger.release else set()
+    for backend in routes.backends:
+        if backend.revision not in {ledger.stable, *candidates}:
+            assert backend.weight == 0, "7: who goes back has lost its weight"
+    if ledger.release:
+        assert ledger.refusal(ledger.release.candidate) is None, "9: refused stays refused"
+        stable = world.api.get("deployments", NAMESPACE, ledger.stable)
+        assert stable is not None
+        assert stable["spec"]["replicas"] == world.replicas, "6: stable keeps its capacity"

@@ -1,0 +1,429 @@
+"""The real operator in a simulated cluster: its parts, queues, poller, store and watches, on virtual time.
+
+What is simulated: the API server (`api.py`), kubelets, gateway pods (`gateway.py`), the model registry, programs and
+their clients (`behaviour.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import itertools
+import json
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+from dspy_contract.routes import CONTENT_KEY, REVISION_LABEL, Routes, load_routes
+from dspy_contract.state import GatewayState, Poll
+from dspy_kube.client import ApiException, Kube, Object
+from dspy_operator.agent_client import AgentError
+from dspy_operator.api.names import GATEWAY_NAME
+from dspy_operator.domain.ledger import Ledger
+from dspy_operator.domain.snapshot import Problem
+from dspy_operator.domain.snapshot import Version as ResolvedVersion
+from dspy_operator.domain.stored_ledger import read_ledger
+from dspy_operator.handlers import keys_of
+from dspy_operator.parts import Parts, assemble
+from dspy_operator.registry.mlflow import Registry
+from dspy_operator.resources.revision import CONTAINER
+from dspy_operator.settings import RegistrySettings, Settings
+from tests.simulation.api import ApiServer, Call, refusal
+from tests.simulation.behaviour import Answer, Surroundings, Version
+from tests.simulation.clock import VirtualLoop
+from tests.simulation.clock import close as close_loop
+from tests.simulation.gateway import ANSWERED_SECONDS, SimulatedGateway
+
+NAMESPACE, PROGRAM = "ns", "qa"
+START = 1_000_000.0
+TICK_SECONDS = 0.1
+GATEWAY_START_SECONDS = 1.0
+READY = {"type": "Ready", "status": "True"}
+WRITES = ("create", "update", "patch", "delete")
+
+Steps = Sequence[Mapping[str, Any]]
+CANARY: Steps = ({"setWeight": 10}, {"pause": {"requests": 30}}, {"setWeight": 50}, {"pause": {"seconds": 10}})
+
+
+class SimulatedRegistry:
+    """Every version resolves while the registry is up."""
+
+    url = "http://registry"
+
+    def __init__(self) -> None:
+        self.up = True
+
+    async def resolve(self, uri: str) -> ResolvedVersion | Problem:
+        """What a uri means."""
+        if not self.up:
+            return Problem("RegistryUnavailable", "The registry did not answer")
+        number = uri.rpartition("/")[2]
+        return ResolvedVersion(uri, number, f"m-{number}", f"digest-{number}", "3.12", "3.4.1")
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+class SimulatedAgents:
+    """How the operator reaches the gateway pods; implements `agent_client.Agents`."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def ask(self, address: str, token: str, poll: Poll) -> GatewayState:
+        """What an agent answers, after a quarter of a second, as a real one does while nothing is urgent."""
+        await asyncio.sleep(min(poll.wait_seconds, ANSWERED_SECONDS))
+        gateway = self._world.gateways.get(address)
+        if gateway is None or not (gateway.reachable and self._world.reachable):
+            raise AgentError("not reachable")
+        return gateway.answer(poll, self._world.now)
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+class World:
+    """A cluster with one program, its users, and the real operator. Time passes only in `settle`."""
+
+    def __init__(self, seed: int = 0, steps: Steps | None = None, replicas: int = 1, **policy: Any) -> None:
+        self.loop = VirtualLoop(START)
+        asyncio.set_event_loop(self.loop)
+        self.chance = random.Random(seed)
+        self.api = ApiServer(lambda: self.now)
+        self.registry = SimulatedRegistry()
+        self.versions: dict[int, Version] = {}
+        self.surroundings = Surroundings()
+        self.gateways: dict[str, SimulatedGateway] = {}
+        self.rate = 0.0
+        self.replicas = replicas
+        self.reachable = True
+        self.leads = True
+        self.served: Counter[int] = Counter()
+        """Requests drawn, by version."""
+        self.lost: list[str] = []
+        """What must never happen to a client's request, and did."""
+        self._born: dict[str, float] = {}
+        self._down: dict[str, float] = {}
+        self._numbers = itertools.count(1)
+        self._tasks: list[asyncio.Task[Any]] = []
+        if steps is not None:
+            self.set_policy(steps, **policy)
+        self.loop.run_until_complete(self._begin())
+
+    # What users do.
+
+    def publish(self, number: int, **behaviour: Any) -> None:
+        """Puts a version into the registry."""
+        self.versions[number] = Version(number, **behaviour)
+
+    def want(self, number: int) -> None:
+        """Asks for a version in the program's spec."""
+        if self.api.get("dspyprograms", NAMESPACE, PROGRAM) is None:
+            spec = {
+                "model": {"uri": f"models:/qa/{number}"},
+                "lm": {"model": "openai/x"},
+                "replicas": self.replicas,
+            }
+            self.api.put("dspyprograms", {"metadata": {"name": PROGRAM, "namespace": NAMESPACE}, "spec": spec})
+            return
+        self.edit("dspyprograms", lambda item: item["spec"]["model"].update(uri=f"models:/qa/{number}"))
+
+    def set_policy(self, steps: Steps, **policy: Any) -> None:
+        """Applies a rollout."""
+        canary = {"type": "Canary", "canary": {"steps": [dict(step) for step in steps]}}
+        spec = {"programRef": {"name": PROGRAM}, "strategy": canary, **policy}
+        if self.api.get("dspyrollouts", NAMESPACE, PROGRAM) is None:
+            self.api.put("dspyrollouts", {"metadata": {"name": PROGRAM, "namespace": NAMESPACE}, "spec": spec})
+        else:
+            self.edit("dspyrollouts", lambda item: item.update(spec=spec))
+
+    def delete_policy(self) -> None:
+        """Deletes the rollout."""
+        self.api.remove("dspyrollouts", NAMESPACE, PROGRAM)
+
+    def edit(self, resource: str, change: Callable[[Object], None], name: str = PROGRAM) -> None:
+        """Edits an object."""
+        self.api.change(resource, NAMESPACE, name, change)
+
+    def ask(self, request: str) -> None:
+        """Annotates the program with a request."""
+        self.edit("dspyprograms", lambda item: item["metadata"].update(annotations={"dspy.dev/request": request}))
+
+    # What goes wrong.
+
+    def fail(self, fault: Callable[[Call], ApiException | None]) -> None:
+        """Has the API answer some calls with an error, until `heal`."""
+        self.api.faults.append(lambda call, query: fault(call))
+
+    def heal(self) -> None:
+        """The API answers again."""
+        self.api.faults.clear()
+
+    def take_down(self, number: int, seconds: float) -> None:
+        """The pods of a version cannot answer for a while."""
+        for pod in self.pods(number):
+            self._down[pod] = self.now + seconds
+
+    def crash(self, number: int) -> None:
+        """Every pod of a version ends by itself and is restarted at once."""
+        for pod in self.pods(number):
+            ended = {"name": CONTAINER, "restartCount": 1, "lastState": {"terminated": {"exitCode": 1}}}
+            self.edit("pods", lambda item, ended=ended: item["status"].update(containerStatuses=[ended]), pod)  # type: ignore[misc]
+
+    def replace_pods(self, number: int) -> None:
+        """The pods of a version are deleted; their Deployment makes others."""
+        for pod in self.pods(number):
+            self.api.remove("pods", NAMESPACE, pod)
+
+    def restart_operator(self, after_writes: int = 0) -> None:
+        """Ends the operator, at once or between two of its writes, and starts another, which remembers nothing."""
+        if after_writes:
+            self.fail(_silent_after(after_writes))
+            self.settle(2)
+            self.api.faults.pop()
+        self.loop.run_until_complete(self._end_operator())
+        self.loop.run_until_complete(self._start_operator())
+
+    def settle(self, seconds: float, rate: float | None = None) -> None:
+        """Lets time pass, with so many requests a second."""
+        self.rate = self.rate if rate is None else rate
+        self.loop.pass_time(seconds)
+
+    def settle_until(self, holds: Callable[[], bool], seconds: float) -> None:
+        """Lets time pass until something holds, for at most so long."""
+        for _ in range(int(seconds)):
+            if holds():
+                return
+            self.settle(1)
+
+    def close(self) -> None:
+        """Ends everything."""
+        self.loop.run_until_complete(self._end_operator())
+        close_loop(self.loop, [self._ticking])
+
+    # What can be seen.
+
+    @property
+    def now(self) -> float:
+        """Virtual seconds."""
+        return self.loop.time()
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """The program's status."""
+        return dict((self.api.get("dspyprograms", NAMESPACE, PROGRAM) or {}).get("status", {}))
+
+    @property
+    def ledger(self) -> Ledger:
+        """The stored ledger."""
+        return read_ledger(self.status).ledger or Ledger()
+
+    @property
+    def routes(self) -> Routes | None:
+        """The routes as they are written."""
+        item = self.api.get("configmaps", NAMESPACE, f"{PROGRAM}-routes")
+        return load_routes(item["data"][CONTENT_KEY]) if item else None
+
+    @property
+    def stable(self) -> int | None:
+        """The version that is stable."""
+        return self._version_of(str(self.ledger.stable))
+
+    def revision(self, number: int) -> str:
+        """The name of a version's revision; empty while there is none."""
+        revisions = self.api.named("controllerrevisions", NAMESPACE)
+        found = [name for name, item in revisions.items() if item["data"]["model"]["version"] == str(number)]
+        return found[-1] if found else ""
+
+    def deployed(self) -> set[int]:
+        """The versions that have a Deployment."""
+        names = self.api.named("deployments", NAMESPACE).keys() - {GATEWAY_NAME}
+        return {number for name in names if (number := self._version_of(name)) is not None}
+
+    def pods(self, number: int) -> list[str]:
+        """The names of a version's pods."""
+        revision = self.revision(number)
+        pods = self.api.named("pods", NAMESPACE).items()
+        return [name for name, item in pods if item["metadata"]["labels"].get(REVISION_LABEL) == revision]
+
+    def weight(self, number: int) -> int:
+        """The desired weight of a version in the routes, in basis points."""
+        return self.routes.weight(self.revision(number)) if self.routes else 0
+
+    def traffic(self, number: int) -> int:
+        """The effective weight of a version, in the gateway pod where it is greatest."""
+        return max((each.effective.get(self.revision(number), 0) for each in self.gateways.values()), default=0)
+
+    def refused(self, number: int) -> bool:
+        """True when the version's revision is refused."""
+        return self.ledger.refusal(self.revision(number)) is not None
+
+    def condition(self, kind: str) -> tuple[str, str, str]:
+        """A condition of the program: status, reason, message."""
+        for each in self.status.get("conditions", ()):
+            if each["type"] == kind:
+                return each["status"], each["reason"], each["message"]
+        return "", "", ""
+
+    def events(self) -> list[str]:
+        """The reasons of all events, in their order."""
+        return [item["reason"] for item in self.api.named("events", NAMESPACE).values()]
+
+    def ready_pods(self) -> Mapping[str, int]:
+        """The number of ready pods, by revision."""
+        pods = self.api.named("pods", NAMESPACE).values()
+        return Counter(
+            pod["metadata"]["labels"].get(REVISION_LABEL, "") for pod in pods if READY in pod["status"]["conditions"]
+        )
+
+    # Its inside.
+
+    def _version_of(self, revision: str) -> int | None:
+        item = self.api.get("controllerrevisions", NAMESPACE, revision)
+        return int(item["data"]["model"]["version"]) if item else None
+
+    async def _begin(self) -> None:
+        self._ticking = asyncio.ensure_future(self._tick_for_ever())
+        await self._start_operator()
+
+    async def _start_operator(self) -> None:
+        settings = Settings(registries={"default": RegistrySettings(url="http://registry")})
+        self.parts: Parts = assemble(
+            cast("Kube", self.api),
+            {"default": cast("Registry", self.registry)},
+            SimulatedAgents(self),
+            settings,
+            lambda namespace: "token",
+            lambda: self.leads,
+            lambda: self.now,
+        )
+        self._tasks = [
+            *(asyncio.ensure_future(watch.run()) for watch in self.parts.watches),
+            asyncio.ensure_future(self._kopf(self.parts)),
+            asyncio.ensure_future(self.parts.looks.run(2)),
+            asyncio.ensure_future(self.parts.passes.run(2)),
+        ]
+
+    async def _end_operator(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.parts.poller.close()
+
+    async def _kopf(self, parts: Parts) -> None:
+        """What kopf does for the operator: each object at the start, and each change, wakes its keys."""
+        for (resource, _, _), item in list(self.api.objects.items()):
+            for key in keys_of(resource, item):
+                parts.passes.add(key)
+        async for resource, item in self.api.everything():
+            for key in keys_of(resource, item):
+                parts.passes.add(key)
+
+    async def _tick_for_ever(self) -> None:
+        owed = 0.0
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            self._kubelet()
+            routes = self.routes
+            for gateway in self.gateways.values():
+                gateway.tick(self.now, routes)
+            self._note_what_is_cut()
+            owed += self.rate * TICK_SECONDS
+            while owed >= 1 and self.gateways:
+                owed -= 1
+                self._request(self.chance.choice(list(self.gateways.values())))
+
+    def _request(self, gateway: SimulatedGateway) -> None:
+        revision = gateway.request(self.now, self.chance)
+        if revision is None:
+            return
+        number = self._version_of(revision)
+        if number is not None:
+            self.served[number] += 1
+        ready = self.ready_pods()
+        if revision not in ready and any(name in ready for name in gateway.effective):
+            self.lost.append(f"{revision} got a request and cannot answer")
+
+    def _answer_of(self, revision: str) -> Answer:
+        number = self._version_of(revision)
+        if number is None or revision not in self.ready_pods():
+            return 0.0, "connection_failure"
+        return self.surroundings.answer(self.versions[number], self.chance)
+
+    def _note_what_is_cut(self) -> None:
+        deployments = self.api.named("deployments", NAMESPACE)
+        for gateway in self.gateways.values():
+            cut = {request.revision for request in gateway.envoy.open} - deployments.keys()
+            self.lost += [f"{revision} was deleted with requests in flight" for revision in cut]
+
+    def _kubelet(self) -> None:
+        deployments = self.api.named("deployments", NAMESPACE)
+        pods = self.api.named("pods", NAMESPACE)
+        owned: dict[str, list[str]] = {name: [] for name in deployments}
+        for name, item in pods.items():
+            owner = item["metadata"]["ownerReferences"][0]["name"].removesuffix("-abc")
+            if owner not in deployments or len(owned[owner]) >= deployments[owner]["spec"]["replicas"]:
+                self.api.remove("pods", NAMESPACE, name)
+            else:
+                owned[owner].append(name)
+                self._probe(name, item)
+        for owner, names in owned.items():
+            for _ in range(deployments[owner]["spec"]["replicas"] - len(names)):
+                self._start_pod(owner, deployments[owner])
+        for name in self.gateways.keys() - self.api.named("pods", NAMESPACE).keys():
+            del self.gateways[name]
+
+    def _start_pod(self, owner: str, deployment: Object) -> None:
+        name = f"{owner}-abc-{next(self._numbers)}"
+        self._born[name] = self.now
+        self.api.put("pods", _pod(name, owner, deployment))
+        if owner == GATEWAY_NAME:
+            self.gateways[name] = SimulatedGateway(name, self.now, self.ready_pods, self._answer_of)
+
+    def _probe(self, name: str, item: Object) -> None:
+        revision = item["metadata"]["labels"].get(REVISION_LABEL)
+        version = self.versions[self._version_of(revision) or 0] if revision else None
+        started = self.now - self._born[name] >= (version.start_seconds if version else GATEWAY_START_SECONDS)
+        up = started and self.now >= self._down.get(name, 0.0) and (version is None or version.loads)
+        if up != (READY in item["status"]["conditions"]):
+            conditions = [READY] if up else []
+            self.edit("pods", lambda item: item["status"].update(conditions=conditions), name)
+        if started and version is not None and not version.loads and not item["status"]["containerStatuses"]:
+            words = json.dumps({"reason": "ModelLoadFailed", "message": "the model does not load: ModuleNotFoundError"})
+            ended = {"name": CONTAINER, "state": {"terminated": {"exitCode": 1, "message": words}}}
+            self.edit("pods", lambda item: item["status"].update(containerStatuses=[ended]), name)
+
+
+def _pod(name: str, owner: str, deployment: Object) -> Object:
+    return {
+        "metadata": {
+            "name": name,
+            "namespace": NAMESPACE,
+            "labels": copy.deepcopy(deployment["spec"]["template"]["metadata"]["labels"]),
+            "ownerReferences": [{"kind": "ReplicaSet", "name": f"{owner}-abc", "uid": f"rs-{name}"}],
+        },
+        "status": {"podIP": name, "conditions": [], "containerStatuses": []},
+    }
+
+
+def _silent_after(writes: int) -> Callable[[Call], ApiException | None]:
+    """A fault after which nothing of this process reaches the API, from some write on."""
+    made = 0
+
+    def fault(call: Call) -> ApiException | None:
+        nonlocal made
+        made += call.verb in WRITES
+        return refusal(503, "this process has ended") if made > writes else None
+
+    return fault
+
+
+def serving(seed: int = 0, steps: Steps | None = CANARY, **policy: Any) -> World:
+    """A world in which version 1 serves."""
+    world = World(seed, steps, **policy)
+    world.publish(1)
+    world.want(1)
+    world.settle(10)
+    assert world.condition("Ready")[0] == "True"
+    return world
