@@ -21,6 +21,8 @@ class Version:
     failure_rate: float = 0.0
     refusal_rate: float = 0.0
     """Valid requests that it refuses as the client's fault."""
+    overloaded_rate: float = 0.0
+    """Requests that its pods have no room for."""
     hang_share: float = 0.0
     """Requests that it never answers: the gateway gives up after the program's time-out."""
     latency_seconds: float = 0.2
@@ -50,6 +52,8 @@ class Surroundings:
             return self.timeout_seconds, Outcome.TIMEOUT
         if chance.random() < version.refusal_rate:
             return 0.0, Outcome.CLIENT_ERROR
+        if chance.random() < version.overloaded_rate:
+            return 0.0, Outcome.OVERLOADED
         if chance.random() < 1 - (1 - version.failure_rate) * (1 - self.provider_failure_rate):
             return FAILED_SECONDS, Outcome.PROGRAM_ERROR
         return version.latency_seconds * chance.uniform(0.5, 1.5), Outcome.OK

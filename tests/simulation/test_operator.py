@@ -108,6 +108,22 @@ def test_an_admission_webhook_that_fails_holds_up_nothing(world: World) -> None:
     assert world.ledger.refusal(world.revision(2))
 
 
+def test_a_child_s_name_that_is_taken_in_mid_release_holds_up_no_way_back(world: World) -> None:
+    release(world)
+    world.api.remove("services", NAMESPACE, PROGRAM)
+    world.api.put("services", {"metadata": {"name": PROGRAM, "namespace": NAMESPACE}, "spec": {"ports": []}})
+    world.settle(5)
+    assert world.condition("Accepted")[:2] == ("False", "NameTaken")
+    assert "paused" in world.status["release"]["release"]
+    world.ask(f"abort {world.revision(2)} 1")
+    world.settle(5)
+    assert world.weight(2) == 0
+    assert world.refused(2)
+    world.api.remove("services", NAMESPACE, PROGRAM)
+    world.settle(30)
+    assert world.condition("Available")[0] == "True"
+
+
 def test_a_policy_that_cannot_be_read_governs_and_holds(world: World) -> None:
     world.edit("dspyrollouts", lambda item: item["spec"].update(analysis={"onUndecided": "Later"}))
     world.publish(2)

@@ -83,6 +83,19 @@ def test_a_candidate_above_the_ceiling(serving: Serving, snapshot: SnapshotAsser
     assert transcript(world) == snapshot
 
 
+def test_a_candidate_without_room_for_its_requests_waits(serving: Serving, snapshot: SnapshotAssertion) -> None:
+    world = serving()
+    release(world, overloaded_rate=1.0)
+    world.settle(60, rate=20)
+    assert world.stable == 1
+    assert not world.refused(2)
+    assert world.condition("Stalled")[0] == "False"
+    world.versions[2].overloaded_rate = 0.0
+    world.settle(400)
+    assert world.stable == 2
+    assert transcript(world) == snapshot
+
+
 def test_no_policy(serving: Serving, snapshot: SnapshotAssertion) -> None:
     world = serving()
     world.delete_policy()
@@ -193,7 +206,7 @@ def test_a_candidate_that_is_five_seconds_slower(serving: Serving, snapshot: Sna
 def test_impatient_clients_are_no_fault_of_a_candidate(serving: Serving, snapshot: SnapshotAssertion) -> None:
     world = serving()
     world.versions[1].latency_seconds = 3.0
-    world.surroundings.patience_seconds = 4.4
+    world.surroundings.patience_seconds = 4.48
     release(world, latency_seconds=3.0)
     world.settle(240, rate=20)
     assert world.stable == 2

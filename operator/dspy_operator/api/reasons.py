@@ -69,6 +69,7 @@ class Reason(StrEnum):
     COUNTS_MISSING = "CountsMissing"
     UNREACHABLE = "Unreachable"
     ABOVE_CEILING = "AboveCeiling"
+    OVERLOADED = "Overloaded"
     NOT_CONFIRMED = "NotConfirmed"
     SPEC_UNRESOLVED = "SpecUnresolved"
 

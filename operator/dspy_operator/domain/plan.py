@@ -72,7 +72,8 @@ def plan(snapshot: Snapshot, now: float) -> Plan:
         return _hands_off(snapshot, snapshot.program.newer_version, now)
     stored = snapshot.program.ledger or recover_ledger(snapshot, now)
     if snapshot.name_conflict:
-        return _refused(snapshot, stored, name_taken(snapshot.name_conflict), now)
+        # Nothing new begins, and going back waits for nobody.
+        snapshot = replace(snapshot, desired=name_taken(snapshot.name_conflict))
     ledger, events = advance(stored, snapshot, now)
     if snapshot.program.lost:
         events = (

@@ -177,6 +177,8 @@ def _available(snapshot: Snapshot, ledger: Ledger) -> Condition:
         return false("Available", problem.reason, problem.message)
     if snapshot.gateway.problem:
         return false("Available", snapshot.gateway.problem.reason, snapshot.gateway.problem.message)
+    if snapshot.name_conflict and isinstance(snapshot.desired, Problem):
+        return false("Available", snapshot.desired.reason, snapshot.desired.message)
     if snapshot.service_port is None:
         return false("Available", Reason.GATEWAY_NOT_READY, "The namespace's gateway is starting")
     return true("Available", Reason.SERVING)

@@ -87,18 +87,19 @@ class Observer:
         revisions, deployments = _owned(revisions, program.uid), _owned(deployments, program.uid)
         revisions_by_name = {item["metadata"]["name"]: read_revision(item) for item in revisions}
         mounts = await self._failed_mounts(namespace, pods)
-        name_conflict = _name_conflict(program, {"Service": services.get(name), "ConfigMap": routes_map})
+        named = {"Service": services.get(name), "ConfigMap": routes_map}
+        service, routes_map = (_ours(program, found) for found in named.values())
         return Snapshot(
             program=program,
             policies=policies,
             desired=await self._desired(program, manifest["spec"], revisions_by_name),
             revisions=revisions_by_name,
             workloads=_workloads(deployments, pods, services, mounts),
-            routes=None if name_conflict else read_routes(routes_map),
-            routes_version=routes_map["metadata"]["resourceVersion"] if routes_map and not name_conflict else None,
+            routes=read_routes(routes_map),
+            routes_version=routes_map["metadata"]["resourceVersion"] if routes_map else None,
             gateway=self._gateway(namespace, program.uid, read_ports(ports) or PortTable()),
-            service_port=None if name_conflict else target_port(services.get(name)),
-            name_conflict=name_conflict,
+            service_port=target_port(service),
+            name_conflict=_name_conflict(program, named),
         )
 
     async def _desired(
@@ -273,13 +274,16 @@ def target_port(service: Object | None) -> int | None:
     return int(service["spec"]["ports"][0]["targetPort"]) if service else None
 
 
-def _name_conflict(program: Program, objects: Mapping[str, Object | None]) -> str | None:
+def _ours(program: Program, found: Object | None) -> Object | None:
+    """The object if it belongs to this program."""
+    owners = found["metadata"].get("ownerReferences", ()) if found else ()
+    return found if any(owner["uid"] == program.uid for owner in owners) else None
+
+
+def _name_conflict(program: Program, named: Mapping[str, Object | None]) -> str | None:
     """The first object with a child's name that does not belong to this program."""
-    for kind, found in objects.items():
-        owners = (found or {}).get("metadata", {}).get("ownerReferences", ())
-        if found is not None and not any(owner["uid"] == program.uid for owner in owners):
-            return f"{kind} {found['metadata']['name']}"
-    return None
+    strangers = [(kind, found) for kind, found in named.items() if found and not _ours(program, found)]
+    return next((f"{kind} {found['metadata']['name']}" for kind, found in strangers), None)
 
 
 def _mismatch(spec: ProgramSpec, version: Version, settings: Settings) -> Problem | None:

@@ -9,7 +9,7 @@ replica, a late or lost poll give the same totals.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from dspy_contract.outcomes import FAILURES, Outcome
@@ -24,7 +24,7 @@ GONE_SECONDS = 60.0
 MOST_TOTALS = 200
 BEFORE = -1
 """The step of tables that are not of this release."""
-RECENT_REQUESTS, RECENT_CONNECTIONS = 100.0, 10.0
+RECENT_REQUESTS, RECENT_OVERLOAD, RECENT_CONNECTIONS = 100.0, 50.0, 10.0
 MOST_FAILURES_FOR_SLOW = 0.1
 
 
@@ -125,6 +125,9 @@ class Evidence:
     stable_unreachable: Recent = Recent()
     candidate_unreachable: Recent = Recent()
     """Connections that failed among the last 10 requests."""
+    stable_overloaded: Recent = Recent()
+    candidate_overloaded: Recent = Recent()
+    """Requests among the last 50 that the pods had no room for."""
 
     @property
     def ordered(self) -> tuple[Total, ...]:
@@ -215,17 +218,19 @@ def add_counts(*several: Counts) -> Counts:
 def _with_recent(evidence: Evidence) -> Evidence:
     stable = add_counts(*(total.stable for total in evidence.ordered))
     candidate = add_counts(*(total.candidate for total in evidence.ordered))
-    lost, failed = Outcome.CONNECTION_FAILURE, request_counts(stable).failures
+    lost, full = {Outcome.CONNECTION_FAILURE}, {Outcome.OVERLOADED}
     return replace(
         evidence,
-        stable_recent=evidence.stable_recent.after(stable.started, failed, RECENT_REQUESTS),
-        stable_unreachable=evidence.stable_unreachable.after(
-            stable.started, stable.outcomes.get(lost, 0), RECENT_CONNECTIONS
-        ),
-        candidate_unreachable=evidence.candidate_unreachable.after(
-            candidate.started, candidate.outcomes.get(lost, 0), RECENT_CONNECTIONS
-        ),
+        stable_recent=_after(evidence.stable_recent, stable, FAILURES, RECENT_REQUESTS),
+        stable_unreachable=_after(evidence.stable_unreachable, stable, lost, RECENT_CONNECTIONS),
+        candidate_unreachable=_after(evidence.candidate_unreachable, candidate, lost, RECENT_CONNECTIONS),
+        stable_overloaded=_after(evidence.stable_overloaded, stable, full, RECENT_OVERLOAD),
+        candidate_overloaded=_after(evidence.candidate_overloaded, candidate, full, RECENT_OVERLOAD),
     )
+
+
+def _after(recent: Recent, counts: Counts, bad: Collection[str], memory: float) -> Recent:
+    return recent.after(counts.started, sum(counts.outcomes.get(outcome, 0) for outcome in bad), memory)
 
 
 def _seen(

@@ -8,7 +8,12 @@ from dspy_operator.api.reasons import Reason
 from dspy_operator.domain.analysis.judge import above_ceiling, is_better
 from dspy_operator.domain.ledger import Ledger, Paused, Release
 from dspy_operator.domain.readiness import can_serve, fully_ready, problem_of
-from dspy_operator.domain.release.health import is_seen, spec_asks_for_another, stable_is_unhealthy
+from dspy_operator.domain.release.health import (
+    candidate_is_overloaded,
+    is_seen,
+    spec_asks_for_another,
+    stable_is_unhealthy,
+)
 from dspy_operator.domain.release.judging import analysis_of
 from dspy_operator.domain.release.messages import describe_step
 from dspy_operator.domain.snapshot import Problem, Snapshot
@@ -17,14 +22,16 @@ from dspy_operator.domain.transition import Event, Transition
 DEFAULT_PROGRESS_DEADLINE_SECONDS = 600.0
 DEFAULT_STEP_DEADLINE_SECONDS = 3600.0
 CEILING_WEIGHT_BP = 5_000
-"""A candidate above its ceiling keeps at most this weight: there the label test decides soonest."""
+"""A candidate in doubt keeps at most this weight: there the label test decides soonest."""
 
 SHOWN_AT_ONCE = frozenset(
     {
         Reason.POLICY_MISSING,
         Reason.PAUSED_BY_USER,
+        Reason.NAME_TAKEN,
         Reason.UNREADABLE,
         Reason.ABOVE_CEILING,
+        Reason.OVERLOADED,
         Reason.SPEC_UNRESOLVED,
     }
 )
@@ -67,7 +74,7 @@ def update_pause(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
 
 
 def halve_doubted(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
-    """A candidate above its ceiling falls to half of the traffic."""
+    """A candidate above its ceiling, or without room for its requests, falls to half of the traffic."""
     release = ledger.release
     if release is None or release.weight_bp <= CEILING_WEIGHT_BP or _doubted(release, snapshot) is None:
         return ledger, ()
@@ -85,6 +92,8 @@ def _lowered(release: Release) -> Paused | None:
 
 def _held_by_people(release: Release, snapshot: Snapshot) -> Paused | None:
     policy = snapshot.policy
+    if snapshot.name_conflict and isinstance(snapshot.desired, Problem):
+        return Paused(Reason.NAME_TAKEN, snapshot.desired.message)
     if release.policy and policy is None:
         message = f"The rollout {release.policy} is gone: create it again, or abort, or go back"
         return Paused(Reason.POLICY_MISSING, message)
@@ -97,7 +106,9 @@ def _held_by_people(release: Release, snapshot: Snapshot) -> Paused | None:
         message = (
             f"The spec no longer asks for the candidate, and what it asks for is not known: {snapshot.desired.message}"
         )
-        return Paused(Reason.SPEC_UNRESOLVED, message)
+        # What is being asked just now is no pause: the answer comes with one of the next passes.
+        asked = snapshot.desired.reason == Reason.RESOLVING
+        return Paused(Reason.RESOLVING if asked else Reason.SPEC_UNRESOLVED, message)
     return None
 
 
@@ -128,6 +139,10 @@ def _stable_in_trouble(ledger: Ledger, release: Release, snapshot: Snapshot) -> 
 def _doubted(release: Release, snapshot: Snapshot) -> Paused | None:
     if not is_seen(snapshot):
         return Paused(Reason.COUNTS_MISSING, "Waiting for fresh counts from every gateway pod")
+    if candidate_is_overloaded(release.evidence):
+        share = release.evidence.candidate_overloaded.share
+        message = f"The candidate's pods have no room for {share:.0%} of its recent requests: it needs more capacity"
+        return Paused(Reason.OVERLOADED, message)
     if not above_ceiling(release.evidence, analysis_of(release, snapshot), release.step):
         return None
     limit = f"{analysis_of(release, snapshot).error_rate.max_percent:g}%"

@@ -17,6 +17,8 @@ SUFFERS_SECONDS = 120.0
 UNREACHABLE_FAILURES = 1.5
 """Two of the last ten requests, the older the lighter."""
 
+OVERLOADED_SHARE, OVERLOADED_TIMES, OVERLOADED_ANSWERS = 0.02, 2.0, 1.5
+
 
 def stable_is_unhealthy(evidence: Evidence) -> bool:
     """True while stable itself fails more than half of its recent requests."""
@@ -37,6 +39,14 @@ def candidate_is_unreachable(evidence: Evidence) -> bool:
         evidence.candidate_unreachable.bad >= UNREACHABLE_FAILURES
         and evidence.stable_unreachable.bad < UNREACHABLE_FAILURES / 10
     )
+
+
+def candidate_is_overloaded(evidence: Evidence) -> bool:
+    """True while the candidate's pods have no room for far more of their requests than stable's: it needs capacity."""
+    recent = evidence.candidate_overloaded
+    if recent.bad < OVERLOADED_ANSWERS and recent.requests < 1 / OVERLOADED_SHARE:
+        return False  # one of a few requests is no share yet
+    return recent.share > max(OVERLOADED_SHARE, OVERLOADED_TIMES * evidence.stable_overloaded.share)
 
 
 def is_seen(snapshot: Snapshot) -> bool:
