@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import msgspec
@@ -78,6 +78,8 @@ class Routes:
 
     `backends` lists stable first: when nobody with weight can answer, the first that can takes the traffic.
     `refused` outlives a status that is lost. `needs` names features without which an agent must not serve candidates.
+    `content` is a hash of the text that they were read from, which agents confirm beside the serial: two processes of
+    different versions agree on a text, not on what they make of it.
     """
 
     program: str
@@ -89,6 +91,7 @@ class Routes:
     lowered: Lowered | None = None
     refused: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    content: str = field(default="", compare=False)
 
     def weight(self, revision: str) -> int:
         """The desired weight of a revision in basis points; 0 when it is not listed."""
@@ -140,19 +143,15 @@ def next_port(table: PortTable, now: float, rest_seconds: float) -> int | None:
     return next((port for port in range(FIRST_PORT, LAST_PORT + 1) if port not in taken), None)
 
 
-def content_hash(routes: Routes) -> str:
-    """A short hash of all that routes say: what an agent confirms beside the serial."""
-    return hashlib.sha256(dump(routes).encode()).hexdigest()[:16]
-
-
 def dump(value: Routes | PortTable) -> str:
     """The JSON text of a value of this contract."""
-    return msgspec.json.encode(value, order="sorted").decode()
+    bare = replace(value, content="") if isinstance(value, Routes) else value
+    return msgspec.json.encode(bare, order="sorted").decode()
 
 
 def load_routes(text: str) -> Routes:
     """Reads `dump(Routes)`; unknown fields, of a newer operator, are ignored. Raises what UNREADABLE names."""
-    return msgspec.json.decode(text, type=Routes)
+    return replace(msgspec.json.decode(text, type=Routes), content=hashlib.sha256(text.encode()).hexdigest()[:16])
 
 
 def load_ports(text: str) -> PortTable:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dspy_contract.routes import RUNTIME_PORT, PortTable, Routes, content_hash, effective_weights
+from dspy_contract.routes import RUNTIME_PORT, PortTable, Routes, effective_weights
 from dspy_contract.stat_names import OTHER, PREDICT, cluster_name
 from dspy_contract.state import FEATURES
 from dspy_gateway import envoy
@@ -136,7 +136,7 @@ def program_resources(
             if not addresses:
                 emptied.add(name)
     content = envoy.route_table(routes, weights, table, pod, namespace)
-    version = f"{routes.serial}:{content_hash(routes)}:{table}"
+    version = f"{routes.serial}:{routes.content}:{table}"
     return ProgramResources(uid, clusters, endpoints, frozenset(emptied), port.port, _resource(content, prefix=version))
 
 

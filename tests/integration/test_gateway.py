@@ -19,7 +19,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from kubernetes.aio import client
 from yarl import URL
 
-from dspy_contract.routes import Backend, Port, PortTable, ReleaseRef, Routes, content_hash
+from dspy_contract.routes import Backend, Port, PortTable, ReleaseRef, Routes, dump, load_routes
 from dspy_contract.state import EDGES_SECONDS, Counts, DrawTable, Interest, Poll, dump_poll, load_state
 from dspy_gateway.drain import drain
 from dspy_gateway.resources import DesiredState
@@ -157,11 +157,13 @@ async def test_a_waiting_poll_is_answered_when_a_serial_is_confirmed(gateway: Ga
     seen = (await gateway.agent.answer(Poll({UID: Interest()}))).token
     waiting = asyncio.create_task(gateway.agent.answer(Poll({UID: Interest()}, seen, wait_seconds=30)))
     changed = weighted(gateway.agent.desired, UID, {"old": 0, "new": 10_000})
-    await gateway.agent.update(changed)
+    read = load_routes(dump(changed.routes[UID]))
+    await gateway.agent.update(replace(changed, routes={**changed.routes, UID: read}))
     await asyncio.wait_for(waiting, 2)
     await gateway.confirmed()
     state = await gateway.poll(UID)
-    assert (state.serial, state.content) == (2, content_hash(changed.routes[UID]))
+    assert (state.serial, state.content) == (2, read.content)
+    assert read.content
 
 
 async def test_a_client_that_leaves_is_counted_as_cancelled(gateway: Gateway, upstreams: dict[str, Upstream]) -> None:

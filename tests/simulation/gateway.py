@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from dspy_contract.routes import Routes, content_hash, effective_weights
+from dspy_contract.routes import Routes, effective_weights
 from dspy_contract.stat_names import ENDED, OLDER, STARTED
 from dspy_contract.state import EDGES_SECONDS, FAST_EDGES_SECONDS, FEATURES, GatewayState, Poll, ProgramState
 from dspy_gateway.book import Book
@@ -152,7 +152,7 @@ class SimulatedGateway:
     def _state(self, obeyed: Routes, now: float) -> ProgramState:
         return ProgramState(
             serial=obeyed.serial,
-            content=content_hash(obeyed),
+            content=obeyed.content,
             listening=True,
             effective=dict(self.effective),
             totals=self.book.page(obeyed.uid).sums.totals(),

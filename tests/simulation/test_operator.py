@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -223,6 +224,33 @@ def test_a_lost_port_table_moves_no_port(world: World) -> None:
     world.api.remove("configmaps", NAMESPACE, "dspy-gateway")
     world.settle(10)
     assert world.api.get("services", NAMESPACE, PROGRAM) == before
+
+
+def test_an_edited_service_of_an_idle_program_is_led_back(world: World) -> None:
+    world.settle(20, rate=0)
+    before = world.api.get("services", NAMESPACE, PROGRAM)
+    assert before is not None
+    world.edit("services", lambda item: item["spec"]["ports"][0].update(targetPort=10_999))
+    world.settle(10)
+    after = world.api.get("services", NAMESPACE, PROGRAM)
+    assert after is not None
+    assert after["spec"] == before["spec"]
+
+
+def test_a_restored_cluster_s_routes_are_obeyed_again(world: World) -> None:
+    """Gateways know newer routes than the ledger and the ConfigMap, as after a restore of etcd."""
+    world.settle(20, rate=0)
+    routes = world.routes
+    assert routes is not None
+    newer = replace(routes, serial=routes.serial + 7, content="of a future that is gone")
+    for gateway in world.gateways.values():
+        gateway.obeyed = newer
+    world.restart_operator()
+    world.settle(15)
+    assert world.routes is not None
+    assert world.routes.serial > newer.serial
+    assert {gateway.obeyed for gateway in world.gateways.values()} == {world.routes}
+    assert all(gateway.obeyed.content == world.routes.content for gateway in world.gateways.values() if gateway.obeyed)
 
 
 def test_whoever_writes_routes_first_is_read_and_not_overwritten(world: World) -> None:

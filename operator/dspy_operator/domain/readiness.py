@@ -32,14 +32,20 @@ def problem_of(workload: Workload | None) -> Problem:
     )
 
 
-def serial_acked(gateway: Gateway, uid: str, serial: int, waited_seconds: float) -> bool:
-    """True when every gateway pod that carries traffic obeys the serial, which has been waited for that long."""
-    carrying = [state for pod, state in gateway.states.items() if pod in gateway.pods]
-    serials = [state.programs[uid].serial if uid in state.programs else 0 for state in carrying]
-    if not serials or any(known < serial for known in serials):
+def routes_acked(snapshot: Snapshot, serial: int, waited_seconds: float) -> bool:
+    """True when every gateway pod obeys the routes of this serial, word for word.
+
+    They have been waited for that long: a pod that does not answer, or carries no new connections, has a while for it.
+    """
+    gateway, routes = snapshot.gateway, snapshot.routes
+    if routes is None or routes.serial != serial:
         return False
-    silent = gateway.pods - set(gateway.states)
-    return not silent or waited_seconds > UNREACHABLE_GRACE_SECONDS
+    told = {pod: state.programs.get(routes.uid) for pod, state in gateway.states.items()}
+    obeying = {pod for pod, each in told.items() if each and (each.serial, each.content) == (serial, routes.content)}
+    late = {pod for pod, each in told.items() if each and each.listening} | gateway.pods
+    if not obeying & gateway.pods or (gateway.pods & told.keys()) - obeying:
+        return False
+    return late <= obeying or waited_seconds > UNREACHABLE_GRACE_SECONDS
 
 
 def requests_in_flight(gateway: Gateway, uid: str, revision: str) -> int | None:

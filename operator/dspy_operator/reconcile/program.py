@@ -11,6 +11,7 @@ from dspy_operator.api.reasons import Reason
 from dspy_operator.api.rollout import Analysis
 from dspy_operator.domain.ledger import Ledger
 from dspy_operator.domain.plan import RolloutStatus, needs_polling, plan
+from dspy_operator.domain.readiness import routes_acked
 from dspy_operator.domain.recovery import recover_ledger
 from dspy_operator.domain.release.judging import analysis_of
 from dspy_operator.domain.snapshot import DesiredRevision, Problem, Snapshot
@@ -46,6 +47,7 @@ class ProgramReconciler:
         self._latest: dict[tuple[str, str], Ledger] = {}
         self._analyses: dict[tuple[str, str], Analysis] = {}
         self._kept: dict[tuple[str, str], Mapping[str, int]] = {}
+        self._confirmed: dict[tuple[str, str], tuple[int, str]] = {}
         self._shown: dict[tuple[str, str], _Shown] = {}
 
     def known(self, namespace: str, name: str) -> Known | None:
@@ -68,7 +70,7 @@ class ProgramReconciler:
         """One pass; returns after how many seconds the program wants another."""
         manifest = await self._observer.program(namespace, name)
         if manifest is None:
-            for memory in (self._latest, self._analyses, self._kept, self._shown):
+            for memory in (self._latest, self._analyses, self._kept, self._confirmed, self._shown):
                 memory.pop((namespace, name), None)
             self._poller.follow(namespace, name, None)
             await self._orphans(namespace, name)
@@ -85,8 +87,8 @@ class ProgramReconciler:
         program, now = snapshot.program, self._clock()
         key = (program.namespace, program.name)
         decided = plan(self._shown_to_api(snapshot), now)
-        watch = needs_polling(decided.ledger) or (snapshot.service_port is None and decided.ledger.stable is not None)
-        self._poller.follow(program.namespace, program.name, program.uid if watch else None)
+        watched = needs_polling(decided.ledger) or self._is_unsettled(snapshot, decided.ledger)
+        self._poller.follow(program.namespace, program.name, program.uid if watched else None)
         if decided.status is not None:
             await self._executor.write_status(program, decided.status)
         # What is written is what the guard goes by, whatever becomes of the rest of the plan.
@@ -100,6 +102,19 @@ class ProgramReconciler:
             return 0.0
         poll = self._settings.registry_poll_seconds
         return min(poll, decided.wake_after_seconds) if decided.wake_after_seconds is not None else poll
+
+    def _is_unsettled(self, snapshot: Snapshot, ledger: Ledger) -> bool:
+        """True until the gateways have been seen to obey the routes that stand, and the Service leads to their port.
+
+        Once is enough: a restored cluster is found by whoever starts after it.
+        """
+        if ledger.stable is None:
+            return False
+        key, routes = (snapshot.program.namespace, snapshot.program.name), snapshot.routes
+        if routes is not None and routes_acked(snapshot, ledger.serial, 0.0):
+            self._confirmed[key] = (routes.serial, routes.content)
+        obeyed = routes is not None and self._confirmed.get(key) == (routes.serial, routes.content)
+        return not obeyed or snapshot.service_port is None or snapshot.service_port != snapshot.gateway.port
 
     def _shown_to_api(self, snapshot: Snapshot) -> Snapshot:
         """The snapshot with what the API said of a revision that is desired and not created yet."""

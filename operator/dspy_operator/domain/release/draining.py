@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dspy_operator.api.reasons import Reason
 from dspy_operator.domain.ledger import Draining, Ledger
-from dspy_operator.domain.readiness import can_serve, requests_in_flight, serial_acked
+from dspy_operator.domain.readiness import can_serve, requests_in_flight, routes_acked
 from dspy_operator.domain.snapshot import Snapshot
 from dspy_operator.domain.transition import Event, Transition
 
@@ -41,4 +41,4 @@ def _never_ran(snapshot: Snapshot, draining: Draining) -> bool:
 def _is_drained(ledger: Ledger, snapshot: Snapshot, draining: Draining) -> bool:
     """True when every gateway obeys routes that give it nothing."""
     unrouted = snapshot.routes is None or snapshot.routes.weight(draining.revision) == 0
-    return unrouted and serial_acked(snapshot.gateway, snapshot.program.uid, ledger.serial, draining.seconds)
+    return unrouted and routes_acked(snapshot, ledger.serial, draining.seconds)

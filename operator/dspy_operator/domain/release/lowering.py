@@ -13,7 +13,7 @@ from dspy_operator.api.reasons import Reason
 from dspy_operator.domain.analysis.judge import is_confirmed, judge
 from dspy_operator.domain.analysis.verdict import Verdict
 from dspy_operator.domain.ledger import Ledger, Lowering, Release
-from dspy_operator.domain.readiness import fully_ready, serial_acked
+from dspy_operator.domain.readiness import fully_ready, routes_acked
 from dspy_operator.domain.release.health import (
     SUFFERS_SECONDS,
     candidate_is_unreachable,
@@ -140,7 +140,7 @@ def _lower(
 
 def _confirm(ledger: Ledger, release: Release, lowered: Lowering, snapshot: Snapshot, now: float) -> Transition:
     """Refuses when the evidence still stands with every answer in; else the release goes on."""
-    acked = serial_acked(snapshot.gateway, snapshot.program.uid, ledger.serial, release.blocked_seconds)
+    acked = routes_acked(snapshot, ledger.serial, release.blocked_seconds)
     drawn = [table for table in release.evidence.tables.values() if table.total.weight > 0]
     if not acked or any(not table.settled for table in drawn):
         return ledger, ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dspy_operator.domain.analysis.judge import described
 from dspy_operator.domain.ledger import Ledger, Release
-from dspy_operator.domain.readiness import fully_ready, serial_acked
+from dspy_operator.domain.readiness import fully_ready, routes_acked
 from dspy_operator.domain.snapshot import Snapshot
 from dspy_operator.domain.steps import Progress
 
@@ -17,7 +17,7 @@ def step_label(release: Release) -> str:
 def progress_of(ledger: Ledger, release: Release, snapshot: Snapshot) -> Progress:
     """How far the step at hand is."""
     routed = snapshot.routes is not None and snapshot.routes.weight(release.candidate) == release.weight_bp
-    acked = serial_acked(snapshot.gateway, snapshot.program.uid, ledger.serial, release.step_seconds)
+    acked = routes_acked(snapshot, ledger.serial, release.step_seconds)
     return Progress(
         elapsed_seconds=release.step_seconds,
         candidate_requests=release.evidence.candidate.requests - release.step_started_requests,
