@@ -86,7 +86,7 @@ class World:
 
     def end(self) -> None:
         """Removes the namespace without waiting for it."""
-        kubectl(self.cluster, "delete", "namespace", self.namespace, "--wait=false")
+        kubectl(self.cluster, "delete", "namespace", self.namespace, "--wait=false", "--ignore-not-found")
 
     def log(self, *wanted: Mapping[str, str]) -> list[str]:
         """Logs versions to the registry (see log_versions.py); returns their numbers."""

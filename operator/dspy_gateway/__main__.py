@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
+
+# Before anything heavy is imported: without a handler the first process of a container ignores SIGTERM, and a pod that
+# is deleted while it starts would live until its grace is over.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
 import click
 from aiohttp import web

@@ -225,7 +225,6 @@ def listener(uid: str, port: int, address: str = "::") -> Resource:
         "path_with_escaped_slashes_action": "REJECT_REQUEST",
         "use_remote_address": True,
         "generate_request_id": True,
-        "preserve_external_request_id": True,
         "server_header_transformation": "PASS_THROUGH",
     }
     return _listener(uid, address, port, manager)
@@ -274,11 +273,14 @@ def route_table(routes: Routes, weights: Mapping[str, int], table: str, pod: str
 def _misdirected(program: str, namespace: str) -> Resource:
     """421 for a request by the cluster's name of another program: a stale Service must never reach this one.
 
-    Addresses, localhost and foreign domains pass.
+    In-cluster names are one label, a label and the namespace, or two labels before `svc`, and whatever a mesh puts
+    before them. Addresses, localhost and foreign domains pass, also where the namespace has a top-level domain's name.
     """
-    space, own = re.escape(namespace), re.escape(program)
-    inside = rf"(?i)([a-z0-9-]+|[a-z0-9.-]+\.({space}|svc|svc\.[a-z0-9.-]+))\.?(:[0-9]+)?"
-    allowed = rf"(?i)({own}(\.{space}(\.svc(\.[a-z0-9.-]+)?)?)?|localhost|[0-9]+(\.[0-9]+){{3}})\.?(:[0-9]+)?"
+    space, own, label, more = re.escape(namespace), re.escape(program), "[a-z0-9-]+", r"([a-z0-9_.-]+\.)?"
+    service = r"svc(\.[a-z0-9.-]+)?"
+    inside = rf"(?i)({label}|{label}\.{space}|{more}{label}\.{label}\.{service})\.?(:[0-9]+)?"
+    address = r"[0-9]+(\.[0-9]+){3}"
+    allowed = rf"(?i)({own}|{own}\.{space}|{more}{own}\.{space}\.{service}|localhost|{address})\.?(:[0-9]+)?"
     headers = [
         {"name": ":authority", "string_match": {"safe_regex": {"regex": inside}}},
         {"name": ":authority", "string_match": {"safe_regex": {"regex": allowed}}, "invert_match": True},

@@ -31,7 +31,7 @@ class Settings(BaseSettings):
     """A file with the token that whoever asks for the state must send; None: anybody may ask."""
     memory_limit_bytes: int | None = None
     """What Envoy may use before it sheds load; None: it never does."""
-    drain_notice_seconds: float = 3.0
+    drain_notice_seconds: float = 2.0
     """How long the gateway goes on serving as usual after it began to fail its readiness."""
     drain_seconds: float = 600.0
     """How long a gateway that ends waits for requests in flight."""

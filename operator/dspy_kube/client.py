@@ -106,10 +106,10 @@ class Kube:
             async for line in response.response.content:
                 if not line.strip():
                     continue
-                event = json.loads(line)
-                if event["type"] == "ERROR":
+                kind, item = _event(line)
+                if kind == "ERROR":
                     raise GoneError
-                yield event["type"], event["object"]
+                yield kind, item
         finally:
             response.response.close()
 
@@ -134,6 +134,14 @@ class Kube:
             auth_settings=["BearerToken"],
         )
         return await self._api.call_api(*arguments, _request_timeout=limit)
+
+
+def _event(line: bytes) -> tuple[str, Object]:
+    """One line of a watch. Raises ValueError for one that is none."""
+    event = json.loads(line)
+    if not isinstance(event, dict) or not isinstance(event.get("object"), dict) or "type" not in event:
+        raise ValueError("a line of a watch is no event")
+    return event["type"], event["object"]
 
 
 class GoneError(Exception):

@@ -7,13 +7,17 @@ when that is too long ago, since a watch that is silent without dying cannot be 
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable, Mapping
 
 from dspy_contract.logs import Logger
 from dspy_kube.client import UNREACHABLE, ApiException, GoneError, Kube, Object
 
 PAGE = 500
-RETRY_SECONDS = 0.5
+RETRY_SECONDS, LONGEST_RETRY_SECONDS = 0.5, 10.0
+"""Between two listings while watches fail: doubled each time, and spread, so that a server that recovers is not met by
+all of them at once."""
+
 log = Logger(__name__)
 
 
@@ -44,14 +48,19 @@ class Watch:
 
     async def run(self) -> None:
         """Follows for ever."""
+        failures = 0
         while True:
             try:
-                await self._follow(await self._list())
+                version = await self._list()
+                failures = 0
+                await self._follow(version)
             except GoneError:
                 pass
-            except (ApiException, ValueError, KeyError, *UNREACHABLE) as error:
+            except (ApiException, ValueError, KeyError, TypeError, *UNREACHABLE) as error:
+                failures += 1
                 log.warning("A watch was lost and begins again", path=self._path, error=type(error).__name__)
-            await asyncio.sleep(RETRY_SECONDS)
+            longest = min(RETRY_SECONDS * 2.0 ** min(failures, 10), LONGEST_RETRY_SECONDS)
+            await asyncio.sleep(longest * random.uniform(0.5, 1.0))
 
     async def _follow(self, version: str) -> None:
         while True:

@@ -35,7 +35,7 @@ class Settings(BaseSettings):
     """Requests that may wait for a place; the next is answered 503."""
     timeout_seconds: float = 60.0
     """How long one request may take, waiting included."""
-    host: str = "0.0.0.0"
+    host: str = ""
     """The address of both servers."""
     port: int = 8080
     """The port of /predict and /schema."""

@@ -315,6 +315,12 @@ def test_deleting_programs_leaves_nothing_behind(world: World, versions: dict[st
     world.wait(lambda: not world.names(kinds, "dspy.dev/gateway=true"), "no gateway is left", 120)
 
 
+def test_an_idle_namespace_is_deleted_in_seconds(world: World, versions: dict[str, str]) -> None:
+    world.apply(program(NAME, versions["good"]))
+    world.wait_condition(NAME, "Available", "True")
+    world.kubectl("delete", "namespace", world.namespace, "--wait", "--timeout=60s")
+
+
 def test_ten_releases_at_a_hundred_requests_a_second_lose_none(world: World, versions: dict[str, str]) -> None:
     quick = rollout(NAME, [{"setWeight": 50}, {"pause": {"seconds": 1}}], analysis={"onUndecided": "Promote"})
     world.apply(quick, program(NAME, versions["good"]))

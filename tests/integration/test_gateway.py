@@ -460,7 +460,9 @@ async def test_routes_that_no_envoy_would_take_leave_the_last_good_ones_and_are_
         ("program-{uid}", 200), ("program-{uid}.default", 200), ("program-{uid}.default.svc", 200),
         ("program-{uid}.default.svc.cluster.local:80", 200), ("127.0.0.1:8080", 200), ("localhost:8080", 200),
         ("triage.example.com", 200), ("other", 421), ("other.default", 421), ("other.elsewhere.svc", 421),
-        ("OTHER.default.svc.cluster.local", 421),
+        ("OTHER.default.svc.cluster.local", 421), ("triage.example.default", 200), ("triage.example.svc", 421),
+        ("outbound_.80_._.program-{uid}.default.svc.cluster.local", 200),
+        ("outbound_.80_._.other.default.svc.cluster.local", 421), ("pod-0.other.default.svc", 421),
     ],
 )  # fmt: skip
 async def test_a_request_by_the_name_of_another_program_is_refused(gateway: Gateway, host: str, status: int) -> None:

@@ -25,6 +25,9 @@ NOTICE_SECONDS = 40
 BOOTSTRAP = f"{FOLDER}/bootstrap.yaml"
 TOKEN_FOLDER = "/var/run/secrets/dspy.dev/gateway"
 TOKEN_KEY = "token"
+WORKERS = 2
+"""Envoy's threads. Its own default is one for each core of the node, each with memory of its own."""
+
 MEMORY_LIMIT_BYTES = 1 << 30
 """Of the Envoy container: it sheds load before the kernel ends it."""
 
@@ -160,6 +163,8 @@ def _envoy(settings: GatewaySettings) -> Manifest:
             "-c",
             BOOTSTRAP,
             "--disable-hot-restart",
+            "--concurrency",
+            str(WORKERS),
             "--log-level",
             "warning",
             "--component-log-level",

@@ -19,7 +19,7 @@ from dspy_operator.api.program import NOT_IN_REVISION, ProgramSpec
 from dspy_operator.domain.snapshot import Program, Revision, Version
 
 PROBE_PORT = 8081
-PRE_STOP_SECONDS = 4
+PRE_STOP_SECONDS = 2
 """Longer than an endpoint takes to leave every gateway, so that no request meets a pod that has stopped."""
 
 CREDENTIALS_FOLDER = "/var/run/secrets/dspy.dev/lm"
