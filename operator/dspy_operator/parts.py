@@ -52,7 +52,14 @@ def assemble(
     leads: Callable[[], bool],
     clock: Callable[[], float] = time.time,
 ) -> Parts:
-    """Puts the parts together. `leads` is true while this process holds its Lease: only then are switches renewed."""
+    """Puts the parts together. `leads` is true while this process holds its Lease: only then are switches renewed.
+
+    Times are of the millisecond, as they are stored: what is read back equals what was written.
+    """
+
+    def now() -> float:
+        return round(clock(), 3)
+
     passes = WorkQueue("passes", lambda key: controller.work(key))
     looks = WorkQueue("guard", lambda key: guard.work(key))
 
@@ -81,9 +88,9 @@ def assemble(
     executor = Executor(kube, store)
     gateways = GatewayReconciler(kube, executor, settings, token)
     observer = Observer(kube, registries, poller, gateways.problems, settings)
-    programs = ProgramReconciler(observer, executor, poller, settings, clock)
-    guard = Guard(kube, store, poller, programs.known, passes.add, clock)
-    controller = Controller(programs, gateways, passes.add, clock)
+    programs = ProgramReconciler(observer, executor, poller, settings, now)
+    guard = Guard(kube, store, poller, programs.known, passes.add, now)
+    controller = Controller(programs, gateways, passes.add, now)
     watches = tuple(
         Watch(
             kube,

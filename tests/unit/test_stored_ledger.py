@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -48,6 +51,31 @@ def test_a_ledger_survives_the_status() -> None:
 def test_a_status_that_never_held_one_is_no_trouble() -> None:
     found = read_ledger({})
     assert (found.ledger, found.lost, found.newer_version) == (None, "", None)
+
+
+def test_a_ledger_of_version_1_in_mid_release_goes_on() -> None:
+    """Written by the operator whose times were Unix seconds, after a rollback and in the middle of another release."""
+    status = json.loads((Path(__file__).parent / "ledgers" / "version_1.json").read_text())
+    ledger = read_ledger(status).ledger
+    assert ledger is not None
+    assert ledger.release is not None
+    assert (ledger.releases, ledger.release.step, ledger.release.weight_bp) == (2, 3, 5_000)
+    assert ledger.release.evidence.candidate.requests > 0
+    assert [refused.at for refused in ledger.refused] == [pytest.approx(1_000_015.5)]
+    again = read_ledger(_status(ledger)).ledger
+    assert again is not None
+    assert read_ledger(_status(again)).ledger == again, "what is read back equals what was written"
+
+
+def test_no_time_in_a_status_is_a_number() -> None:
+    status = json.loads((Path(__file__).parent / "ledgers" / "version_1.json").read_text())
+    ledger = read_ledger(status).ledger
+    assert ledger is not None
+    assert not re.findall(r"(?<![.\d])\d{7,}", json.dumps(_status(ledger)))
+
+
+def _status(ledger: Ledger) -> dict[str, Any]:
+    return {"release": {**to_dict(ledger), "version": VERSION}, "history": to_dict(ledger)["history"]}
 
 
 def test_a_ledger_without_a_version_is_migrated() -> None:

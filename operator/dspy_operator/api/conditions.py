@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
+
+from dspy_operator.api.times import timestamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +36,6 @@ def merged(
     """The conditions as the API's list, keeping the transition time of those whose status did not flip."""
     known = {condition["type"]: condition for condition in before}
     return [_merged(known.get(condition.type), condition, generation, now) for condition in conditions]
-
-
-def timestamp(now: float) -> str:
-    """Unix seconds as the API writes times."""
-    return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def seconds(text: str) -> float:
-    """A time of the API as Unix seconds."""
-    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
 
 
 def _merged(before: Mapping[str, Any] | None, condition: Condition, generation: int, now: float) -> dict[str, Any]:

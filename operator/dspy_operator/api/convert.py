@@ -10,6 +10,8 @@ import cattrs
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 from cattrs.strategies import configure_tagged_union
 
+from dspy_operator.api.times import UnixSeconds, precise, seconds
+
 T = TypeVar("T")
 
 
@@ -35,7 +37,18 @@ def _converter() -> cattrs.Converter:
     # JSON has no infinity: an e-process that lost everything says null.
     converter.register_unstructure_hook(float, lambda value: value if math.isfinite(value) else None)
     converter.register_structure_hook(float, lambda value, _: -math.inf if value is None else float(value))
+    converter.register_unstructure_hook_func(_is_time, precise)
+    converter.register_structure_hook_func(_is_time, lambda value, _: _time(value))
     return converter
+
+
+def _is_time(kind: Any) -> bool:
+    return kind is UnixSeconds
+
+
+def _time(value: Any) -> float:
+    """A time as it is written, or Unix seconds, as ledgers before version 2 had them."""
+    return seconds(value) if isinstance(value, str) else float(value)
 
 
 _CONVERTER = _converter()

@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from dspy_contract.routes import TOTAL_WEIGHT
+from dspy_operator.api.times import UnixSeconds
 from dspy_operator.domain.analysis.evidence import Evidence, RequestCounts
 from dspy_operator.domain.steps import Step
 
 LONGEST_HISTORY = 10
 LONGEST_REFUSED = 20
-VERSION = 1
+VERSION = 2
 """Of the ledger's form. One of a newer version is never written over; older ones are migrated."""
 
 
@@ -51,7 +52,7 @@ class Release:
 
     id: int
     candidate: str
-    started_at: float
+    started_at: UnixSeconds
     generation: int = 0
     """The newest generation of the spec that asked for the candidate."""
     policy: str | None = None
@@ -68,7 +69,7 @@ class Release:
     step_started_requests: int = 0
     weight_bp: int = 0
     """The candidate's desired weight, in basis points."""
-    steps_ended_at: float | None = None
+    steps_ended_at: UnixSeconds | None = None
     """When the last step was done; requests that were drawn before must be answered before a promotion."""
     ready_once: bool = False
     """Whether the candidate has been ready; until then the progress deadline runs."""
@@ -77,9 +78,9 @@ class Release:
     """The number of the last `lowered` that a pass has answered."""
     lowerings: Mapping[str, int] = field(default_factory=dict)
     """How often the candidate was lowered, by reason: some waits double each time."""
-    crashed: Mapping[str, float] = field(default_factory=dict)
+    crashed: Mapping[str, UnixSeconds] = field(default_factory=dict)
     """Pods of the candidate that ended by themselves since the release began, and when that was seen first."""
-    stable_crashed: Mapping[str, float] = field(default_factory=dict)
+    stable_crashed: Mapping[str, UnixSeconds] = field(default_factory=dict)
     """The same of stable's pods."""
     crashed_before: tuple[str, ...] = ()
     """Those that had before: they are no fault of this release."""
@@ -95,7 +96,7 @@ class Refused:
     outcome: str
     reason: str
     message: str
-    at: float
+    at: UnixSeconds
     step: str = ""
     stable: RequestCounts = RequestCounts()
     candidate: RequestCounts = RequestCounts()
@@ -117,7 +118,7 @@ class Ended:
     revision: str
     outcome: str
     message: str
-    at: float
+    at: UnixSeconds
     version: str = ""
 
 
@@ -139,9 +140,9 @@ class Ledger:
     """The request annotation that was handled last."""
     request_outcome: str = ""
     """What became of it."""
-    ticked_at: float = 0.0
+    ticked_at: UnixSeconds = 0.0
     """When the last pass was; Unix seconds."""
-    checkpointed_at: float = 0.0
+    checkpointed_at: UnixSeconds = 0.0
     """When evidence was last written."""
 
     def problem(self) -> str:

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from dspy_operator.api.conditions import Condition, false, merged, seconds, timestamp, true
+from dspy_operator.api.conditions import Condition, false, merged, true
 from dspy_operator.api.convert import to_dict
 from dspy_operator.api.reasons import Reason
 from dspy_operator.api.rollout import Policy
+from dspy_operator.api.times import seconds, timestamp
 from dspy_operator.domain.analysis.evidence import RequestCounts
 from dspy_operator.domain.analysis.judge import judge
 from dspy_operator.domain.ledger import Ledger, Release
@@ -136,7 +137,7 @@ def _base(snapshot: Snapshot, ledger: Ledger, conditions: list[Condition], now: 
     return {
         "observedGeneration": snapshot.program.generation,
         "release": _stored(ledger),
-        "history": [{**to_dict(ended), "at": timestamp(ended.at)} for ended in ledger.history],
+        "history": [to_dict(ended) for ended in ledger.history],
         **({"request": ledger.request_outcome} if ledger.request_outcome else {}),
         "conditions": merged(before, conditions, snapshot.program.generation, now),
     }

@@ -9,7 +9,6 @@ from typing import Any
 
 import cattrs
 
-from dspy_operator.api.conditions import seconds
 from dspy_operator.api.convert import from_dict
 from dspy_operator.domain.ledger import VERSION, Ledger
 
@@ -34,8 +33,7 @@ def read_ledger(status: Mapping[str, Any]) -> Stored:
     try:
         if version == 0:
             content = _from_version_0(content)
-        history = [{**ended, "at": _time(ended["at"])} for ended in status.get("history", ())]
-        ledger = from_dict({**content, "version": VERSION, "history": history}, Ledger)
+        ledger = from_dict({**content, "version": VERSION, "history": status.get("history", ())}, Ledger)
     except (cattrs.BaseValidationError, KeyError, TypeError, ValueError, AttributeError) as error:
         return Stored(lost=f"{type(error).__name__}: {'; '.join(_reasons(error))}")
     problem = ledger.problem()
@@ -82,11 +80,6 @@ def _step_from_version_0(step: Mapping[str, Any]) -> dict[str, Any]:
     if "requests" in pause:
         return {"kind": "PauseRequests", "requests": pause["requests"]}
     return {"kind": "PauseSeconds", "seconds": pause["seconds"]}
-
-
-def _time(at: Any) -> float:
-    """A time of the history: RFC 3339, or Unix seconds as it was before ledgers had a version."""
-    return seconds(at) if isinstance(at, str) else float(at)
 
 
 def _reasons(error: BaseException) -> list[str]:

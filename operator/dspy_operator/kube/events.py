@@ -7,8 +7,8 @@ import socket
 
 from dspy_contract.logs import Logger
 from dspy_kube.client import UNREACHABLE, ApiException, ConflictException, Kube
-from dspy_operator.api.conditions import timestamp
 from dspy_operator.api.names import API_VERSION, FIELD_MANAGER
+from dspy_operator.api.times import timestamp
 from dspy_operator.domain.snapshot import Program
 from dspy_operator.domain.transition import Event
 from dspy_operator.kube.paths import path

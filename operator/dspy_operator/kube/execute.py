@@ -12,6 +12,7 @@ from dspy_kube.client import APPLY, MERGE, UNREACHABLE, ApiException, ConflictEx
 from dspy_kube.store import Store
 from dspy_operator.api.names import FIELD_MANAGER, MANAGED_BY_LABEL, STABLE_ANNOTATION
 from dspy_operator.api.reasons import Reason
+from dspy_operator.api.times import precise
 from dspy_operator.domain.actions import (
     Action,
     ApplyService,
@@ -128,7 +129,7 @@ class Executor:
             case ApplyService(port, create):
                 await self.apply(manifests.service(program, port), create)
             case MarkStable(revision_name, at):
-                body = {"metadata": {"annotations": {STABLE_ANNOTATION: f"{at:.3f}"}}}
+                body = {"metadata": {"annotations": {STABLE_ANNOTATION: precise(at)}}}
                 await self._kube.request(
                     "PATCH", path("Deployment", program.namespace, revision_name), _MANAGER, body, MERGE
                 )

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dspy_operator.api.names import STABLE_ANNOTATION
+from dspy_operator.api.times import seconds
 from dspy_operator.domain.snapshot import Problem, Workload
 from dspy_operator.resources.revision import CONTAINER
 
@@ -45,7 +46,10 @@ def _problem(pods: Iterable[Object], messages: Sequence[Problem], mounts: Mappin
 
 def _promoted_at(deployment: Object) -> float | None:
     promoted = (deployment["metadata"].get("annotations") or {}).get(STABLE_ANNOTATION)
-    return float(promoted) if promoted else None
+    if not promoted:
+        return None
+    # Before ledgers of version 2 it was Unix seconds.
+    return seconds(promoted) if "T" in promoted else float(promoted)
 
 
 def _container(pod: Object) -> Object:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from dspy_contract.outcomes import FAILURES, Outcome
 from dspy_contract.state import Counts, DrawTable, GatewayState
+from dspy_operator.api.times import UnixSeconds
 from dspy_operator.domain.analysis.streams import slow_bounds
 
 TOTAL_SECONDS = 300.0
@@ -62,7 +63,7 @@ class Total:
     """
 
     weight: float
-    since: float
+    since: UnixSeconds
     judged: bool
     bounded: bool
     warm: bool
@@ -78,8 +79,8 @@ class Table:
     pod: str
     incarnation: str
     number: int
-    opened_at: float
-    seen_at: float
+    opened_at: UnixSeconds
+    seen_at: UnixSeconds
     settled: bool
     total: Total
 
