@@ -17,6 +17,9 @@ TOTAL_WEIGHT = 10_000
 """All of the traffic, in basis points."""
 
 ROUTES_LABEL = "dspy.dev/routes"
+RELEASE_NEEDS = ("tables", "switch")
+"""Features of an agent without which no candidate gets traffic from it."""
+
 PORTS_LABEL = "dspy.dev/ports"
 REVISION_LABEL = "dspy.dev/revision"
 PROGRAM_LABEL = "dspy.dev/program"

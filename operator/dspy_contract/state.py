@@ -91,7 +91,6 @@ class GatewayState:
 
     pod: str
     incarnation: str
-    age_seconds: float
     token: str
     programs: Mapping[str, ProgramState]
     features: tuple[str, ...] = ()

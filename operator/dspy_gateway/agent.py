@@ -55,7 +55,6 @@ class Agent:
         self.has_state = stored is not None
         """True once the agent knows what to serve, from its file or from the API server."""
         self.book = persisted.load_book(self._book_file)
-        self._started_at = time.monotonic()
         self._looked_at = float("-inf")
         self.discovery = xds.DiscoveryServer(self._envoy_answered, self._refused, self._new_envoy)
         listener = envoy.listener("", 1, settings.address)
@@ -146,7 +145,6 @@ class Agent:
         return GatewayState(
             pod=self.settings.pod,
             incarnation=self.book.incarnation,
-            age_seconds=round(time.monotonic() - self._started_at, 3),
             token=f"{self._process}-{self._sequence}",
             programs={uid: self._program_state(uid) for uid in chosen if uid in self.desired.ports.ports},
             features=FEATURES,

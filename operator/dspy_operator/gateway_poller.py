@@ -86,7 +86,7 @@ class Poller:
         known = self._namespaces.setdefault(namespace, _Namespace())
         if uid is not None:
             known.interested[program] = uid
-            if known.task is None:
+            if known.task is None or known.task.done():
                 known.task = asyncio.create_task(self._follow(namespace, known))
         else:
             known.interested.pop(program, None)
@@ -161,7 +161,8 @@ class Poller:
             before = pod.state.programs if pod.state and interested == asked and poll.seen else {}
             pod.state, pod.at = replace(state, programs={**before, **state.programs}), _now() - state.counts_age_seconds
             token, asked, incarnation = state.token, interested, state.incarnation
-            for program in known.interested:
+            # Only those with news: somebody else's failures wake nobody.
+            for program in [name for name, uid in known.interested.items() if uid in state.programs]:
                 self._wake(namespace, program)
             await asyncio.sleep(SPACING_SECONDS)
 

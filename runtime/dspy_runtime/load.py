@@ -19,8 +19,25 @@ from dspy_runtime.failures import (
     ModelNotFoundError,
     PythonMismatchError,
     RegistryUnavailableError,
+    StartError,
     described,
 )
+
+_LASTING = (
+    ModelLoadError,
+    ImportError,
+    AttributeError,
+    NameError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    LookupError,
+    EOFError,
+    FileNotFoundError,
+    pickle.UnpicklingError,
+    yaml.YAMLError,
+)
+"""What the artifact and the image make of each other: another try ends alike."""
 
 _MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
@@ -60,11 +77,17 @@ def check_python(folder: Path) -> None:
 
 
 def load_program(folder: Path) -> tuple[Any, Any]:
-    """The program and the adapter it was saved with (None for the default). Raises ModelLoadError."""
+    """The program and the adapter it was saved with (None for the default).
+
+    Raises ModelLoadError for what no time heals, and StartError for the rest: a disk that is full and a vector store
+    that is away are no property of a version.
+    """
     try:
         return _load(folder)
-    except Exception as error:
+    except _LASTING as error:
         raise ModelLoadError(f"the model does not load: {described(error)}") from error
+    except Exception as error:
+        raise StartError(f"the model did not load: {described(error)}") from error
 
 
 def _load(folder: Path) -> tuple[Any, Any]:

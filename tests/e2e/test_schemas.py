@@ -111,7 +111,7 @@ INVALID: list[tuple[dict[str, Any], str, str]] = [
         "spec.strategy.canary.steps[0].pause",
         "exactly one of them",
     ),
-    (rollout("qa", [{"setWeight": 100}]), "spec.strategy.canary.steps[0].setWeight", "less than or equal to 99"),
+    (rollout("qa", [{"setWeight": 100}]), "spec.strategy.canary.steps[0].setWeight", "at most 99: without any traffic"),
     (rollout("qa", [{"setWeight": 0}]), "spec.strategy.canary.steps", "a weight above 0"),
     (rollout("qa", [{"pause": {"seconds": 1}}]), "spec.strategy.canary.steps", "a weight above 0"),
     (rollout("qa", [PAUSE, {"setWeight": 5}]), "spec.strategy.canary.steps", "must begin with a setWeight"),

@@ -71,7 +71,6 @@ class SimulatedGateway:
     """One gateway pod of the one program. Time is passed in; `ready` tells the ready pods of each revision."""
 
     pod: str
-    began_at: float
     ready: Callable[[], Mapping[str, int]]
     answer_of: Callable[[str], Answer]
     book: Book = field(default_factory=Book)
@@ -116,7 +115,7 @@ class SimulatedGateway:
                 self.switches.renew(uid, interest.guarding, now)
             self.book.forget_tables(uid, interest.kept, now)
         programs = {self.obeyed.uid: self._state(self.obeyed, now)} if self.obeyed else {}
-        return GatewayState(self.pod, self.book.incarnation, now - self.began_at, "", programs, FEATURES)
+        return GatewayState(self.pod, self.book.incarnation, "", programs, FEATURES)
 
     def restart_envoy(self, now: float) -> None:
         """Envoy ends: what it had in flight is lost, and its counters begin anew."""

@@ -379,7 +379,7 @@ class World:
         self._born[name] = self.now
         self.api.put("pods", _pod(name, owner, deployment))
         if owner == GATEWAY_NAME:
-            self.gateways[name] = SimulatedGateway(name, self.now, self.ready_pods, self._answer_of)
+            self.gateways[name] = SimulatedGateway(name, self.ready_pods, self._answer_of)
 
     def _probe(self, name: str, item: Object) -> None:
         revision = item["metadata"]["labels"].get(REVISION_LABEL)

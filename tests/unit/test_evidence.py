@@ -24,7 +24,7 @@ def table(number: int, old: Counts, new: Counts, weight: int = 1_000, **about: A
 
 
 def state(*tables: DrawTable, pod: str = "a", incarnation: str = "i") -> GatewayState:
-    return GatewayState(pod, incarnation, 100.0, "", {UID: ProgramState(tables=tables)})
+    return GatewayState(pod, incarnation, "", {UID: ProgramState(tables=tables)})
 
 
 def look(evidence: Evidence, *states: GatewayState, now: float = STARTED_AT + 10, step: int = 0) -> Evidence:

@@ -114,7 +114,7 @@ def test_routes_survive_json(desired: Routes) -> None:
 def test_states_and_ports_survive_json() -> None:
     counts = {"a": Counts(5, {"ok": 4}, {3: 2})}
     program = ProgramState(3, "hash", True, {"a": 10_000}, counts, (DrawTable(1, 0.5, {"a": 10_000}, counts),))
-    state = GatewayState("pod", "incarnation", 1.5, "token", {"uid": program})
+    state = GatewayState("pod", "incarnation", "token", {"uid": program})
     assert load_state(dump_state(state)) == state
     assert state.programs["uid"].totals["a"].open == 1
     poll = Poll({"uid": Interest(guarding=3, kept=7)}, "token", 1.0)

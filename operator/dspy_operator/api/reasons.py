@@ -36,6 +36,7 @@ class Reason(StrEnum):
     SERVING = "Serving"
     GATEWAY_NOT_READY = "GatewayNotReady"
     GATEWAY_REFUSED = "GatewayRefused"
+    GATEWAY_TOO_OLD = "GatewayTooOld"
     NO_PORT = "NoPort"
     CURRENT = "Current"
     WAITING = "Waiting"

@@ -53,10 +53,11 @@ class MarkStable:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Deletes an object of ours."""
+    """Deletes an object of ours: the very one that was seen, where its uid is given."""
 
     kind: str
     name: str
+    uid: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,8 +69,9 @@ class Release:
     step_started_requests: int = 0
     weight_bp: int = 0
     """The candidate's desired weight, in basis points."""
-    steps_ended_at: UnixSeconds | None = None
-    """When the last step was done; requests that were drawn before must be answered before a promotion."""
+    drawn_in_steps: Mapping[str, int] | None = None
+    """By gateway pod and incarnation, the newest draw table when the last step was done: what these and all before
+    them drew must be answered before a promotion."""
     ready_once: bool = False
     """Whether the candidate has been ready; until then the progress deadline runs."""
     lowered: Lowering | None = None

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dspy_contract.routes import TOTAL_WEIGHT, Backend, ReleaseRef, Routes
+from dspy_contract.routes import RELEASE_NEEDS, TOTAL_WEIGHT, Backend, ReleaseRef, Routes
 from dspy_operator.api.reasons import Reason
 from dspy_operator.domain import status
 from dspy_operator.domain.actions import (
@@ -165,7 +165,7 @@ def _desired_routes(snapshot: Snapshot, ledger: Ledger, targets: tuple[Target, .
         backends=tuple(Backend(target.revision, target.weight_bp) for target in targets),
         release=_release_ref(ledger, release) if release else None,
         refused=tuple(refused.revision for refused in ledger.refused),
-        needs=("tables", "switch") if release else (),
+        needs=RELEASE_NEEDS if release else (),
     )
     newest = newest_serial(snapshot.gateway.states.values(), program.uid, current)
     if current is not None and newest == current.serial and current == desired:
@@ -197,7 +197,7 @@ def _creations(snapshot: Snapshot, targets: tuple[Target, ...]) -> tuple[Action,
         if target.revision not in snapshot.revisions and isinstance(snapshot.desired, DesiredRevision):
             actions.append(CreateRevision(snapshot.desired))
         workload = snapshot.workloads.get(target.revision)
-        if workload is None or not workload.has_service or workload.replicas != target.replicas:
+        if workload is None or workload.service_uid is None or workload.replicas != target.replicas:
             actions.append(ServeRevision(revision, target.replicas, create=workload is None))
     return tuple(actions)
 
@@ -227,14 +227,14 @@ def _mark_stable(snapshot: Snapshot, ledger: Ledger, now: float) -> tuple[MarkSt
 
 
 def _deletions(snapshot: Snapshot, kept: list[str]) -> tuple[Delete, ...]:
-    gone = [name for name in snapshot.workloads if name not in kept]
+    gone = {name: workload for name, workload in snapshot.workloads.items() if name not in kept}
     old = sorted(
         (revision for revision in snapshot.revisions.values() if revision.name not in kept),
         key=lambda each: each.created,
     )
     surplus = old[: max(len(old) - KEPT_REVISIONS, 0)]
     return (
-        *(Delete("Service", name) for name in gone),
-        *(Delete("Deployment", name) for name in gone),
+        *(Delete("Service", name, each.service_uid) for name, each in gone.items() if each.service_uid is not None),
+        *(Delete("Deployment", name, each.uid) for name, each in gone.items()),
         *(Delete("ControllerRevision", revision.name) for revision in surplus),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from dspy_operator.domain.snapshot import Gateway, Problem, Snapshot, Workload
 
 UNREACHABLE_GRACE_SECONDS = 10.0
@@ -46,6 +48,21 @@ def routes_acked(snapshot: Snapshot, serial: int, waited_seconds: float) -> bool
     if not obeying & gateway.pods or (gateway.pods & told.keys()) - obeying:
         return False
     return late <= obeying or waited_seconds > UNREACHABLE_GRACE_SECONDS
+
+
+def refusal_of(gateway: Gateway, uid: str) -> str:
+    """Why some gateway pod does not obey the newest routes, in Envoy's words; empty where none refuses them."""
+    told = {pod: state.programs[uid].refusal for pod, state in gateway.states.items() if uid in state.programs}
+    return next((f"{pod} refuses the routes: {words}" for pod, words in sorted(told.items()) if words), "")
+
+
+def missing_features(gateway: Gateway, needs: Collection[str]) -> tuple[str, str] | None:
+    """A gateway pod that carries traffic and cannot do what is needed, and what; None where all can."""
+    for pod, state in sorted(gateway.states.items()):
+        missing = sorted({*needs} - {*state.features})
+        if pod in gateway.pods and missing:
+            return pod, ", ".join(missing)
+    return None
 
 
 def requests_in_flight(gateway: Gateway, uid: str, revision: str) -> int | None:

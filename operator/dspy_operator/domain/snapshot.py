@@ -90,7 +90,9 @@ class Workload:
     """A reason that cannot heal: the model does not load, the version is gone."""
     problem: Problem | None = None
     """A reason that can heal: an image that is not pulled, a pod that is not scheduled, a missing Secret."""
-    has_service: bool = True
+    uid: str = ""
+    service_uid: str | None = ""
+    """Of its headless Service; None while there is none."""
     promoted_at: float | None = None
     """When the revision became stable, as its Deployment remembers it (Unix seconds)."""
 

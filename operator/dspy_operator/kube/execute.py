@@ -133,8 +133,8 @@ class Executor:
                 await self._kube.request(
                     "PATCH", path("Deployment", program.namespace, revision_name), _MANAGER, body, MERGE
                 )
-            case Delete(kind, name):
-                await self.delete(kind, program.namespace, name)
+            case Delete(kind, name, uid):
+                await self.delete(kind, program.namespace, name, uid)
 
     async def _write_routes(self, program: Program, routes: Routes, version: str | None) -> None:
         """Writes routes over the version that they were derived from: 409 when somebody, the guard, was first."""

@@ -236,7 +236,7 @@ def _workloads(
         if deployment["metadata"].get("deletionTimestamp"):
             continue
         own = [pod for pod in pods if pod["metadata"]["labels"].get(REVISION_LABEL) == revision]
-        found[revision] = workload(deployment, own, mounts, revision in services)
+        found[revision] = workload(deployment, own, mounts, services.get(revision))
     return found
 
 

@@ -19,7 +19,7 @@ _IMAGE = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "Err
 Object = Mapping[str, Any]
 
 
-def workload(deployment: Object, pods: Sequence[Object], mounts: Mapping[str, str], has_service: bool) -> Workload:
+def workload(deployment: Object, pods: Sequence[Object], mounts: Mapping[str, str], service: Object | None) -> Workload:
     """A Deployment and its pods. `mounts` are the words of failed mounts by pod name."""
     live = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
     messages = [message for pod in live if not _ready(pod) and (message := _termination(pod))]
@@ -29,7 +29,8 @@ def workload(deployment: Object, pods: Sequence[Object], mounts: Mapping[str, st
         crashed=frozenset(pod["metadata"]["name"] for pod in live if _ended_by_itself(pod)),
         fatal=next((problem for problem in messages if problem.reason in FATAL), None),
         problem=_problem(live, messages, mounts) or _cannot_create(deployment),
-        has_service=has_service,
+        uid=deployment["metadata"]["uid"],
+        service_uid=service["metadata"]["uid"] if service else None,
         promoted_at=_promoted_at(deployment),
     )
 

@@ -30,6 +30,8 @@ FILE_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=3, sock_read=20)
 PATIENCE_SECONDS = 0.5
 """How long a pass waits for an answer before it goes on with what is known."""
 LARGEST_TEXT_BYTES = 1 << 20
+LARGEST_VERSION = 2**31 - 1
+"""A greater number does not fit the registry's own tables, which it answers with a failure of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,8 @@ class Registry:
             return Problem("RegistryUnavailable", f"The registry did not answer for {uri}: {type(error).__name__}")
 
     async def _find(self, parsed: ModelUri) -> dict[str, Any] | Problem:
+        if parsed.version is not None and int(parsed.version) > LARGEST_VERSION:
+            return _no_version(parsed)
         if parsed.alias is not None:
             status, content = await self._get(
                 f"{API}/registered-models/alias", {"name": parsed.name, "alias": parsed.alias}
@@ -105,8 +109,7 @@ class Registry:
             words = f"The model {parsed.name} has no alias {parsed.alias}: {advice}"
             return Problem("AliasNotFound", words)
         if code == "RESOURCE_DOES_NOT_EXIST":
-            what = f"version {parsed.version} of the model {parsed.name}" if parsed.version else f"model {parsed.name}"
-            return Problem("ModelNotFound", f"The registry has no {what}")
+            return _no_version(parsed)
         return Problem("RegistryUnavailable", f"The registry answered {status} for {parsed.name}")
 
     async def _identify(self, name: str, found: dict[str, Any]) -> Version | Problem:
@@ -184,6 +187,11 @@ class Registry:
 
     def _headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {Path(self._token_file).read_text().strip()}"} if self._token_file else {}
+
+
+def _no_version(parsed: ModelUri) -> Problem:
+    what = f"version {parsed.version} of the model {parsed.name}" if parsed.version else f"model {parsed.name}"
+    return Problem("ModelNotFound", f"The registry has no {what}")
 
 
 def _pinned(requirements: str, package: str) -> str:

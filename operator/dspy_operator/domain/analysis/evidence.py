@@ -84,6 +84,11 @@ class Table:
     settled: bool
     total: Total
 
+    @property
+    def series(self) -> str:
+        """The pod and the incarnation that number it."""
+        return f"{self.pod}/{self.incarnation}"
+
 
 @dataclass(frozen=True, slots=True)
 class Recent:
@@ -149,6 +154,14 @@ class Evidence:
             placed.append((earliest[pod], table))
         placed.sort(key=lambda each: (each[0], each[1].pod, each[1].incarnation, each[1].number))
         return [table for _, table in placed]
+
+    @property
+    def newest_tables(self) -> dict[str, int]:
+        """By gateway pod and incarnation, the number of the newest table that was seen."""
+        newest = dict(self.kept)
+        for table in self.tables.values():
+            newest[table.series] = max(newest.get(table.series, 0), table.number)
+        return newest
 
     @property
     def history(self) -> RequestCounts:
@@ -301,9 +314,8 @@ def _merged(evidence: Evidence) -> Evidence:
     for table in evidence.waiting:
         if not table.settled:
             break
-        name = f"{table.pod}/{table.incarnation}"
-        kept[name] = max(kept.get(name, 0), table.number)
-        del tables[f"{name}/{table.number}"]
+        kept[table.series] = max(kept.get(table.series, 0), table.number)
+        del tables[f"{table.series}/{table.number}"]
         _merge_into(totals, table.total)
     return replace(evidence, totals=tuple(_shortened(totals)), tables=tables, kept=kept)
 

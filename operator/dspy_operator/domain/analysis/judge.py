@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from dspy_contract.outcomes import Outcome
-from dspy_contract.state import Counts
+from dspy_contract.state import EDGES_SECONDS, Counts
 from dspy_operator.api.rollout import Analysis
 from dspy_operator.domain.analysis import ceiling, label_test, no_worse
 from dspy_operator.domain.analysis.draws import Draws, log_sum, rejects
@@ -104,12 +104,28 @@ def _worse(evidence: Evidence, stream: Stream | None, log_e: float) -> Judged:
     """The verdict, naming the stream that decided and its counts on both sides."""
     candidate, stable = evidence.candidate, evidence.stable
     if stream is None:
-        pair = f"{candidate.requests} requests of the candidate against {stable.requests} of stable"
-        return Judged(Verdict.WORSE, SLOW_REASON, SLOW_NAME, f"The candidate is slower: {pair}", log_e)
+        return Judged(Verdict.WORSE, SLOW_REASON, SLOW_NAME, f"The candidate is slower: {_slow_words(evidence)}", log_e)
     drawn = [total for total in evidence.ordered if total.judged]
     bad = [stream.bad(add_counts(*counts)) for counts in ([t.candidate for t in drawn], [t.stable for t in drawn])]
     pair = f"{bad[0]} of {candidate.requests} requests of the candidate against {bad[1]} of {stable.requests} of stable"
     return Judged(Verdict.WORSE, stream.reason, stream.name, f"The candidate {stream.phrase}: {pair}", log_e)
+
+
+def _slow_words(evidence: Evidence) -> str:
+    """How many requests became slow on both sides, at the pair of edges that tells them apart best."""
+    totals = [total for total in evidence.ordered if total.judged]
+    pair = max(range(len(evidence.bounds)), key=lambda each: _pair_log_e(evidence, totals, each))
+    edge = evidence.bounds[pair]
+    drawn = [total for total in _counted(totals, pair) if total.weight > 0]
+    candidate, stable = (add_counts(*side) for side in ([t.candidate for t in drawn], [t.stable for t in drawn]))
+    return (
+        f"{_slower(candidate, edge + 1)} requests of the candidate took over {EDGES_SECONDS[edge + 1]:g} s, "
+        f"{_slower(stable, edge)} of stable over {EDGES_SECONDS[edge]:g} s"
+    )
+
+
+def _slower(counts: Counts, edge: int) -> str:
+    return f"{min(counts.older.get(edge, 0), counts.started)} of {counts.started}"
 
 
 def _draws(totals: Sequence[Total], bad: Bad, candidate_bad: Bad | None = None) -> list[Draws]:
@@ -155,8 +171,14 @@ def _slow_log_e(evidence: Evidence, totals: Sequence[Total]) -> float:
     """log of the average over the pairs of edges. Requests count when they reach the edge, answered or not."""
     if not evidence.bounds:
         return 0.0
-    logs = []
-    for pair in range(len(evidence.bounds)):
-        counted = [each for each in totals if each.bounded and (each.warm or pair >= WARM_PAIRS)]
-        logs.append(label_test.log_e(_slow_draws(evidence, counted, pair)))
+    logs = [_pair_log_e(evidence, totals, pair) for pair in range(len(evidence.bounds))]
     return log_sum(logs) - math.log(len(logs))
+
+
+def _pair_log_e(evidence: Evidence, totals: Sequence[Total], pair: int) -> float:
+    return label_test.log_e(_slow_draws(evidence, _counted(totals, pair), pair))
+
+
+def _counted(totals: Sequence[Total], pair: int) -> list[Total]:
+    """The totals that count for a pair of edges: cold pods are slow for reasons that pass."""
+    return [each for each in totals if each.bounded and (each.warm or pair >= WARM_PAIRS)]

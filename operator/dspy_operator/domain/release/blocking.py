@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from dspy_contract.routes import RELEASE_NEEDS
 from dspy_operator.api.reasons import Reason
 from dspy_operator.domain.analysis.judge import above_ceiling, is_better
 from dspy_operator.domain.ledger import Ledger, Paused, Release
-from dspy_operator.domain.readiness import can_serve, fully_ready, problem_of
+from dspy_operator.domain.readiness import can_serve, fully_ready, missing_features, problem_of
 from dspy_operator.domain.release.health import (
     candidate_is_overloaded,
     is_seen,
@@ -29,6 +30,7 @@ SHOWN_AT_ONCE = frozenset(
         Reason.POLICY_MISSING,
         Reason.PAUSED_BY_USER,
         Reason.NAME_TAKEN,
+        Reason.GATEWAY_TOO_OLD,
         Reason.UNREADABLE,
         Reason.ABOVE_CEILING,
         Reason.OVERLOADED,
@@ -139,6 +141,10 @@ def _stable_in_trouble(ledger: Ledger, release: Release, snapshot: Snapshot) -> 
 def _doubted(release: Release, snapshot: Snapshot) -> Paused | None:
     if not is_seen(snapshot):
         return Paused(Reason.COUNTS_MISSING, "Waiting for fresh counts from every gateway pod")
+    lacking = missing_features(snapshot.gateway, RELEASE_NEEDS)
+    if lacking:
+        message = f"The gateway pod {lacking[0]} is of an older version and gives a candidate no traffic: it lacks"
+        return Paused(Reason.GATEWAY_TOO_OLD, f"{message} {lacking[1]}. Delete it, and a new one comes")
     if candidate_is_overloaded(release.evidence):
         share = release.evidence.candidate_overloaded.share
         message = f"The candidate's pods have no room for {share:.0%} of its recent requests: it needs more capacity"

@@ -58,8 +58,8 @@ def promote_when_gates_open(ledger: Ledger, snapshot: Snapshot, now: float) -> T
     release = ledger.release
     if release is None or release.step < len(release.steps) or not _may_move(ledger, release, snapshot):
         return ledger, ()
-    if release.steps_ended_at is None:
-        release = replace(release, steps_ended_at=now)
+    if release.drawn_in_steps is None:
+        release = replace(release, drawn_in_steps=release.evidence.newest_tables)
         ledger = replace(ledger, release=release)
     if not fully_ready(snapshot, release.candidate):
         return ledger, ()

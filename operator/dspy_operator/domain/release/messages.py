@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dspy_operator.domain.analysis.judge import described
 from dspy_operator.domain.ledger import Ledger, Release
-from dspy_operator.domain.readiness import fully_ready, routes_acked
+from dspy_operator.domain.readiness import fully_ready, refusal_of, routes_acked
 from dspy_operator.domain.snapshot import Snapshot
 from dspy_operator.domain.steps import Progress
 
@@ -23,6 +23,7 @@ def progress_of(ledger: Ledger, release: Release, snapshot: Snapshot) -> Progres
         candidate_requests=release.evidence.candidate.requests - release.step_started_requests,
         weight_bp=release.weight_bp,
         routes_acked=routed and acked,
+        refusal=refusal_of(snapshot.gateway, snapshot.program.uid),
     )
 
 
@@ -32,7 +33,7 @@ def describe_step(ledger: Ledger, release: Release, snapshot: Snapshot) -> str:
         return release.steps[release.step].describe(progress_of(ledger, release, snapshot))
     if not fully_ready(snapshot, release.candidate):
         return "Waiting until every pod of the candidate is ready"
-    if release.steps_ended_at is not None and not is_answered(release):
+    if release.drawn_in_steps is not None and not is_answered(release):
         open_requests = release.evidence.candidate.open
         if open_requests == 0:
             return "Waiting until every gateway pod has told its last answers"
@@ -42,7 +43,7 @@ def describe_step(ledger: Ledger, release: Release, snapshot: Snapshot) -> str:
 
 def is_answered(release: Release) -> bool:
     """True when every request that was drawn before the steps ended has been answered, one way or the other."""
-    ended = release.steps_ended_at
-    return ended is not None and all(
-        table.opened_at >= ended or table.settled for table in release.evidence.tables.values()
+    drawn = release.drawn_in_steps
+    return drawn is not None and all(
+        table.settled or table.number > drawn.get(table.series, 0) for table in release.evidence.tables.values()
     )

@@ -1,8 +1,7 @@
 """The steps of a release: one tagged item each, one file each.
 
 A step says what it asks of the candidate's weight, when it is done, and how it is described. It knows nothing of
-ledgers
-or snapshots: what it may look at is a `Progress`.
+ledgers or snapshots: what it may look at is a `Progress`.
 """
 
 from __future__ import annotations

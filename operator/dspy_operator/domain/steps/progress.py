@@ -17,3 +17,5 @@ class Progress:
     """The candidate's desired weight now, in basis points."""
     routes_acked: bool
     """Whether every gateway that carries traffic obeys the routes with that weight."""
+    refusal: str = ""
+    """Which gateway does not take the routes, and why; empty where none refuses them."""

@@ -23,7 +23,8 @@ class SetWeight:
 
     def describe(self, progress: Progress) -> str:
         """What the step does now, in one sentence."""
-        return f"Setting the weight to {self.weight_bp / 100:g}%"
+        setting = f"Setting the weight to {self.weight_bp / 100:g}%"
+        return f"{setting}: {progress.refusal}" if progress.refusal else setting
 
     @property
     def waits_for_others(self) -> bool:
