@@ -11,6 +11,7 @@ from statistics import median
 
 from benchmarks.show import percentile, show
 from dev.draws import until_lowered, until_no_worse
+from tests.simulation.stress import FAULTS, HEALTHY, endings
 
 RELEASES = int(os.environ.get("BENCH_RELEASES", "100"))
 MOST = 10_000
@@ -61,3 +62,22 @@ def main() -> None:
         false = sum(until_lowered(chance, 0.01, 0.01, weight, 1_000, FALSE_ALPHA)[0] < 1_000 for _ in range(RELEASES))
         rows.append([f"{weight:.0%}", f"{false / RELEASES:.1%}", f"at most {FALSE_ALPHA:.0%}"])
     show(f"Healthy candidates lowered within 1,000 requests, alpha 5% (n={RELEASES})", ["weight", "now", "bound"], rows)
+    _stresses()
+
+
+def _stresses() -> None:
+    """Releases event by event: tables of a gateway, looks of the guard, answers that come late."""
+    rows = []
+    for stress in HEALTHY:
+        lowered = sum(each.lowered_after is not None for each in endings(stress, RELEASES))
+        rows.append([stress.name, f"{lowered} of {RELEASES}", "0 of 120"])
+    show("Healthy candidates lowered, event by event", ["stress", "now", "published"], rows)
+    rows = []
+    for stress, published in FAULTS:
+        found = endings(stress, RELEASES)
+        after = [each.lowered_after for each in found if each.lowered_after is not None]
+        confirmed = f"{sum(each.confirmed for each in found)} of {RELEASES}"
+        bad = f"{median(each.bad_answers for each in found):.0f}"
+        rows.append([stress.name, f"{median(after):.1f} s", f"{published:.1f} s", bad, confirmed])
+    title = f"Seconds until lowered, weight 10%, 20 requests a second (n={RELEASES})"
+    show(title, ["fault", "now", "published", "failed answers", "then refused"], rows)

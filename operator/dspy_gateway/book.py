@@ -69,11 +69,7 @@ class Book:
     def settle(self, uid: str, looked_at: float) -> bool:
         """Marks what has settled, as a look that began then saw. True when any table has."""
         page = self.page(uid)
-        counted = page.sums.by_table()
-        open_requests = {
-            number: sum(counts.open for counts in revisions.values()) for number, revisions in counted.items()
-        }
-        return page.tables.settle(open_requests, looked_at)
+        return page.tables.settle(page.sums.open_by_table(), looked_at)
 
     def forget_tables(self, uid: str, kept: int, now: float) -> None:
         """Forgets settled tables that the operator keeps, or that are old."""

@@ -89,6 +89,15 @@ class Sums:
                     self.retired[key[1], key[2]] += part[key]
                 del part[key]
 
+    def open_by_table(self) -> Counter[int]:
+        """The requests in flight by table number."""
+        found: Counter[int] = Counter()
+        for part in (self.base, self.latest):
+            for (number, _, what), count in part.items():
+                if not _is_age(what):
+                    found[number] += count if what == STARTED else -count
+        return found
+
     def by_table(self) -> dict[int, dict[str, Counts]]:
         """The counts by table number and revision."""
         rows: dict[int, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))

@@ -41,7 +41,12 @@ class Entry:
     """When its weights began to draw: with this table or with one before it."""
     confirmed: bool = False
     closing_at: float | None = None
-    settled: bool = False
+    settled_at: float | None = None
+
+    @property
+    def settled(self) -> bool:
+        """True when it is closed and every request that it drew has ended."""
+        return self.settled_at is not None
 
     def closed(self, now: float) -> bool:
         """True when no worker can draw by it any more."""
@@ -107,18 +112,21 @@ class ProgramTables:
 
     def settle(self, open_requests: Mapping[int, int], looked_at: float) -> bool:
         """Marks the closed tables whose every request has ended, as a look that began then saw. True when any was."""
-        before = sum(entry.settled for entry in self.entries.values())
-        for entry in self.entries.values():
-            if entry.closed(looked_at) and open_requests.get(entry.number, 0) == 0:
-                entry.settled = True
-        return sum(entry.settled for entry in self.entries.values()) != before
+        ended = [
+            entry
+            for entry in self.entries.values()
+            if not entry.settled and entry.closed(looked_at) and open_requests.get(entry.number, 0) <= 0
+        ]
+        for entry in ended:
+            entry.settled_at = looked_at
+        return bool(ended)
 
     def forget(self, kept: int, now: float) -> Collection[int]:
         """Drops settled tables that the operator keeps, or that are old. Returns their numbers."""
         gone = [
             entry.number
             for entry in self.entries.values()
-            if entry.settled and (entry.number <= kept or now - entry.opened_at > KEEP_SECONDS)
+            if entry.settled_at is not None and (entry.number <= kept or now - entry.settled_at > KEEP_SECONDS)
         ]
         for number in gone:
             del self.entries[number]

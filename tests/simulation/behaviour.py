@@ -26,6 +26,8 @@ class Version:
     hang_share: float = 0.0
     """Requests that it never answers: the gateway gives up after the program's time-out."""
     latency_seconds: float = 0.2
+    latency_sigma: float = 0.0
+    """Of log-normal answers around the latency; 0: evenly between half of it and half as much again."""
     loads: bool = True
     start_seconds: float = 3.0
 
@@ -56,4 +58,7 @@ class Surroundings:
             return 0.0, Outcome.OVERLOADED
         if chance.random() < 1 - (1 - version.failure_rate) * (1 - self.provider_failure_rate):
             return FAILED_SECONDS, Outcome.PROGRAM_ERROR
+        if version.latency_sigma:
+            seconds = version.latency_seconds * chance.lognormvariate(0.0, version.latency_sigma)
+            return (seconds, Outcome.OK) if seconds < self.timeout_seconds else (self.timeout_seconds, Outcome.TIMEOUT)
         return version.latency_seconds * chance.uniform(0.5, 1.5), Outcome.OK

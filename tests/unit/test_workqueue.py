@@ -130,6 +130,7 @@ def test_news_of_a_key_that_keeps_failing_does_not_make_it_spin() -> None:
             await asyncio.sleep(0.01)
             queue.add(A)
         running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
 
     queue = WorkQueue("test", work)
     loop.run_until_complete(story())
