@@ -19,6 +19,15 @@ STEPS: list[dict[str, Any]] = [
     {"setWeight": 50},
     {"pause": {"seconds": 600}},
 ]
+KINDS_OF_A_GATEWAY = (
+    "serviceaccounts",
+    "rolebindings",
+    "poddisruptionbudgets",
+    "networkpolicies",
+    "secrets",
+    "configmaps",
+    "deployments",
+)
 QUICK: list[dict[str, Any]] = [{"setWeight": 50}, {"pause": {"seconds": 5}}]
 
 
@@ -211,7 +220,7 @@ def test_a_uri_that_cannot_be_resolved_freezes_a_release_that_nobody_asks_for(wo
 
 
 def test_every_object_of_the_gateway_is_made_again_by_the_shipped_rights(world: World) -> None:
-    for resource in ("serviceaccounts", "rolebindings", "poddisruptionbudgets", "secrets", "configmaps", "deployments"):
+    for resource in KINDS_OF_A_GATEWAY:
         world.api.remove(resource, NAMESPACE, "dspy-gateway")
         world.settle(30)
         world.ask(f"look {resource} 1")

@@ -17,6 +17,7 @@ _PLACES = {
     "Event": ("v1", "events"),
     "ServiceAccount": ("v1", "serviceaccounts"),
     "RoleBinding": ("rbac.authorization.k8s.io/v1", "rolebindings"),
+    "NetworkPolicy": ("networking.k8s.io/v1", "networkpolicies"),
     "PodDisruptionBudget": ("policy/v1", "poddisruptionbudgets"),
 }
 

@@ -1,4 +1,5 @@
-"""A namespace's gateway: Deployment, ServiceAccount, RoleBinding, PodDisruptionBudget, token Secret and port table."""
+"""A namespace's gateway: Deployment, ServiceAccount, RoleBinding, PodDisruptionBudget, NetworkPolicy, token Secret and
+port table."""
 
 from __future__ import annotations
 
@@ -6,7 +7,18 @@ import base64
 from dataclasses import dataclass
 from typing import Any
 
-from dspy_contract.routes import CONTENT_KEY, PORTS_LABEL, PROBE_PORT, STATE_PORT, PortTable, dump
+from dspy_contract.routes import (
+    CONTENT_KEY,
+    FIRST_PORT,
+    LAST_PORT,
+    PORTS_LABEL,
+    PROBE_PORT,
+    RUNTIME_PORT,
+    RUNTIME_PROBE_PORT,
+    STATE_PORT,
+    PortTable,
+    dump,
+)
 from dspy_operator.api.names import (
     FIELD_MANAGER,
     GATEWAY_CLUSTER_ROLE,
@@ -31,7 +43,7 @@ WORKERS = 2
 MEMORY_LIMIT_BYTES = 1 << 30
 """Of the Envoy container: it sheds load before the kernel ends it."""
 
-KINDS = ("ServiceAccount", "RoleBinding", "PodDisruptionBudget", "Secret", "ConfigMap", "Deployment")
+KINDS = ("ServiceAccount", "RoleBinding", "PodDisruptionBudget", "NetworkPolicy", "Secret", "ConfigMap", "Deployment")
 """Every kind of object that a gateway consists of, in the order in which they are made."""
 
 Manifest = dict[str, Any]
@@ -71,6 +83,12 @@ def gateway(namespace: str, settings: GatewaySettings, table: PortTable) -> list
         },
         {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": metadata, "spec": budget},
         {
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "NetworkPolicy",
+            "metadata": metadata,
+            "spec": _network_policy(),
+        },
+        {
             "apiVersion": "v1",
             "kind": "Secret",
             "metadata": metadata,
@@ -90,6 +108,29 @@ def grace_seconds(longest_request_seconds: int) -> int:
 def _metadata(namespace: str, labels: dict[str, str] | None = None) -> Manifest:
     ours = {NAME_LABEL: GATEWAY_NAME, MANAGED_BY_LABEL: FIELD_MANAGER, GATEWAY_LABEL: "true"}
     return {"name": GATEWAY_NAME, "namespace": namespace, "labels": {**ours, **(labels or {})}}
+
+
+def _network_policy() -> Manifest:
+    """Who may reach the namespace's gateway and its programs: predictions go through the gateway, so that each is
+    counted.
+
+    Pages of metrics and health are open to everybody, as scrapers may be anywhere; the agents' states need a token.
+    """
+    from_gateways = [{"podSelector": {"matchLabels": {GATEWAY_LABEL: "true"}}}]
+    pages = [{"port": port} for port in (RUNTIME_PROBE_PORT, STATE_PORT, PROBE_PORT)]
+    return {
+        "podSelector": {"matchLabels": {MANAGED_BY_LABEL: FIELD_MANAGER}},
+        "policyTypes": ["Ingress"],
+        "ingress": [
+            {"from": from_gateways, "ports": [{"protocol": "TCP", "port": RUNTIME_PORT}]},
+            {
+                "ports": [
+                    {"protocol": "TCP", "port": FIRST_PORT, "endPort": LAST_PORT},
+                    *({"protocol": "TCP", **page} for page in pages),
+                ]
+            },
+        ],
+    }
 
 
 def _deployment(settings: GatewaySettings) -> Manifest:

@@ -13,12 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dspy_contract.routes import PROGRAM_LABEL, REVISION_LABEL, RUNTIME_PORT
+from dspy_contract.routes import PROGRAM_LABEL, REVISION_LABEL, RUNTIME_PORT, RUNTIME_PROBE_PORT
 from dspy_operator.api.names import API_VERSION, FIELD_MANAGER, MANAGED_BY_LABEL, NAME_LABEL
 from dspy_operator.api.program import NOT_IN_REVISION, ProgramSpec
 from dspy_operator.domain.snapshot import Program, Revision, Version
 
-PROBE_PORT = 8081
 PRE_STOP_SECONDS = 2
 """Longer than an endpoint takes to leave every gateway, so that no request meets a pod that has stopped."""
 
@@ -182,7 +181,10 @@ def _container(spec: ProgramSpec, name: str, version: Version, runtime: Runtime)
         "name": CONTAINER,
         "image": spec.image or runtime.image,
         "env": [*_environment(spec, name, version, runtime), *map(dict, spec.env)],
-        "ports": [{"name": "http", "containerPort": RUNTIME_PORT}, {"name": "probes", "containerPort": PROBE_PORT}],
+        "ports": [
+            {"name": "http", "containerPort": RUNTIME_PORT},
+            {"name": "probes", "containerPort": RUNTIME_PROBE_PORT},
+        ],
         "startupProbe": _probe("/readyz", 1, failures=600),
         "readinessProbe": _probe("/readyz", 1, failures=2),
         "livenessProbe": _probe("/livez", 10, failures=6),
