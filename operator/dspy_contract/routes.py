@@ -24,6 +24,10 @@ PORTS_LABEL = "dspy.dev/ports"
 REVISION_LABEL = "dspy.dev/revision"
 PROGRAM_LABEL = "dspy.dev/program"
 CONTENT_KEY = "content.json"
+GATEWAY_NAME = "dspy-gateway"
+"""The name of every object that a namespace's gateway consists of, the port table among them."""
+
+_ROUTES_SUFFIX = "-routes"
 STATE_PORT = 9902
 PROBE_PORT = 9903
 """Envoy's own readiness, on every gateway pod."""
@@ -145,6 +149,16 @@ def next_port(table: PortTable, now: float, rest_seconds: float) -> int | None:
     """The lowest port that no program holds and that has rested; None when all are taken."""
     taken = {port.port for port in table.ports.values() if port.freed_at is None or now - port.freed_at < rest_seconds}
     return next((port for port in range(FIRST_PORT, LAST_PORT + 1) if port not in taken), None)
+
+
+def routes_name(program: str) -> str:
+    """The ConfigMap with a program's routes. One of another name that has its labels is a copy, and is not believed."""
+    return f"{program}{_ROUTES_SUFFIX}"
+
+
+def program_of(name: str) -> str | None:
+    """The program whose routes a ConfigMap of this name holds; None for another name."""
+    return name.removesuffix(_ROUTES_SUFFIX) if name.endswith(_ROUTES_SUFFIX) else None
 
 
 def dump(value: Routes | PortTable) -> str:

@@ -11,6 +11,7 @@ import asyncio
 from dspy_contract.logs import Logger
 from dspy_contract.routes import (
     CONTENT_KEY,
+    GATEWAY_NAME,
     PORTS_LABEL,
     REVISION_LABEL,
     ROUTES_LABEL,
@@ -18,13 +19,13 @@ from dspy_contract.routes import (
     UNREADABLE,
     load_ports,
     load_routes,
+    routes_name,
 )
 from dspy_gateway.agent import Agent
 from dspy_gateway.resources import Endpoint
 from dspy_kube.client import Kube, Object
 from dspy_kube.watch import Watch
 
-PORTS_NAME = "dspy-gateway"
 log = Logger(__name__)
 
 
@@ -60,7 +61,7 @@ class Watcher:
             await self._agent.update(self._state)
 
     def _put_ports(self, item: Object) -> None:
-        if item["metadata"]["name"] != PORTS_NAME:
+        if item["metadata"]["name"] != GATEWAY_NAME:
             return
         try:
             self._state = self._state.with_ports(load_ports(item["data"][CONTENT_KEY]))
@@ -78,7 +79,7 @@ class Watcher:
         except UNREADABLE as error:
             log.error("Routes could not be read; the last ones stand", name=name, error=str(error))
             return
-        if name != f"{routes.program}-routes":
+        if name != routes_name(routes.program):
             log.warning("A copy of routes is ignored", name=name, program=routes.program)
             return
         self._sources[name] = routes.uid

@@ -13,10 +13,11 @@ from datetime import UTC, datetime
 from prometheus_client import Counter
 
 from dspy_contract.logs import Logger
+from dspy_contract.routes import GATEWAY_NAME
 from dspy_contract.state import GatewayState, Interest, Poll
 from dspy_kube.client import Object
+from dspy_kube.objects import is_ready
 from dspy_operator.agent_client import AgentError, Agents
-from dspy_operator.api.names import GATEWAY_NAME
 
 WAIT_SECONDS = 1.0
 SPACING_SECONDS = 0.1
@@ -183,10 +184,8 @@ def _is_gateway(pod: Object) -> bool:
 
 def _carries(pod: Object) -> bool:
     """True for a pod that is Ready or Terminating: one that may have traffic."""
-    conditions = pod["status"].get("conditions") or ()
-    ready = any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
     ends_at = pod["metadata"].get("deletionTimestamp")
     if ends_at is None:
-        return ready
+        return is_ready(pod)
     # The timestamp includes the grace: a pod that is there for longer is on a node that is gone.
     return (datetime.now(UTC) - datetime.fromisoformat(ends_at.replace("Z", "+00:00"))).total_seconds() < GONE_SECONDS

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from dspy_contract.routes import ROUTES_LABEL
+from dspy_contract.routes import ROUTES_LABEL, program_of
 from dspy_contract.state import Interest
 from dspy_kube.client import Kube, Object
 from dspy_kube.store import Key as StoreKey
@@ -66,9 +66,9 @@ def assemble(
     def changed(key: StoreKey, item: Object | None) -> None:
         """A release that moves is polled and guarded from the moment its routes are seen, whatever else waits."""
         kind, namespace, name = key
-        if kind != "ConfigMap":
+        program = program_of(name) if kind == "ConfigMap" else None
+        if program is None:
             return
-        program = name.removesuffix("-routes")
         passes.add(Key("program", namespace, program))
         uid = _releasing(item)
         if uid is not None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dspy_contract.routes import CONTENT_KEY, TOTAL_WEIGHT, load_ports
+from dspy_contract.routes import CONTENT_KEY, GATEWAY_NAME, TOTAL_WEIGHT, load_ports
 from dspy_gateway.switches import SWITCH_SECONDS
-from dspy_operator.api.names import GATEWAY_LABEL, GATEWAY_NAME
+from dspy_operator.api.names import GATEWAY_LABEL
 from tests.simulation.world import NAMESPACE, World
 
 SWITCHED_SECONDS = SWITCH_SECONDS + 0.2

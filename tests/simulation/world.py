@@ -15,11 +15,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-from dspy_contract.routes import CONTENT_KEY, REVISION_LABEL, Routes, load_routes
+from dspy_contract.routes import CONTENT_KEY, GATEWAY_NAME, REVISION_LABEL, Routes, load_routes
 from dspy_contract.state import GatewayState, Poll
 from dspy_kube.client import ApiException, Kube, Object
 from dspy_operator.agent_client import AgentError
-from dspy_operator.api.names import GATEWAY_NAME
 from dspy_operator.domain.ledger import Ledger
 from dspy_operator.domain.snapshot import Problem
 from dspy_operator.domain.snapshot import Version as ResolvedVersion

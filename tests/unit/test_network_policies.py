@@ -1,4 +1,4 @@
-"""What may reach whom under a default deny, by the semantics of NetworkPolicy: some flows must pass, others must not."""
+"""What may reach whom under a default deny, by the semantics of NetworkPolicy: some flows pass, others must not."""
 
 from __future__ import annotations
 

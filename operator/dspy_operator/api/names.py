@@ -11,17 +11,11 @@ ROLLOUTS = "dspyrollouts"
 FIELD_MANAGER = "dspy-operator"
 MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
 NAME_LABEL = "app.kubernetes.io/name"
-GATEWAY_NAME = "dspy-gateway"
 GATEWAY_CLUSTER_ROLE = "dspy-gateway"
 GATEWAY_LABEL = "dspy.dev/gateway"
 """On every object of a namespace's gateway, so that the gateway's key finds and removes them."""
 
 REQUEST_ANNOTATION = "dspy.dev/request"
 STABLE_ANNOTATION = "dspy.dev/promoted-at"
-"""On a revision's Deployment: when it became stable (Unix seconds). The newest is found again when a status is lost.
+"""On a revision's Deployment: when it became stable. The newest is found again when a status is lost.
 (A ControllerRevision cannot carry it: the API server takes a patch of its annotations for a change of its data.)"""
-
-
-def routes_name(program: str) -> str:
-    """The ConfigMap with a program's routes."""
-    return f"{program}-routes"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dspy_contract.routes import Port, PortTable, next_port
+from dspy_operator.api.reasons import Reason
 from dspy_operator.domain.snapshot import Problem
 
 PORT_REST_SECONDS = 600.0
@@ -87,9 +88,9 @@ def plan_gateway(snapshot: GatewaySnapshot, table: PortTable, desired: Sequence[
     if strangers:
         name = desired[0]["metadata"]["name"]
         message = f"{strangers[0]} {name} exists and is not ours: the namespace's gateway needs that name; remove it"
-        return GatewayPlan(problems=dict.fromkeys(snapshot.programs, Problem("GatewayRefused", message)))
+        return GatewayPlan(problems=dict.fromkeys(snapshot.programs, Problem(Reason.GATEWAY_REFUSED, message)))
     resting = [port.freed_at for port in table.ports.values() if port.freed_at is not None]
-    full = Problem("NoPort", "All ports of the namespace's gateway are taken: use another namespace")
+    full = Problem(Reason.NO_PORT, "All ports of the namespace's gateway are taken: use another namespace")
     return GatewayPlan(
         create=tuple(each for each in desired if each["kind"] not in snapshot.existing),
         apply=tuple(each for each in desired if _drifted(snapshot.existing.get(each["kind"]), each)),

@@ -96,7 +96,7 @@ def needs_polling(ledger: Ledger | None) -> bool:
 
 def name_taken(what: str) -> Problem:
     """The problem of a child whose name somebody else's object has."""
-    return Problem("NameTaken", f"{what} exists and is not ours: rename the program or delete it")
+    return Problem(Reason.NAME_TAKEN, f"{what} exists and is not ours: rename the program or delete it")
 
 
 def _hands_off(snapshot: Snapshot, version: int, now: float) -> Plan:
@@ -136,7 +136,7 @@ def _assembled(
 def _refused(snapshot: Snapshot, ledger: Ledger, problem: Problem, now: float) -> Plan:
     """Nothing serves and nothing can: the status says why."""
     content = status.refused_status(snapshot, ledger, problem, now)
-    soon = problem.reason in ("Resolving", "NameTaken")
+    soon = problem.reason in (Reason.RESOLVING, Reason.NAME_TAKEN)
     return Plan(
         ledger,
         content,

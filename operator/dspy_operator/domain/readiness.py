@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from dspy_operator.api.reasons import Reason
 from dspy_operator.domain.snapshot import Gateway, Problem, Snapshot, Workload
 
 UNREACHABLE_GRACE_SECONDS = 10.0
@@ -26,11 +27,11 @@ def fully_ready(snapshot: Snapshot, revision: str) -> bool:
 def problem_of(workload: Workload | None) -> Problem:
     """Why a revision is not ready, in the words of its pods where they have any."""
     if workload is None:
-        return Problem("Creating", "Its pods are being created")
+        return Problem(Reason.CREATING, "Its pods are being created")
     return (
         workload.fatal
         or workload.problem
-        or Problem("NotReady", f"{workload.ready} of {workload.replicas} pods are ready")
+        or Problem(Reason.NOT_READY, f"{workload.ready} of {workload.replicas} pods are ready")
     )
 
 

@@ -6,7 +6,6 @@ The ledger travels inside the program's status. Everything else there may be los
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +13,7 @@ from dspy_operator.api.conditions import Condition, false, merged, true
 from dspy_operator.api.convert import to_dict
 from dspy_operator.api.reasons import Reason
 from dspy_operator.api.rollout import Policy
-from dspy_operator.api.times import seconds, timestamp
+from dspy_operator.api.times import timestamp
 from dspy_operator.domain.analysis.evidence import RequestCounts
 from dspy_operator.domain.analysis.judge import judge
 from dspy_operator.domain.ledger import Ledger, Release
@@ -23,11 +22,9 @@ from dspy_operator.domain.release.judging import analysis_of
 from dspy_operator.domain.release.messages import step_label
 from dspy_operator.domain.release.rules import current_activity
 from dspy_operator.domain.snapshot import DesiredRevision, Problem, Revision, Snapshot
+from dspy_operator.domain.writing import is_program_due, is_rollout_due
 
-LIVE_SECONDS = 5.0
-"""How often live numbers of a rollout are written at most."""
-
-RESOLVING = Problem("Resolving", "The model is being looked up")
+RESOLVING = Problem(Reason.RESOLVING, "The model is being looked up")
 
 Content = dict[str, Any]
 
@@ -41,9 +38,7 @@ def program_status(
     """
     content = _program(snapshot, ledger, now)
     known = dict(snapshot.program.status)
-    if _without_evidence(content) == _without_evidence(known) and (
-        _without_clock(content) == _without_clock(known) or now - ledger.checkpointed_at < checkpoint_seconds
-    ):
+    if not is_program_due(content, known, now - ledger.checkpointed_at >= checkpoint_seconds):
         return ledger, None
     ledger = replace(ledger, checkpointed_at=now)
     return ledger, {**content, "release": _stored(ledger)}
@@ -81,7 +76,7 @@ def rollout_statuses(snapshot: Snapshot, ledger: Ledger, now: float) -> list[tup
             if policy is snapshot.policy
             else _conflict(policy, snapshot.policies[0], now)
         )
-        if _due(content, dict(policy.status), now):
+        if is_rollout_due(content, dict(policy.status), now):
             found.append((policy, content))
     return found
 
@@ -91,8 +86,8 @@ def orphan_status(policy: Policy, now: float) -> Content | None:
     words = (
         f"There is no DSPyProgram {policy.spec.program_ref.name} in this namespace: create it, or mend spec.programRef"
     )
-    content = _rollout_base(policy, "Idle", words, [false("Accepted", "ProgramNotFound", words)], now)
-    return content if _due(content, dict(policy.status), now) else None
+    content = _rollout_base(policy, "Idle", words, [false("Accepted", Reason.PROGRAM_NOT_FOUND, words)], now)
+    return content if is_rollout_due(content, dict(policy.status), now) else None
 
 
 def phase_of(snapshot: Snapshot, ledger: Ledger) -> str:
@@ -287,7 +282,7 @@ def _effective_weights(snapshot: Snapshot) -> dict[str, int]:
 
 def _conflict(policy: Policy, governing: Policy, now: float) -> Content:
     words = f"The older rollout {governing.name} governs this program: delete one of the two"
-    return _rollout_base(policy, "Idle", words, [false("Accepted", "Conflict", words)], now)
+    return _rollout_base(policy, "Idle", words, [false("Accepted", Reason.CONFLICT, words)], now)
 
 
 def _rollout_base(policy: Policy, phase: str, message: str, conditions: list[Condition], now: float) -> Content:
@@ -299,58 +294,6 @@ def _rollout_base(policy: Policy, phase: str, message: str, conditions: list[Con
         "conditions": merged(before, conditions, policy.generation, now),  # type: ignore[arg-type]
         "measuredAt": timestamp(now),
     }
-
-
-_LIVE = ("measuredAt", "errors", "metrics", "message", "effectiveWeights")
-
-
-def _due(content: Content, known: Content, now: float) -> bool:
-    """True when a rollout's status should be written: at once for a transition, every few seconds for live numbers."""
-    moving = content.get("phase") in ("Progressing", "Paused")
-    live = _LIVE if moving else ("measuredAt",)
-    if _lacking(content, live) != _lacking(known, live):
-        return True
-    changed = any(content.get(name) != known.get(name) for name in _LIVE if name != "measuredAt")
-    measured_at = seconds(str(known["measuredAt"])) if "measuredAt" in known else 0.0
-    return changed and now - measured_at >= LIVE_SECONDS
-
-
-_CLOCKS = ("tickedAt", "checkpointedAt", "draining")
-_WITH_NUMBERS = ("Current", "Stalled", "Ready", "Reconciling")
-_RELEASE_CLOCKS = ("evidence", "stepSeconds", "blockedSeconds")
-
-
-def _without_evidence(content: Mapping[str, Any]) -> Content:
-    """A program's status without what changes on every pass: counts, clocks, and the words about them."""
-    ledger = {name: value for name, value in content.get("release", {}).items() if name not in _CLOCKS}
-    ledger["drains"] = [each["revision"] for each in content.get("release", {}).get("draining", ())]
-    if "release" in ledger:
-        ledger["release"] = _steady(ledger["release"])
-    # The words of a release change with its numbers; all others are written as soon as they change.
-    live = _WITH_NUMBERS if "release" in ledger else ()
-    conditions = [
-        _lacking(condition, ("message",)) if condition["type"] in live else condition
-        for condition in content.get("conditions", ())
-    ]
-    return {**content, "release": ledger, "conditions": conditions}
-
-
-def _lacking(content: Content, names: tuple[str, ...]) -> Content:
-    return {name: value for name, value in content.items() if name not in names}
-
-
-def _without_clock(content: Mapping[str, Any]) -> Content:
-    """The ledger inside a status without when it was written: at rest, time alone is nothing to write."""
-    ledger = content.get("release", {})
-    return {name: value for name, value in ledger.items() if name not in ("tickedAt", "checkpointedAt")}
-
-
-def _steady(release: Mapping[str, Any]) -> Content:
-    steady = {name: value for name, value in release.items() if name not in _RELEASE_CLOCKS}
-    for name, moving in (("lowered", "clearSeconds"), ("paused", "message")):
-        if name in steady:
-            steady[name] = {key: value for key, value in steady[name].items() if key != moving}
-    return steady
 
 
 def _revision(revision: Revision) -> Content:

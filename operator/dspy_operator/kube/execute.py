@@ -164,7 +164,7 @@ class Executor:
         theirs = {owner["uid"] for owner in found["metadata"].get("ownerReferences", ())}
         managed = found["metadata"].get("labels", {}).get(MANAGED_BY_LABEL) == FIELD_MANAGER
         if ours != theirs or not managed:
-            raise InvalidSpecError("NameTaken", name_taken(f"{kind} {name}").message)
+            raise InvalidSpecError(Reason.NAME_TAKEN, name_taken(f"{kind} {name}").message)
 
 
 _MANAGER = {"fieldManager": FIELD_MANAGER}

@@ -11,11 +11,22 @@ import cattrs
 from kubernetes.aio.client.exceptions import NotFoundException
 from packaging.specifiers import SpecifierSet
 
-from dspy_contract.routes import CONTENT_KEY, PROGRAM_LABEL, REVISION_LABEL, PortTable, Routes, load_ports, load_routes
+from dspy_contract.routes import (
+    CONTENT_KEY,
+    GATEWAY_NAME,
+    PROGRAM_LABEL,
+    REVISION_LABEL,
+    PortTable,
+    Routes,
+    load_ports,
+    load_routes,
+    routes_name,
+)
 from dspy_kube.client import Kube, Object
 from dspy_operator.api.convert import from_dict
-from dspy_operator.api.names import GATEWAY_NAME, REQUEST_ANNOTATION, routes_name
+from dspy_operator.api.names import REQUEST_ANNOTATION
 from dspy_operator.api.program import ProgramSpec
+from dspy_operator.api.reasons import Reason
 from dspy_operator.api.rollout import Policy, ProgramRef, RolloutSpec, Strategy, policies_of
 from dspy_operator.domain.ledger import Ledger
 from dspy_operator.domain.snapshot import (
@@ -110,7 +121,7 @@ class Observer:
         if registry is None:
             names = ", ".join(sorted(self._registries)) or "none"
             return Problem(
-                "RegistryUnknown",
+                Reason.REGISTRY_UNKNOWN,
                 f"spec.model.registry {model.registry!r} is not configured in the operator; known: {names}",
             )
         try:
@@ -185,7 +196,9 @@ def read_program(manifest: Object, latest: Ledger | None) -> Program:
     try:
         spec = from_dict(manifest["spec"], ProgramSpec)
     except (cattrs.BaseValidationError, KeyError, TypeError, ValueError) as error:
-        raise InvalidSpecError("Invalid", f"spec cannot be read: {'; '.join(cattrs.transform_error(error))}") from error
+        raise InvalidSpecError(
+            Reason.INVALID, f"spec cannot be read: {'; '.join(cattrs.transform_error(error))}"
+        ) from error
     return Program(
         namespace=metadata["namespace"],
         name=metadata["name"],
@@ -254,11 +267,17 @@ def _owned(items: list[Object], uid: str) -> list[Object]:
 
 
 def read_routes(config_map: Object | None) -> Routes | None:
-    """The routes as written; None, so that they are written anew, when somebody made them unreadable."""
+    """The routes as written; None, so that they are written anew, when somebody made them unreadable.
+
+    A copy of them under another name means nothing.
+    """
+    if config_map is None:
+        return None
     try:
-        return load_routes(config_map["data"][CONTENT_KEY]) if config_map else None
+        routes = load_routes(config_map["data"][CONTENT_KEY])
     except UNREADABLE:
         return None
+    return routes if config_map["metadata"]["name"] == routes_name(routes.program) else None
 
 
 def read_ports(config_map: Object | None) -> PortTable | None:
@@ -295,10 +314,10 @@ def _mismatch(spec: ProgramSpec, version: Version, settings: Settings) -> Proble
         words = (
             f"Version {version.number} was logged with Python {version.python}; there are runtime images for {known}"
         )
-        return Problem("PythonMismatch", f"{words}: log it again with one of these, or set spec.image")
+        return Problem(Reason.PYTHON_MISMATCH, f"{words}: log it again with one of these, or set spec.image")
     if version.dspy and not _within(version.dspy, settings.runtime_dspy):
         words = f"Version {version.number} needs DSPy {version.dspy}; the runtime images hold {settings.runtime_dspy}"
-        return Problem("DSPyMismatch", f"{words}: log it again with that, or set spec.image")
+        return Problem(Reason.DSPY_MISMATCH, f"{words}: log it again with that, or set spec.image")
     return None
 
 

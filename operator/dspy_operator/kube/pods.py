@@ -6,12 +6,14 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from dspy_kube.objects import is_ready
 from dspy_operator.api.names import STABLE_ANNOTATION
+from dspy_operator.api.reasons import Reason
 from dspy_operator.api.times import seconds
 from dspy_operator.domain.snapshot import Problem, Workload
 from dspy_operator.resources.revision import CONTAINER
 
-FATAL = frozenset({"ModelLoadFailed", "PythonMismatch", "ModelNotFound"})
+FATAL = frozenset({Reason.MODEL_LOAD_FAILED, Reason.PYTHON_MISMATCH, Reason.MODEL_NOT_FOUND})
 """Reasons of the runtime that no time heals."""
 
 _IMAGE = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"})
@@ -22,10 +24,10 @@ Object = Mapping[str, Any]
 def workload(deployment: Object, pods: Sequence[Object], mounts: Mapping[str, str], service: Object | None) -> Workload:
     """A Deployment and its pods. `mounts` are the words of failed mounts by pod name."""
     live = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
-    messages = [message for pod in live if not _ready(pod) and (message := _termination(pod))]
+    messages = [message for pod in live if not is_ready(pod) and (message := _termination(pod))]
     return Workload(
         replicas=deployment["spec"].get("replicas", 1),
-        ready=sum(_ready(pod) for pod in live),
+        ready=sum(is_ready(pod) for pod in live),
         crashed=frozenset(pod["metadata"]["name"] for pod in live if _ended_by_itself(pod)),
         fatal=next((problem for problem in messages if problem.reason in FATAL), None),
         problem=_problem(live, messages, mounts) or _cannot_create(deployment),
@@ -37,7 +39,7 @@ def workload(deployment: Object, pods: Sequence[Object], mounts: Mapping[str, st
 
 def _problem(pods: Iterable[Object], messages: Sequence[Problem], mounts: Mapping[str, str]) -> Problem | None:
     for pod in pods:
-        if _ready(pod):
+        if is_ready(pod):
             continue
         found = _unschedulable(pod) or _missing_secret(pod, mounts) or _waiting(pod)
         if found:
@@ -56,11 +58,6 @@ def _promoted_at(deployment: Object) -> float | None:
 def _container(pod: Object) -> Object:
     statuses = pod.get("status", {}).get("containerStatuses") or ()
     return next((status for status in statuses if status["name"] == CONTAINER), {})
-
-
-def _ready(pod: Object) -> bool:
-    conditions = pod.get("status", {}).get("conditions") or ()
-    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
 
 
 def _restarts(pod: Object) -> int:
@@ -93,25 +90,25 @@ def _termination(pod: Object) -> Problem | None:
 def _unschedulable(pod: Object) -> Problem | None:
     for condition in pod.get("status", {}).get("conditions") or ():
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            return Problem("Unschedulable", condition.get("message", "no node takes the pod"))
+            return Problem(Reason.UNSCHEDULABLE, condition.get("message", "no node takes the pod"))
     return None
 
 
 def _missing_secret(pod: Object, mounts: Mapping[str, str]) -> Problem | None:
     words = mounts.get(pod["metadata"]["name"])
-    return Problem("SecretNotFound" if "secret" in words else "MountFailed", words) if words else None
+    return Problem(Reason.SECRET_NOT_FOUND if "secret" in words else "MountFailed", words) if words else None
 
 
 def _waiting(pod: Object) -> Problem | None:
     waiting = (_container(pod).get("state") or {}).get("waiting") or {}
     reason = waiting.get("reason")
     if reason in _IMAGE:
-        return Problem("ImageNotPulled", f"The image {_container(pod).get('image', '')} cannot be pulled")
+        return Problem(Reason.IMAGE_NOT_PULLED, f"The image {_container(pod).get('image', '')} cannot be pulled")
     if reason == "CreateContainerConfigError":
-        return Problem("ConfigurationMissing", waiting.get("message", "a Secret or ConfigMap is missing"))
+        return Problem(Reason.CONFIGURATION_MISSING, waiting.get("message", "a Secret or ConfigMap is missing"))
     if reason == "CrashLoopBackOff":
         return Problem(
-            "Crashing",
+            Reason.CRASHING,
             f"The runtime ended {_restarts(pod)} times; see kubectl logs {pod['metadata']['name']} --previous",
         )
     return None
@@ -120,5 +117,5 @@ def _waiting(pod: Object) -> Problem | None:
 def _cannot_create(deployment: Object) -> Problem | None:
     for condition in deployment.get("status", {}).get("conditions") or ():
         if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
-            return Problem("PodsRefused", condition.get("message", "the API refuses the pods"))
+            return Problem(Reason.PODS_REFUSED, condition.get("message", "the API refuses the pods"))
     return None

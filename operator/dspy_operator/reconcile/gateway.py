@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 from dspy_contract.logs import Logger
-from dspy_contract.routes import PROGRAM_LABEL
+from dspy_contract.routes import GATEWAY_NAME, PROGRAM_LABEL
 from dspy_kube.client import Kube, NotFoundException, Object
-from dspy_operator.api.names import FIELD_MANAGER, GATEWAY_LABEL, GATEWAY_NAME, MANAGED_BY_LABEL
+from dspy_operator.api.names import FIELD_MANAGER, GATEWAY_LABEL, MANAGED_BY_LABEL
 from dspy_operator.api.program import Serving
 from dspy_operator.domain.gateway import Existing, GatewayPlan, GatewaySnapshot, plan_gateway, ports_of
 from dspy_operator.domain.snapshot import Problem

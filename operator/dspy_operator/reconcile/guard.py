@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from prometheus_client import Counter
 
 from dspy_contract.logs import Logger
-from dspy_contract.routes import CONTENT_KEY, Routes, dump
+from dspy_contract.routes import CONTENT_KEY, Routes, dump, routes_name
 from dspy_kube.client import MERGE, UNREACHABLE, ApiException, ConflictException, Kube, Object
 from dspy_kube.store import Store
-from dspy_operator.api.names import FIELD_MANAGER, routes_name
+from dspy_operator.api.names import FIELD_MANAGER
 from dspy_operator.api.rollout import Analysis
 from dspy_operator.domain.analysis.evidence import Evidence, ReleasePair, accumulate
 from dspy_operator.domain.following import newest_serial

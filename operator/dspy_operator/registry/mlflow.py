@@ -19,6 +19,7 @@ from urllib.parse import quote
 import aiohttp
 import yaml
 
+from dspy_operator.api.reasons import Reason
 from dspy_operator.domain.snapshot import Problem, Version
 from dspy_operator.registry.uri import ModelUri, parse
 from dspy_operator.settings import RegistrySettings
@@ -71,7 +72,7 @@ class Registry:
                 self._asking[uri] = asyncio.create_task(self._refresh(uri, parsed))
             await asyncio.wait({self._asking[uri]}, timeout=PATIENCE_SECONDS)
             known = self._answers.get(uri)
-        return known.result if known else Problem("Resolving", f"The registry is being asked for {uri}")
+        return known.result if known else Problem(Reason.RESOLVING, f"The registry is being asked for {uri}")
 
     async def _refresh(self, uri: str, parsed: ModelUri) -> None:
         try:
@@ -86,9 +87,11 @@ class Registry:
                 return found
             return await self._identify(parsed.name, found)
         except (yaml.YAMLError, AttributeError, TypeError) as error:
-            return Problem("ModelInvalid", f"The files of {uri} cannot be read: {type(error).__name__}")
+            return Problem(Reason.MODEL_INVALID, f"The files of {uri} cannot be read: {type(error).__name__}")
         except (aiohttp.ClientError, TimeoutError, OSError, KeyError, ValueError) as error:
-            return Problem("RegistryUnavailable", f"The registry did not answer for {uri}: {type(error).__name__}")
+            return Problem(
+                Reason.REGISTRY_UNAVAILABLE, f"The registry did not answer for {uri}: {type(error).__name__}"
+            )
 
     async def _find(self, parsed: ModelUri) -> dict[str, Any] | Problem:
         if parsed.version is not None and int(parsed.version) > LARGEST_VERSION:
@@ -107,10 +110,10 @@ class Registry:
         if code == "INVALID_PARAMETER_VALUE" and parsed.alias is not None:
             advice = f"set it, or name a version such as models:/{parsed.name}/1"
             words = f"The model {parsed.name} has no alias {parsed.alias}: {advice}"
-            return Problem("AliasNotFound", words)
+            return Problem(Reason.ALIAS_NOT_FOUND, words)
         if code == "RESOURCE_DOES_NOT_EXIST":
             return _no_version(parsed)
-        return Problem("RegistryUnavailable", f"The registry answered {status} for {parsed.name}")
+        return Problem(Reason.REGISTRY_UNAVAILABLE, f"The registry answered {status} for {parsed.name}")
 
     async def _identify(self, name: str, found: dict[str, Any]) -> Version | Problem:
         number, source = str(found["version"]), str(found.get("source", ""))
@@ -125,7 +128,7 @@ class Registry:
                 words = (
                     f"The files of {name} version {number} are at {place}: the server must run with --serve-artifacts"
                 )
-                return Problem("ArtifactsNotServed", words)
+                return Problem(Reason.ARTIFACTS_NOT_SERVED, words)
             self._versions[key] = await self._read(
                 name, number, source, artifact_uri.removeprefix("mlflow-artifacts:").lstrip("/")
             )
@@ -191,7 +194,7 @@ class Registry:
 
 def _no_version(parsed: ModelUri) -> Problem:
     what = f"version {parsed.version} of the model {parsed.name}" if parsed.version else f"model {parsed.name}"
-    return Problem("ModelNotFound", f"The registry has no {what}")
+    return Problem(Reason.MODEL_NOT_FOUND, f"The registry has no {what}")
 
 
 def _pinned(requirements: str, package: str) -> str:

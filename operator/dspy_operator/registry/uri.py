@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from dspy_operator.api.reasons import Reason
 from dspy_operator.errors import InvalidSpecError
 
 _URI = re.compile(r"^models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[\w.-]+))$")
@@ -24,6 +25,6 @@ def parse(uri: str) -> ModelUri:
     match = _URI.match(uri)
     if match is None:
         raise InvalidSpecError(
-            "InvalidModelUri", f"spec.model.uri {uri!r} must be models:/name/3 or models:/name@alias"
+            Reason.INVALID_MODEL_URI, f"spec.model.uri {uri!r} must be models:/name/3 or models:/name@alias"
         )
     return ModelUri(match["name"], match["version"], match["alias"])

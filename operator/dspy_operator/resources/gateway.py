@@ -10,6 +10,7 @@ from typing import Any
 from dspy_contract.routes import (
     CONTENT_KEY,
     FIRST_PORT,
+    GATEWAY_NAME,
     LAST_PORT,
     PORTS_LABEL,
     PROBE_PORT,
@@ -19,14 +20,7 @@ from dspy_contract.routes import (
     PortTable,
     dump,
 )
-from dspy_operator.api.names import (
-    FIELD_MANAGER,
-    GATEWAY_CLUSTER_ROLE,
-    GATEWAY_LABEL,
-    GATEWAY_NAME,
-    MANAGED_BY_LABEL,
-    NAME_LABEL,
-)
+from dspy_operator.api.names import FIELD_MANAGER, GATEWAY_CLUSTER_ROLE, GATEWAY_LABEL, MANAGED_BY_LABEL, NAME_LABEL
 
 FOLDER = "/run/dspy-gateway"
 GRACES_SECONDS = (630, 3_660)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from dspy_contract.routes import CONTENT_KEY, PROGRAM_LABEL, ROUTES_LABEL, Routes, dump
-from dspy_operator.api.names import FIELD_MANAGER, GATEWAY_LABEL, MANAGED_BY_LABEL, NAME_LABEL, routes_name
+from dspy_contract.routes import CONTENT_KEY, PROGRAM_LABEL, ROUTES_LABEL, Routes, dump, routes_name
+from dspy_operator.api.names import FIELD_MANAGER, GATEWAY_LABEL, MANAGED_BY_LABEL, NAME_LABEL
 from dspy_operator.domain.snapshot import Program
 from dspy_operator.resources.revision import owner
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from dspy_contract.outcomes import Outcome
 from dspy_contract.state import EDGES_SECONDS, Counts
+from dspy_operator.api.reasons import Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ FAILED = Stream(
     share=0.5,
     tolerance=0.001,
     outcomes=frozenset({Outcome.PROGRAM_ERROR, Outcome.UPSTREAM_ERROR, Outcome.TIMEOUT}),
-    reason="FailsMoreOften",
+    reason=Reason.FAILS_MORE_OFTEN,
     phrase="fails more often",
 )
 REFUSED = Stream(
@@ -44,7 +45,7 @@ REFUSED = Stream(
     share=0.1,
     tolerance=0.001,
     outcomes=frozenset({Outcome.CLIENT_ERROR}),
-    reason="RefusesMoreRequests",
+    reason=Reason.REFUSES_MORE_REQUESTS,
     phrase="refuses more of its clients' requests",
 )
 LEFT = Stream(
@@ -52,12 +53,12 @@ LEFT = Stream(
     share=0.15,
     tolerance=0.005,
     outcomes=frozenset({Outcome.CANCELLED}),
-    reason="ClientsLeave",
+    reason=Reason.CLIENTS_LEAVE,
     phrase="loses more of its clients before the answer",
 )
 STREAMS = (FAILED, REFUSED, LEFT)
 
-SLOW_NAME, SLOW_SHARE, SLOW_REASON = "slow", 0.2, "Slower"
+SLOW_NAME, SLOW_SHARE, SLOW_REASON = "slow", 0.2, Reason.SLOWER
 SLOW_MARGIN = 0.05
 """How many more slow answers, as a fraction, still count as no worse: of the middle pair of edges."""
 

@@ -54,7 +54,7 @@ def refuse_failed_candidate(ledger: Ledger, snapshot: Snapshot, now: float) -> T
     if release is None or workload is None:
         return ledger, ()
     if workload.fatal and workload.ready == 0 and not release.ready_once:
-        return refuse(ledger, snapshot, now, "Refused", workload.fatal.reason, workload.fatal.message)
+        return refuse(ledger, snapshot, now, Reason.REFUSED, workload.fatal.reason, workload.fatal.message)
     stable = snapshot.workloads.get(str(ledger.stable))
     crashed = _crashed(release.crashed, workload, release.crashed_before, now)
     stable_crashed = _crashed(release.stable_crashed, stable, release.crashed_before, now)
@@ -63,7 +63,7 @@ def refuse_failed_candidate(ledger: Ledger, snapshot: Snapshot, now: float) -> T
     stable_share = _lately(stable_crashed, now) / max(stable.replicas, 1) if stable else 0.0
     if ended >= MOST_CRASHED_PODS and stable_share < ended / max(workload.replicas, 1) / 2:
         message = f"{ended} pods of the candidate ended by themselves, and far fewer of stable's"
-        return refuse(ledger, snapshot, now, "RolledBack", Reason.CRASHES, message)
+        return refuse(ledger, snapshot, now, Reason.ROLLED_BACK, Reason.CRASHES, message)
     return ledger, ()
 
 

@@ -149,7 +149,7 @@ def _confirm(ledger: Ledger, release: Release, lowered: Lowering, snapshot: Snap
         return _resume(ledger, release, lowered, snapshot)
     final = judged if judged.verdict is Verdict.WORSE else None
     reason, message = (final.reason, final.message) if final else (lowered.reason, lowered.message)
-    return refuse(ledger, snapshot, now, "RolledBack", reason, message)
+    return refuse(ledger, snapshot, now, Reason.ROLLED_BACK, reason, message)
 
 
 def _resume(ledger: Ledger, release: Release, lowered: Lowering, snapshot: Snapshot) -> Transition:

@@ -35,9 +35,7 @@ def describe_step(ledger: Ledger, release: Release, snapshot: Snapshot) -> str:
         return "Waiting until every pod of the candidate is ready"
     if release.drawn_in_steps is not None and not is_answered(release):
         open_requests = release.evidence.candidate.open
-        if open_requests == 0:
-            return "Waiting until every gateway pod has told its last answers"
-        return f"Waiting for late answers: {open_requests} candidate requests are in flight"
+        return f"Waiting for what the steps drew to be answered: {open_requests} candidate requests are in flight"
     return f"Waiting for proof that the candidate is no worse: {described(release.evidence)}"
 
 
