@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -64,3 +67,16 @@ def _descendants(pid: int) -> list[int]:
         for child in task.read_text().split():
             found += [int(child), *_descendants(int(child))]
     return found
+
+
+@contextlib.contextmanager
+def busy_cores() -> Iterator[None]:
+    """Work of the lowest priority on every core, as other pods of a node would do it."""
+    command = ["nice", "-n", "19", sys.executable, "-c", "while True: pass"]
+    working = [subprocess.Popen(command) for _ in range(os.cpu_count() or 1)]
+    try:
+        yield
+    finally:
+        for process in working:
+            process.kill()
+            process.wait()

@@ -17,6 +17,7 @@ from dspy_gateway import xds
 from dspy_gateway.resources import ProgramResources
 
 INTERVAL_SECONDS = 0.02
+"""The first change after a quiet moment is published at once, those that follow it together after this."""
 
 
 class Publisher:
@@ -35,6 +36,7 @@ class Publisher:
         self._on_refusal = on_refusal
         self._dirty: set[str] = set()
         self._scheduled: asyncio.TimerHandle | None = None
+        self._published_at = float("-inf")
         self._clusters: dict[str, set[str]] = defaultdict(set)
         self._users: dict[str, set[str]] = defaultdict(set)
 
@@ -42,13 +44,16 @@ class Publisher:
         """Makes programs dirty; they are published soon."""
         self._dirty |= uids
         if self._dirty and self._scheduled is None:
-            self._scheduled = asyncio.get_running_loop().call_later(INTERVAL_SECONDS, self.publish)
+            loop = asyncio.get_running_loop()
+            due = max(self._published_at + INTERVAL_SECONDS, loop.time())
+            self._scheduled = loop.call_at(due, self.publish)
 
     def publish(self) -> None:
         """Takes the next allowed step of every dirty program."""
         if self._scheduled is not None:
             self._scheduled.cancel()
             self._scheduled = None
+        self._published_at = asyncio.get_running_loop().time()
         dirty, self._dirty = self._dirty, set()
         for uid in dirty:
             try:
