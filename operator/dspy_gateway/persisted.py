@@ -47,7 +47,11 @@ class _SavedBook(msgspec.Struct):
 
 
 def save_book(path: Path, book: Book) -> None:
-    """Writes the book. Every reserved number counts as used when it is read again."""
+    """Writes the book. Every reserved number counts as used when it is read again.
+
+    One that cannot be written leaves no older one behind: whoever starts next begins a new incarnation, so that no
+    number is ever used twice.
+    """
     pages = {
         uid: _SavedPage(
             entries=list(page.tables.entries.values()),
@@ -60,7 +64,8 @@ def save_book(path: Path, book: Book) -> None:
         )
         for uid, page in book.pages.items()
     }
-    _write(path, _SavedBook(time.monotonic(), book.incarnation, book.reserved, pages))
+    if not _write(path, _SavedBook(time.monotonic(), book.incarnation, book.reserved, pages)):
+        path.unlink(missing_ok=True)
 
 
 def load_book(path: Path) -> Book:
@@ -95,10 +100,12 @@ def _read(path: Path, kind: Any) -> Any:
         return None
 
 
-def _write(path: Path, content: Any) -> None:
+def _write(path: Path, content: Any) -> bool:
     partial = path.with_suffix(".partial")
     try:
         partial.write_bytes(msgspec.json.encode(content))
         partial.rename(path)
     except OSError as error:  # a full disk must not stop the gateway
         log.error("A file could not be written", path=path.name, error=repr(error))
+        return False
+    return True

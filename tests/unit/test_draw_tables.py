@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from dspy_contract.routes import Backend, ReleaseRef, Routes
+from dspy_gateway.book import Book
+from dspy_gateway.persisted import load_book, save_book
 from dspy_gateway.tables import ProgramTables
 
 ROUTES = Routes("qa", "uid", 1, 60, (Backend("old", 9_000), Backend("new", 1_000)), ReleaseRef(1, "old", ("new",)))
@@ -92,3 +95,16 @@ def test_what_a_dead_envoy_drew_is_closed_at_once() -> None:
     tables.close_all(1.0)
     assert tables.entries[1].closed(1.0)
     assert tables.needs_another(ROUTES, TENTH, 1.0)
+
+
+def test_no_table_number_is_used_twice_whatever_became_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "book.json"
+    book = Book()
+    first = book.draw(ROUTES, TENTH, 1, 0.0)
+    save_book(file, book)
+    assert load_book(file).draw(ROUTES, TENTH, 1, 0.0) == first, "the book goes on"
+    used = {book.draw(ROUTES, weights, 1, 0.0) for weights in (HALF, TENTH)}  # and ends before it is written again
+    assert load_book(file).draw(ROUTES, HALF, 1, 0.0) not in used
+    (tmp_path / "book.partial").mkdir()  # nothing can be written any more
+    save_book(file, book)
+    assert load_book(file).incarnation != book.incarnation
