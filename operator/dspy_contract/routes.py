@@ -68,7 +68,7 @@ class ReleaseRef:
 class Lowered:
     """A candidate whose weight the guard took away, and why.
 
-    `number` only grows within a release; `at` is Unix seconds.
+    `number` only grows within a release.
     """
 
     release: Serial
@@ -77,7 +77,6 @@ class Lowered:
     reason: str
     stream: str
     message: str
-    at: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-FEATURES = ("tables", "switch")
+from dspy_contract.routes import RELEASE_NEEDS
+
+FEATURES = RELEASE_NEEDS
 """What this version of the agent can do, as it tells every operator that asks."""
 
 FAST_EDGES_SECONDS = (0.02, 0.05, 0.1, 0.2, 0.35)
@@ -48,9 +50,9 @@ class Counts:
 class DrawTable:
     """The requests that one table of effective weights drew in one gateway pod.
 
-    Tables are numbered in the order in which they opened. `closed`: a newer one draws. `settled`: closed, and every
-    request has ended. Not `judged`: weights changed faster than once a second. `warm_seconds`: how long ago, when it
-    opened, the candidate's usable pods had last become more. `release` and `epoch` are those of the routes.
+    Tables are numbered in the order in which they opened. `settled`: a newer one draws, and every request has ended.
+    Not `judged`: weights changed faster than once a second. `warm_seconds`: how long ago, when it opened, the
+    candidate's usable pods had last become more. `release` and `epoch` are those of the routes.
     """
 
     number: int
@@ -61,7 +63,6 @@ class DrawTable:
     epoch: int = 0
     warm_seconds: float = 0.0
     judged: bool = True
-    closed: bool = False
     settled: bool = False
 
 

@@ -94,9 +94,17 @@ class Agent:
         changed = self._uids(self.desired, desired)
         self.desired, self.has_state = desired, True
         self.book.forget_programs(desired.ports.ports)
+        self._forget_programs()
+        self._switches.forget_programs(desired.ports.ports)
         self.publisher.mark(changed)
         persisted.save_desired(self._desired_file, desired)
         await self.open()
+
+    def _forget_programs(self) -> None:
+        told = (self._refusals, self._polled_at, self._changed_at, self._urgent_at)
+        for memory in (self._effective, self._watched, *told):
+            for uid in memory.keys() - self.desired.ports.ports.keys():
+                del memory[uid]
 
     async def open(self) -> None:
         """Opens the xDS socket, once, when there is something to tell: Envoy would drop what it is not told of."""
@@ -269,7 +277,8 @@ class Agent:
         began = time.monotonic()
         try:
             reading = read_statistics(await self.admin.json(statistics_query(uids)), self.book.incarnation)
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError):
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError) as error:
+            log.warning("Envoy's counters could not be read", error=type(error).__name__)
             return
         self._looked_at = began
         for uid in self.desired.ports.ports if uids is None else uids:

@@ -109,6 +109,5 @@ def _draw_table(entry: Entry, counts: Mapping[str, Counts], now: float) -> DrawT
         epoch=entry.epoch,
         warm_seconds=round(min(entry.warm_seconds, 1e9), 3),
         judged=entry.judged,
-        closed=entry.closed(now),
         settled=entry.settled,
     )

@@ -5,6 +5,7 @@ A poll renews the switch of a release whose tables the guard has just looked at.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from dspy_contract.routes import Routes
@@ -23,6 +24,10 @@ class Switches:
     def renew(self, uid: str, release: int, now: float) -> None:
         """The guard watches this release."""
         self.renewed[uid] = (release, now)
+
+    def forget_programs(self, living: Collection[str]) -> None:
+        """Forgets programs that are gone."""
+        self.renewed = {uid: each for uid, each in self.renewed.items() if uid in living}
 
     def is_on(self, routes: Routes, now: float) -> bool:
         """True without a release, and while the switch of this release is renewed."""

@@ -139,7 +139,7 @@ async def _wait_for_resources(kube: Kube) -> None:
 
 
 async def _resync(kube: Kube, queue: WorkQueue, controller: Controller, settings: Settings) -> None:
-    """Looks at everything now and then, whatever events were lost; at start also at gateways whose programs went."""
+    """Looks at everything now and then, whatever events were lost."""
     while True:
         try:
             programs = await kube.request("GET", path("DSPyProgram", settings.namespace))

@@ -1,4 +1,5 @@
-"""Every error of our own that a pass may raise; the queue's worker and the controller are the places that catch them.
+"""Every error of our own that a pass may raise. The controller, and the guard for its own queue, turn what the API and
+bugs raise into RetryError, which the queue's worker catches; an InvalidSpecError becomes a condition where it is met.
 
 OperatorError
 ├── InvalidSpecError  what the user wrote cannot work: no retry, `Accepted=False`

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from dev.cluster.deploy import kubectl
-from dev.cluster.interface import Cluster, ClusterError
+from dev.cluster.interface import REPOSITORY, Cluster, ClusterError
 from dev.world import program, rollout
 
 PAUSE: dict[str, Any] = {"pause": {"requests": 1}}
@@ -189,3 +189,17 @@ def walk(schema: dict[str, Any], path: str) -> list[tuple[str, dict[str, Any]]]:
     if isinstance(schema.get("items"), dict):
         found += walk(schema["items"], f"{path}[]")
     return found
+
+
+def test_the_operator_of_one_namespace_has_no_right_elsewhere(cluster: Cluster) -> None:
+    rendered = kubectl(cluster, "kustomize", str(REPOSITORY / "manifests" / "overlays" / "namespaced"))
+    objects = [each for each in yaml.safe_load_all(rendered) if each["apiVersion"].startswith("rbac")]
+    assert [each["metadata"]["name"] for each in objects if each["kind"].startswith("Cluster")] == ["dspy-gateway"]
+    mine = {each["metadata"]["namespace"]: each["rules"] for each in objects if each["kind"] == "Role"}
+    base = kubectl(cluster, "kustomize", str(REPOSITORY / "manifests" / "base"))
+    (everywhere,) = [
+        each["rules"]
+        for each in yaml.safe_load_all(base)
+        if each["kind"] == "ClusterRole" and each["metadata"]["name"] == "dspy-operator"
+    ]
+    assert mine["programs"] == everywhere

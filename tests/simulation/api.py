@@ -23,7 +23,6 @@ from dspy_kube.client import APPLY, ApiException, ConflictException, NotFoundExc
 
 RBAC = Path(__file__).parents[2] / "manifests" / "base" / "rbac.yaml"
 SYSTEM = "dspy-system"
-STATUS_KINDS = {"dspyprograms", "dspyrollouts", "deployments"}
 
 
 @dataclass(frozen=True, slots=True)

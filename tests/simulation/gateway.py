@@ -81,7 +81,6 @@ class SimulatedGateway:
     reachable: bool = True
     lag_seconds: float = 0.0
     """How long new routes are on their way."""
-    polled_at: float = 0.0
     _arriving: tuple[float, Routes] | None = None
 
     def tick(self, now: float, routes: Routes | None) -> None:
@@ -109,7 +108,6 @@ class SimulatedGateway:
 
     def answer(self, poll: Poll, now: float) -> GatewayState:
         """The whole state, for whoever asks; renews the switch of what is guarded."""
-        self.polled_at = now
         for uid, interest in poll.programs.items():
             if interest.guarding is not None:
                 self.switches.renew(uid, interest.guarding, now)
@@ -125,10 +123,6 @@ class SimulatedGateway:
     def restart_agent(self) -> None:
         """The agent ends and cannot read its file: a new incarnation, which knows nothing."""
         self.book, self.switches, self.obeyed, self.effective = Book(), Switches(), None, {}
-
-    def in_flight(self, revision: str) -> int:
-        """The requests that a revision has in flight."""
-        return sum(request.revision == revision for request in self.envoy.open)
 
     def _newest(self) -> int:
         assert self.obeyed is not None

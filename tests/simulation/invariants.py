@@ -1,4 +1,4 @@
-"""What must hold at any moment; numbered as in docs/architecture.md."""
+"""Invariants that can be seen from outside at any moment, or at rest; numbered as in docs/architecture.md."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def check(world: World) -> None:
         candidates = gateway.obeyed.candidates if gateway.obeyed else ()
         stable_can_answer = routes.release is not None and routes.release.stable in world.ready_pods()
         if stable_can_answer and any(gateway.effective.get(candidate, 0) for candidate in candidates):
-            unseen = world.now - gateway.polled_at
+            renewed = gateway.switches.renewed.get(routes.uid, (0, 0.0))[1]
+            unseen = world.now - renewed
             assert unseen <= SWITCHED_SECONDS, f"3: {gateway.pod} sends traffic to a candidate, unseen for {unseen} s"
     table = world.api.get("configmaps", NAMESPACE, GATEWAY_NAME)
     if table is not None:

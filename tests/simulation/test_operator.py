@@ -140,7 +140,26 @@ def test_a_policy_that_cannot_be_read_governs_and_holds(world: World) -> None:
     world.want(2)
     world.settle(30)
     assert world.weight(2) == 0
-    assert world.ledger.stable == world.revision(1)
+    assert world.stable == 1
+    rollout = world.api.get("dspyrollouts", NAMESPACE, PROGRAM)
+    assert rollout is not None
+    assert [each["reason"] for each in rollout["status"]["conditions"] if each["type"] == "Accepted"] == ["Unreadable"]
+
+
+def test_a_spec_that_cannot_be_read_leaves_what_serves_and_the_ledger_alone(world: World) -> None:
+    release(world)
+    before = world.status["release"]
+    world.edit("dspyprograms", lambda item: item["spec"].update(replicas="many"))
+    turns_bad(world)
+    world.settle(5)
+    assert world.condition("Accepted")[:2] == ("False", "Invalid")
+    assert world.condition("Available")[0] == "True"
+    assert world.traffic(2) == 0, "the guard needs no spec"
+    assert world.status["release"]["stable"] == before["stable"]
+    world.edit("dspyprograms", lambda item: item["status"]["release"].update(version=99, secret="of the future"))
+    world.restart_operator()
+    world.settle(10)
+    assert world.status["release"]["secret"] == "of the future"
 
 
 def test_without_counts_a_candidate_has_no_traffic_and_gets_it_back(world: World) -> None:

@@ -98,8 +98,6 @@ class World:
         self.replicas = replicas
         self.reachable = True
         self.leads = True
-        self.served: Counter[int] = Counter()
-        """Requests drawn, by version."""
         self.lost: list[str] = []
         """What must never happen to a client's request, and did."""
         self._born: dict[str, float] = {}
@@ -255,7 +253,8 @@ class World:
         return max((each.effective.get(self.revision(number), 0) for each in self.gateways.values()), default=0)
 
     def refused(self, number: int) -> bool:
-        """True when the version's revision is refused."""
+        """True when the version's revision, which there must be, is refused."""
+        assert self.revision(number), f"version {number} never had a revision"
         return self.ledger.refusal(self.revision(number)) is not None
 
     def condition(self, kind: str) -> tuple[str, str, str]:
@@ -337,9 +336,6 @@ class World:
         revision = gateway.request(self.now, self.chance)
         if revision is None:
             return
-        number = self._version_of(revision)
-        if number is not None:
-            self.served[number] += 1
         ready = self.ready_pods()
         if revision not in ready and any(name in ready for name in gateway.effective):
             self.lost.append(f"{revision} got a request and cannot answer")

@@ -50,7 +50,7 @@ def test_a_table_is_counted_once_however_often_it_is_seen() -> None:
 
 
 def test_settled_tables_are_merged_and_never_taken_again() -> None:
-    settled = table(1, ok(90), ok(10), closed=True, settled=True)
+    settled = table(1, ok(90), ok(10), settled=True)
     evidence = look(look(Evidence(), state(settled)), state(settled, table(2, ok(9), ok(1))))
     assert evidence.kept == {"a/i": 1}
     assert (len(evidence.totals), len(evidence.tables)) == (1, 1)
@@ -59,7 +59,7 @@ def test_settled_tables_are_merged_and_never_taken_again() -> None:
 
 def test_one_table_that_is_not_settled_holds_back_all_later_ones_of_every_pod() -> None:
     hanging = table(1, ok(9), Counts(1), age_seconds=8.0)
-    later = table(1, ok(900), ok(100), closed=True, settled=True)
+    later = table(1, ok(900), ok(100), settled=True)
     evidence = look(Evidence(), state(hanging), state(later, pod="b"))
     assert evidence.totals == ()
     assert not is_no_worse(unbounded(evidence), Analysis(margin_percent=50))
@@ -77,7 +77,7 @@ def test_a_long_release_keeps_few_totals_even_when_kinds_alternate() -> None:
     evidence, now = Evidence(), STARTED_AT
     for number in range(1, 600):
         now += 400.0
-        settled = table(number, ok(90), ok(10), 1_000 + number % 2, closed=True, settled=True, age_seconds=10.0)
+        settled = table(number, ok(90), ok(10), 1_000 + number % 2, settled=True, age_seconds=10.0)
         evidence = look(evidence, state(settled), now=now)
     assert len(evidence.totals) <= MOST_TOTALS
     assert evidence.stable.requests == 599 * 90

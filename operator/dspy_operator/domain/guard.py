@@ -15,10 +15,11 @@ from dspy_operator.domain.analysis.evidence import Evidence
 from dspy_operator.domain.analysis.judge import judge
 from dspy_operator.domain.analysis.verdict import Verdict
 from dspy_operator.domain.following import with_all_at_stable
+from dspy_operator.domain.release.health import counts_missing
 
 
 def guard(
-    routes: Routes, evidence: Evidence, analysis: Analysis, unseen: frozenset[str], answered: int, now: float
+    routes: Routes, evidence: Evidence, analysis: Analysis, unseen: frozenset[str], answered: int
 ) -> Lowered | None:
     """What to lower, or None. `unseen`: pods that carry traffic and whose counts are too old.
 
@@ -31,12 +32,11 @@ def guard(
     if routes.weight(candidate) == 0 or routes.lowered is not None:
         return None
     if unseen:
-        message = f"No fresh counts from {', '.join(sorted(unseen))}: a candidate carries no traffic unseen"
-        return Lowered(release.id, answered + 1, candidate, Reason.COUNTS_MISSING, "", message, now)
+        return Lowered(release.id, answered + 1, candidate, Reason.COUNTS_MISSING, "", counts_missing(unseen))
     judged = judge(evidence, analysis)
     if judged.verdict is not Verdict.WORSE:
         return None
-    return Lowered(release.id, answered + 1, candidate, judged.reason, judged.stream, judged.message, now)
+    return Lowered(release.id, answered + 1, candidate, judged.reason, judged.stream, judged.message)
 
 
 def lower(routes: Routes, lowered: Lowered, newest: int) -> Routes:

@@ -91,7 +91,10 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A revision that was rolled back or aborted; not tried again until it changes. `outcome` is as in `Ended`."""
+    """A revision that was rolled back or aborted; not tried again until a person asks for it (retry).
+
+    `outcome` is as in `Ended`.
+    """
 
     revision: str
     outcome: str

@@ -102,11 +102,13 @@ def name_taken(what: str) -> Problem:
 def _hands_off(snapshot: Snapshot, version: int, now: float) -> Plan:
     """A newer operator's ledger: nothing of it is touched, and its candidates lose their weight."""
     routes = snapshot.routes
+    message = f"status.release was written by a newer operator (version {version}): upgrade this one"
+    held = status.held_status(snapshot.program, Problem(Reason.LEDGER_TOO_NEW, message), now)
     if routes is not None and routes.release and routes.weight(routes.release.stable) < TOTAL_WEIGHT:
         newest = newest_serial(snapshot.gateway.states.values(), routes.uid, routes)
         lowered = with_all_at_stable(routes, newest)
-        return Plan(Ledger(), status.too_new_status(snapshot, version, now), _write_routes(snapshot, lowered))
-    return Plan(Ledger(), status.too_new_status(snapshot, version, now))
+        return Plan(Ledger(), held, _write_routes(snapshot, lowered))
+    return Plan(Ledger(), held)
 
 
 def _assembled(

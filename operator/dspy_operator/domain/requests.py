@@ -1,4 +1,4 @@
-"""What people ask of a release by the annotation dspy.dev/request: `<verb> <revision>[/<step>] <nonce>`. One function a
+"""What people ask of a release by the annotation dspy.dev/request: `<verb> <revision> <nonce>`. One function a
 verb."""
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Request:
 def parse(annotation: str) -> Request:
     """The annotation's parts."""
     verb, _, rest = annotation.partition(" ")
-    return Request(verb, rest.split(" ")[0].partition("/")[0])
+    return Request(verb, rest.split(" ")[0])
 
 
 def handle_request(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:

@@ -21,7 +21,7 @@ from dspy_operator.domain.readiness import can_serve, problem_of
 from dspy_operator.domain.release.judging import analysis_of
 from dspy_operator.domain.release.messages import step_label
 from dspy_operator.domain.release.rules import current_activity
-from dspy_operator.domain.snapshot import DesiredRevision, Problem, Revision, Snapshot
+from dspy_operator.domain.snapshot import DesiredRevision, Problem, Program, Revision, Snapshot
 from dspy_operator.domain.writing import is_program_due, is_rollout_due
 
 RESOLVING = Problem(Reason.RESOLVING, "The model is being looked up")
@@ -45,7 +45,7 @@ def program_status(
 
 
 def refused_status(snapshot: Snapshot, ledger: Ledger, problem: Problem, now: float) -> Content | None:
-    """The status of a program that cannot begin; None when it says so already."""
+    """The status of a program that has nothing to serve yet and cannot begin; None when it says so already."""
     available = false("Available", problem.reason, problem.message)
     current = false("Current", Reason.WAITING, problem.message)
     resolving = problem.reason in (Reason.RESOLVING, Reason.REGISTRY_UNAVAILABLE)
@@ -55,16 +55,23 @@ def refused_status(snapshot: Snapshot, ledger: Ledger, problem: Problem, now: fl
     return None if content == dict(snapshot.program.status) else content
 
 
-def too_new_status(snapshot: Snapshot, version: int, now: float) -> Content | None:
-    """The status of a program whose ledger a newer operator wrote: everything of it is kept; None when it says so."""
-    message = f"status.release was written by a newer operator (version {version}): upgrade this one"
-    before = snapshot.program.status
-    mine = [false("Accepted", Reason.LEDGER_TOO_NEW, message), true("Stalled", Reason.LEDGER_TOO_NEW, message)]
-    changed = merged(before.get("conditions", ()), mine, snapshot.program.generation, now)
-    kept = [each for each in before.get("conditions", ()) if each["type"] not in ("Accepted", "Stalled")]
-    content = {**before, "conditions": [*changed, *kept]}
+def held_status(program: Program, problem: Problem, now: float) -> Content | None:
+    """The status of a program of which nothing can be decided: all of it is kept, the ledger among it.
+
+    What serves goes on, so Available stays what it was. None when it says so already.
+    """
+    before = program.status
+    words = (problem.reason, problem.message)
+    changed = [
+        *(false(kind, *words) for kind in ("Accepted", "Current", "Ready")),
+        false("Reconciling", Reason.SETTLED),
+        true("Stalled", *words),
+    ]
+    mine = merged(before.get("conditions", ()), changed, program.generation, now)
+    kept = [each for each in before.get("conditions", ()) if each["type"] not in {one.type for one in changed}]
+    content = {**before, "observedGeneration": program.generation, "conditions": [*mine, *kept]}
     known = {each["type"]: each for each in before.get("conditions", ())}
-    return None if all(known.get(each["type"]) == each for each in changed) else content
+    return None if all(known.get(each["type"]) == each for each in mine) else content
 
 
 def rollout_statuses(snapshot: Snapshot, ledger: Ledger, now: float) -> list[tuple[Policy, Content]]:

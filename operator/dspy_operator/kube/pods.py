@@ -96,7 +96,9 @@ def _unschedulable(pod: Object) -> Problem | None:
 
 def _missing_secret(pod: Object, mounts: Mapping[str, str]) -> Problem | None:
     words = mounts.get(pod["metadata"]["name"])
-    return Problem(Reason.SECRET_NOT_FOUND if "secret" in words else "MountFailed", words) if words else None
+    if not words:
+        return None
+    return Problem(Reason.SECRET_NOT_FOUND if "secret" in words else Reason.MOUNT_FAILED, words)
 
 
 def _waiting(pod: Object) -> Problem | None:

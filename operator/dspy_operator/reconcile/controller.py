@@ -1,4 +1,4 @@
-"""Dispatches keys to their reconcilers, and says what each kind of error means. The only place that catches them."""
+"""Dispatches keys to their reconcilers, and says what each kind of error means for its next try."""
 
 from __future__ import annotations
 

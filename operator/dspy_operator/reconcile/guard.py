@@ -158,7 +158,7 @@ class Guard:
         pair = ReleasePair(routes.release.stable, routes.release.candidates[0])
         evidence = accumulate(known.evidence, states, routes.uid, pair, known.release, known.step, now)
         unseen = self._poller.unseen(key.namespace)
-        lowered = guard(routes, evidence, known.analysis, unseen, known.answered, now)
+        lowered = guard(routes, evidence, known.analysis, unseen, known.answered)
         if lowered is None:
             return None
         log.info("The guard lowers a candidate", key=str(key), reason=lowered.reason, why=lowered.message)

@@ -12,10 +12,9 @@ from dspy_operator.api.rollout import Analysis
 from dspy_operator.domain.ledger import Ledger
 from dspy_operator.domain.plan import RolloutStatus, needs_polling, plan
 from dspy_operator.domain.readiness import routes_acked
-from dspy_operator.domain.recovery import recover_ledger
 from dspy_operator.domain.release.judging import analysis_of
-from dspy_operator.domain.snapshot import DesiredRevision, Problem, Snapshot
-from dspy_operator.domain.status import orphan_status, refused_status
+from dspy_operator.domain.snapshot import DesiredRevision, Problem, Program, Snapshot
+from dspy_operator.domain.status import held_status, orphan_status
 from dspy_operator.errors import InvalidSpecError
 from dspy_operator.gateway_poller import Poller
 from dspy_operator.kube.execute import Executor
@@ -78,7 +77,7 @@ class ProgramReconciler:
         try:
             snapshot = await self._observer.snapshot(manifest, self._latest.get((namespace, name)))
         except InvalidSpecError as error:
-            await self._refuse(Snapshot(read_program({**manifest, "spec": _PLACEHOLDER_SPEC}, None)), error)
+            await self._hold(read_program({**manifest, "spec": _PLACEHOLDER_SPEC}, None), error)
             return self._settings.resync_seconds
         return await self._decide(snapshot)
 
@@ -145,12 +144,11 @@ class ProgramReconciler:
         self._shown[key] = _Shown(desired.revision.name, problem, now + REFUSAL_SECONDS)
         return shown is None or shown.revision != desired.revision.name or shown.problem != problem
 
-    async def _refuse(self, snapshot: Snapshot, error: InvalidSpecError) -> None:
-        """Says on the program why its spec cannot be carried out; what serves goes on."""
-        ledger = snapshot.program.ledger or recover_ledger(snapshot, self._clock())
-        content = refused_status(snapshot, ledger, Problem(error.reason, error.message), self._clock())
+    async def _hold(self, program: Program, error: InvalidSpecError) -> None:
+        """Says on the program why its spec cannot be read; what serves goes on, and the guard stays on."""
+        content = held_status(program, Problem(error.reason, error.message), self._clock())
         if content is not None:
-            await self._executor.write_status(snapshot.program, content)
+            await self._executor.write_status(program, content)
 
     async def _orphans(self, namespace: str, program: str) -> None:
         """Tells the rollouts of a program that is not there."""

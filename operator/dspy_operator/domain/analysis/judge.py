@@ -50,8 +50,8 @@ def judge(evidence: Evidence, analysis: Analysis) -> Judged:
         largest = terms.index(max(terms[:-1]))
         return _worse(evidence, by_stream[largest][0] if largest < len(by_stream) else None, log_e)
     if is_no_worse(evidence, analysis):
-        return Judged(Verdict.NO_WORSE, "NoWorse", "", f"The candidate is no worse: {described(evidence)}", log_e)
-    return Judged(Verdict.UNDECIDED, "Undecided", "", f"Not decided yet: {described(evidence)}", log_e)
+        return Judged(Verdict.NO_WORSE, "", "", f"The candidate is no worse: {described(evidence)}", log_e)
+    return Judged(Verdict.UNDECIDED, "", "", f"Not decided yet: {described(evidence)}", log_e)
 
 
 def is_confirmed(judged: Judged) -> bool:
@@ -102,12 +102,12 @@ def _in_words(counts: RequestCounts) -> str:
 
 def _worse(evidence: Evidence, stream: Stream | None, log_e: float) -> Judged:
     """The verdict, naming the stream that decided and its counts on both sides."""
-    candidate, stable = evidence.candidate, evidence.stable
     if stream is None:
         return Judged(Verdict.WORSE, SLOW_REASON, SLOW_NAME, f"The candidate is slower: {_slow_words(evidence)}", log_e)
-    drawn = [total for total in evidence.ordered if total.judged]
-    bad = [stream.bad(add_counts(*counts)) for counts in ([t.candidate for t in drawn], [t.stable for t in drawn])]
-    pair = f"{bad[0]} of {candidate.requests} requests of the candidate against {bad[1]} of {stable.requests} of stable"
+    drawn = [total for total in evidence.ordered if total.judged and total.weight > 0]
+    candidate, stable = (add_counts(*side) for side in ([t.candidate for t in drawn], [t.stable for t in drawn]))
+    of_stable = f"{stream.bad(stable)} of {stable.started} of stable"
+    pair = f"{stream.bad(candidate)} of {candidate.started} requests of the candidate against {of_stable}"
     return Judged(Verdict.WORSE, stream.reason, stream.name, f"The candidate {stream.phrase}: {pair}", log_e)
 
 

@@ -12,7 +12,7 @@ from dspy_operator.domain.readiness import can_serve, fully_ready, missing_featu
 from dspy_operator.domain.release.health import (
     candidate_is_overloaded,
     is_seen,
-    spec_asks_for_another,
+    spec_is_unresolved,
     stable_is_unhealthy,
 )
 from dspy_operator.domain.release.judging import analysis_of
@@ -104,7 +104,7 @@ def _held_by_people(release: Release, snapshot: Snapshot) -> Paused | None:
         return Paused(Reason.UNREADABLE, message)
     if policy and policy.spec.paused:
         return Paused(Reason.PAUSED_BY_USER, "Paused by spec.paused of the rollout; the guard stays on")
-    if spec_asks_for_another(release, snapshot) and isinstance(snapshot.desired, Problem):
+    if spec_is_unresolved(release, snapshot) and isinstance(snapshot.desired, Problem):
         message = (
             f"The spec no longer asks for the candidate, and what it asks for is not known: {snapshot.desired.message}"
         )

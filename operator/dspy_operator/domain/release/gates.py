@@ -13,7 +13,7 @@ from dspy_operator.domain.readiness import fully_ready
 from dspy_operator.domain.release.blocking import blocking_reason
 from dspy_operator.domain.release.judging import analysis_of
 from dspy_operator.domain.release.lifecycle import promote
-from dspy_operator.domain.release.messages import is_answered, progress_of
+from dspy_operator.domain.release.progress import progress_of, steps_are_answered
 from dspy_operator.domain.snapshot import Snapshot
 from dspy_operator.domain.transition import Event, Transition
 
@@ -65,7 +65,7 @@ def promote_when_gates_open(ledger: Ledger, snapshot: Snapshot, now: float) -> T
         return ledger, ()
     if not release.policy:
         return promote(ledger, snapshot, now, "Ready, and no rollout policy asks for more")
-    if not is_answered(release) or not _shown_fit(release, snapshot):
+    if not steps_are_answered(release) or not _shown_fit(release, snapshot):
         return ledger, ()
     return promote(ledger, snapshot, now, judge(release.evidence, analysis_of(release, snapshot)).message)
 

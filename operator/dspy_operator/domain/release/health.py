@@ -5,6 +5,8 @@ Alpha does not cover them, so none of them refuses: they lower or hold, and say 
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from dspy_operator.domain.analysis.evidence import Evidence
 from dspy_operator.domain.ledger import Release
 from dspy_operator.domain.snapshot import Snapshot
@@ -49,11 +51,16 @@ def candidate_is_overloaded(evidence: Evidence) -> bool:
     return recent.share > max(OVERLOADED_SHARE, OVERLOADED_TIMES * evidence.stable_overloaded.share)
 
 
+def counts_missing(unseen: Collection[str]) -> str:
+    """The sentence about gateway pods that carry traffic and cannot be seen."""
+    return f"No fresh counts from {', '.join(sorted(unseen))}: a candidate carries no traffic unseen"
+
+
 def is_seen(snapshot: Snapshot) -> bool:
     """True while no gateway pod that carries traffic is out of sight. One that was not asked yet has a while for it."""
     return not snapshot.gateway.unseen
 
 
-def spec_asks_for_another(release: Release, snapshot: Snapshot) -> bool:
+def spec_is_unresolved(release: Release, snapshot: Snapshot) -> bool:
     """True when the spec has changed since it asked for the candidate, and what it asks for now is not known."""
     return snapshot.desired_revision is None and snapshot.program.generation != release.generation

@@ -72,7 +72,7 @@ def start_release(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
 
 
 def refuse(ledger: Ledger, snapshot: Snapshot, now: float, outcome: str, reason: str, message: str) -> Transition:
-    """The candidate loses its weight and is not tried again until it changes."""
+    """The candidate loses its weight and is not tried again until a person asks for it (retry)."""
     assert ledger.release is not None
     release, candidate = ledger.release, ledger.release.candidate
     evidence = release.evidence

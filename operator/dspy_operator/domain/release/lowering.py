@@ -17,8 +17,9 @@ from dspy_operator.domain.readiness import fully_ready, routes_acked
 from dspy_operator.domain.release.health import (
     SUFFERS_SECONDS,
     candidate_is_unreachable,
+    counts_missing,
     is_seen,
-    spec_asks_for_another,
+    spec_is_unresolved,
     stable_suffers,
 )
 from dspy_operator.domain.release.judging import analysis_of
@@ -99,7 +100,7 @@ def cause_is_gone(release: Release, snapshot: Snapshot) -> bool:
         case Reason.STABLE_SUFFERS:
             return not stable_suffers(release.evidence) or _is_sick_alone(release)
         case Reason.SPEC_UNRESOLVED:
-            return not spec_asks_for_another(release, snapshot)
+            return not spec_is_unresolved(release, snapshot)
     return True
 
 
@@ -111,15 +112,14 @@ def _is_sick_alone(release: Release) -> bool:
 def _cause(release: Release, snapshot: Snapshot) -> Problem | None:
     """Why the candidate must lose its weight, apart from statistics."""
     if not is_seen(snapshot):
-        pods = ", ".join(sorted(snapshot.gateway.unseen))
-        return Problem(Reason.COUNTS_MISSING, f"No fresh counts from {pods}: a candidate carries no traffic unseen")
+        return Problem(Reason.COUNTS_MISSING, counts_missing(snapshot.gateway.unseen))
     if candidate_is_unreachable(release.evidence):
         return Problem(Reason.UNREACHABLE, "Connections to the candidate fail, and none to stable does")
     if release.policy and stable_suffers(release.evidence) and not _stayed_sick(release):
         message = "Stable fails far more often since the candidate has traffic: the candidate may drag it down"
         return Problem(Reason.STABLE_SUFFERS, message)
     problem = snapshot.desired
-    if spec_asks_for_another(release, snapshot) and isinstance(problem, Problem) and problem.reason in UNRESOLVABLE:
+    if spec_is_unresolved(release, snapshot) and isinstance(problem, Problem) and problem.reason in UNRESOLVABLE:
         return Problem(Reason.SPEC_UNRESOLVED, f"The spec asks for something else: {problem.message}")
     return None
 

@@ -1,0 +1,30 @@
+"""How far a release is: within its step, and whether what its steps drew has been answered, so that nothing hangs into
+stable."""
+
+from __future__ import annotations
+
+from dspy_operator.domain.ledger import Ledger, Release
+from dspy_operator.domain.readiness import refusal_of, routes_acked
+from dspy_operator.domain.snapshot import Snapshot
+from dspy_operator.domain.steps import Progress
+
+
+def progress_of(ledger: Ledger, release: Release, snapshot: Snapshot) -> Progress:
+    """How far the step at hand is."""
+    routed = snapshot.routes is not None and snapshot.routes.weight(release.candidate) == release.weight_bp
+    acked = routes_acked(snapshot, ledger.serial, release.step_seconds)
+    return Progress(
+        elapsed_seconds=release.step_seconds,
+        candidate_requests=release.evidence.candidate.requests - release.step_started_requests,
+        weight_bp=release.weight_bp,
+        routes_acked=routed and acked,
+        refusal=refusal_of(snapshot.gateway, snapshot.program.uid),
+    )
+
+
+def steps_are_answered(release: Release) -> bool:
+    """True when every request that was drawn before the steps ended has been answered, one way or the other."""
+    drawn = release.drawn_in_steps
+    return drawn is not None and all(
+        table.settled or table.number > drawn.get(table.series, 0) for table in release.evidence.tables.values()
+    )
