@@ -84,7 +84,8 @@ class Routes:
     """Where a program's traffic should go. Serials only grow; an agent ignores a smaller one of the same uid.
 
     `backends` lists stable first: when nobody with weight can answer, the first that can takes the traffic.
-    `refused` outlives a status that is lost. `needs` names features without which an agent must not serve candidates.
+    `refused`, and `releases`, how many there have been, outlive a status that is lost. `needs` names features without
+    which an agent must not serve candidates.
     `content` is a hash of the text that they were read from, which agents confirm beside the serial: two processes of
     different versions agree on a text, not on what they make of it.
     """
@@ -98,6 +99,7 @@ class Routes:
     lowered: Lowered | None = None
     refused: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    releases: Serial = 0
     content: str = field(default="", compare=False)
 
     def weight(self, revision: str) -> int:

@@ -274,13 +274,14 @@ def _misdirected(program: str, namespace: str) -> Resource:
     """421 for a request by the cluster's name of another program: a stale Service must never reach this one.
 
     In-cluster names are one label, a label and the namespace, or two labels before `svc`, and whatever a mesh puts
-    before them. Addresses, localhost and foreign domains pass, also where the namespace has a top-level domain's name.
+    before them. Addresses, localhost and foreign domains pass. Two labels of which the second is the namespace's name
+    are refused, though they may be a domain.
     """
     space, own, label, more = re.escape(namespace), re.escape(program), "[a-z0-9-]+", r"([a-z0-9_.-]+\.)?"
     service = r"svc(\.[a-z0-9.-]+)?"
-    inside = rf"(?i)({label}|{label}\.{space}|{more}{label}\.{label}\.{service})\.?(:[0-9]+)?"
+    inside = rf"(?i)({label}|{label}\.{space}|{more}{label}\.{label}\.{service})\.?(:[0-9]*)?"
     address = r"[0-9]+(\.[0-9]+){3}"
-    allowed = rf"(?i)({own}|{own}\.{space}|{more}{own}\.{space}\.{service}|localhost|{address})\.?(:[0-9]+)?"
+    allowed = rf"(?i)({own}|{own}\.{space}|{more}{own}\.{space}\.{service}|localhost|{address})\.?(:[0-9]*)?"
     headers = [
         {"name": ":authority", "string_match": {"safe_regex": {"regex": inside}}},
         {"name": ":authority", "string_match": {"safe_regex": {"regex": allowed}}, "invert_match": True},

@@ -33,12 +33,11 @@ from dspy_operator.workqueue import Key, WorkQueue
 
 @dataclass
 class Parts:
-    """Everything that runs: two queues, the poller, the watches behind the store, and those who work."""
+    """Everything that runs: two queues, the poller, the watches behind the store, and who works on passes."""
 
     passes: WorkQueue
     looks: WorkQueue
     poller: Poller
-    store: Store
     watches: tuple[Watch, ...]
     controller: Controller
 
@@ -101,7 +100,7 @@ def assemble(
         )
         for kind, label in (("ConfigMap", ROUTES_LABEL), ("Pod", GATEWAY_LABEL))
     )
-    return Parts(passes, looks, poller, store, watches, controller)
+    return Parts(passes, looks, poller, watches, controller)
 
 
 def _releasing(item: Object | None) -> str | None:

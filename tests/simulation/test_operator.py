@@ -125,10 +125,14 @@ def test_a_child_s_name_that_is_taken_in_mid_release_holds_up_no_way_back(world:
     world.settle(5)
     assert world.condition("Accepted")[:2] == ("False", "NameTaken")
     assert "paused" in world.status["release"]["release"]
-    world.ask(f"abort {world.revision(2)} 1")
+    world.want(1)
     world.settle(5)
     assert world.weight(2) == 0
-    assert world.refused(2)
+    assert world.ledger.release is None
+    world.want(2)
+    world.settle(5)
+    assert world.ledger.release is None, "nothing new begins"
+    world.want(1)
     world.api.remove("services", NAMESPACE, PROGRAM)
     world.settle(30)
     assert world.condition("Available")[0] == "True"
@@ -200,6 +204,42 @@ def test_a_newer_ledger_is_never_written_over_and_its_candidate_loses_its_weight
     assert world.status["release"]["secret"] == "of the future"
     assert world.condition("Accepted")[:2] == ("False", "LedgerTooNew")
     assert world.traffic(2) == 0
+
+
+def test_a_release_after_a_lost_status_is_another_one_to_the_gateways(world: World) -> None:
+    """Agents still hold the tables of the release that the status forgot."""
+    release(world)
+    turns_bad(world)
+    world.settle(20)
+    before = world.ledger.releases
+    world.edit("dspyprograms", lambda item: item.pop("status"))
+    world.restart_operator()
+    world.settle(5)
+    world.versions[2].failure_rate = 0.0
+    world.ask(f"retry {world.revision(2)} 1")
+    world.settle(20)
+    assert world.ledger.releases == before + 1
+    assert not world.refused(2)
+
+
+def test_a_lasting_conflict_is_no_hot_loop(world: World) -> None:
+    world.fail(lambda call: refusal(409, "no") if call.resource == "dspyprograms" and call.verb == "patch" else None)
+    world.publish(2)
+    world.want(2)
+    before = world.api.calls["patch dspyprograms"]
+    world.settle(30)
+    assert world.api.calls["patch dspyprograms"] - before < 60
+
+
+def test_a_clock_that_is_behind_holds_back_no_checkpoint(world: World) -> None:
+    release(world)
+    world.behind_seconds = 3_600.0
+    world.restart_operator()
+    world.settle(30)
+    assert world.ledger.release is not None
+    requests = world.ledger.release.evidence.candidate.requests
+    world.settle(30)
+    assert world.ledger.release.evidence.candidate.requests > requests
 
 
 def test_a_lost_status_forgets_no_refusal(world: World) -> None:

@@ -261,6 +261,36 @@ def test_a_gateway_pod_is_replaced_and_another_envoy_restarts(serving: Serving, 
     assert transcript(world) == snapshot
 
 
+@pytest.mark.parametrize("history", [0, 1_000])
+@pytest.mark.parametrize("silence", [False, True])
+def test_a_candidate_that_drags_stable_down_waits_for_a_person(serving: Serving, history: int, silence: bool) -> None:
+    world = serving(**PROMOTING)
+    world.settle(history, rate=20)
+    release(world)
+    for _ in range(600):
+        dragging = world.traffic(2) > 0
+        world.surroundings.provider_failure_rate = 0.45 if dragging else 0.0
+        quiet = silence and "StableSuffers" in str(world.status["release"]) and not dragging
+        world.settle(1, rate=0.5 if quiet else 20)
+    assert world.stable == 1
+    assert world.weight(2) == 0
+    assert world.events().count("CandidateLowered") == 2
+    assert "drag it down" in world.condition("Current")[2]
+
+
+@pytest.mark.parametrize("how", ["envoy", "agent"])
+def test_a_restart_of_every_gateway_promotes_nothing_that_hangs(serving: Serving, how: str) -> None:
+    steps = ({"setWeight": 10}, {"pause": {"seconds": 5}})
+    world = serving(steps=steps, **PROMOTING)
+    release(world, hang_share=1.0)
+    world.settle_until(lambda: world.weight(2) > 0, 30)
+    for _ in range(60):
+        world.settle(3, rate=2)
+        for gateway in world.gateways.values():
+            gateway.restart_envoy(world.now) if how == "envoy" else gateway.restart_agent()
+    assert world.stable == 1
+
+
 def test_the_registry_is_down(serving: Serving, snapshot: SnapshotAssertion) -> None:
     world = serving()
     world.registry.up = False

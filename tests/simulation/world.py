@@ -98,6 +98,8 @@ class World:
         self.replicas = replicas
         self.reachable = True
         self.leads = True
+        self.behind_seconds = 0.0
+        """Of the clock of the operator's node."""
         self.lost: list[str] = []
         """What must never happen to a client's request, and did."""
         self._born: dict[str, float] = {}
@@ -294,7 +296,7 @@ class World:
             settings,
             lambda namespace: "token",
             lambda: self.leads,
-            lambda: self.now,
+            lambda: self.now - self.behind_seconds,
         )
         self._tasks = [
             *(asyncio.ensure_future(watch.run()) for watch in self.parts.watches),

@@ -10,7 +10,7 @@ import cattrs
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 from cattrs.strategies import configure_tagged_union
 
-from dspy_operator.api.times import UnixSeconds, precise, seconds
+from dspy_operator.api.times import LATEST, UnixSeconds, precise, seconds
 
 T = TypeVar("T")
 
@@ -48,7 +48,10 @@ def _is_time(kind: Any) -> bool:
 
 def _time(value: Any) -> float:
     """A time as it is written, or Unix seconds, as ledgers before version 2 had them."""
-    return seconds(value) if isinstance(value, str) else float(value)
+    found = seconds(value) if isinstance(value, str) else float(value)
+    if not 0 <= found < LATEST:
+        raise ValueError(f"{value} is no time")
+    return found
 
 
 _CONVERTER = _converter()

@@ -12,6 +12,10 @@ else:
     """A float to everybody but the converter, which writes it as RFC 3339 in milliseconds."""
 
 
+LATEST = 253_402_300_800.0
+"""The year 10000, which no calendar of Python holds."""
+
+
 def timestamp(now: float) -> str:
     """Unix seconds as the API writes times."""
     return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

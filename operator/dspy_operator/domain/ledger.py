@@ -41,6 +41,8 @@ class Lowering:
     message: str
     weight_bp: int
     clear_seconds: float = 0.0
+    stable: RequestCounts = RequestCounts()
+    """Stable's requests of the release until then."""
 
 
 @dataclass(frozen=True, slots=True)

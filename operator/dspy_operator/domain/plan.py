@@ -71,9 +71,6 @@ def plan(snapshot: Snapshot, now: float) -> Plan:
     if snapshot.program.newer_version is not None:
         return _hands_off(snapshot, snapshot.program.newer_version, now)
     stored = snapshot.program.ledger or recover_ledger(snapshot, now)
-    if snapshot.name_conflict:
-        # Nothing new begins, and going back waits for nobody.
-        snapshot = replace(snapshot, desired=name_taken(snapshot.name_conflict))
     ledger, events = advance(stored, snapshot, now)
     if snapshot.program.lost:
         events = (
@@ -81,7 +78,8 @@ def plan(snapshot: Snapshot, now: float) -> Plan:
             *events,
         )
     if ledger.stable is None:
-        problem = snapshot.desired if isinstance(snapshot.desired, Problem) else status.RESOLVING
+        desired = snapshot.desired if isinstance(snapshot.desired, Problem) else status.RESOLVING
+        problem = snapshot.conflict or desired
         return _refused(snapshot, ledger, problem, now)
     targets = targets_of(ledger, snapshot.program.spec.replicas)
     routes = _desired_routes(snapshot, ledger, targets)
@@ -92,11 +90,6 @@ def plan(snapshot: Snapshot, now: float) -> Plan:
 def needs_polling(ledger: Ledger | None) -> bool:
     """True while gateways must be asked often: a release moves or something drains."""
     return ledger is not None and bool(ledger.release or ledger.draining)
-
-
-def name_taken(what: str) -> Problem:
-    """The problem of a child whose name somebody else's object has."""
-    return Problem(Reason.NAME_TAKEN, f"{what} exists and is not ours: rename the program or delete it")
 
 
 def _hands_off(snapshot: Snapshot, version: int, now: float) -> Plan:
@@ -168,6 +161,7 @@ def _desired_routes(snapshot: Snapshot, ledger: Ledger, targets: tuple[Target, .
         release=_release_ref(ledger, release) if release else None,
         refused=tuple(refused.revision for refused in ledger.refused),
         needs=RELEASE_NEEDS if release else (),
+        releases=ledger.releases,
     )
     newest = newest_serial(snapshot.gateway.states.values(), program.uid, current)
     if current is not None and newest == current.serial and current == desired:

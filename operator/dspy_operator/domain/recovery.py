@@ -14,7 +14,7 @@ def recover_ledger(snapshot: Snapshot, now: float) -> Ledger:
     routes = snapshot.routes
     if routes is not None and routes.backends:
         stable, *others = routes.backends
-        releases = routes.release.id if routes.release else 0
+        releases = max(routes.releases, routes.release.id if routes.release else 0)
         ledger = Ledger(serial=routes.serial, releases=releases, stable=stable.revision, stable_proven=True)
         for backend in others:
             ledger = ledger.with_draining(backend.revision)

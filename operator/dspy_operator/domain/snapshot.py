@@ -9,6 +9,7 @@ from typing import Any
 from dspy_contract.routes import Routes
 from dspy_contract.state import GatewayState
 from dspy_operator.api.program import ProgramSpec
+from dspy_operator.api.reasons import Reason
 from dspy_operator.api.rollout import Policy
 from dspy_operator.domain.ledger import Ledger
 
@@ -131,6 +132,11 @@ class Snapshot:
     """The kind and name of an object that has a child's name and is not ours."""
 
     @property
+    def conflict(self) -> Problem | None:
+        """Why nothing new may begin: somebody else's object has the name of one of ours."""
+        return name_taken(self.name_conflict) if self.name_conflict else None
+
+    @property
     def policy(self) -> Policy | None:
         """The policy in force."""
         return self.policies[0] if self.policies else None
@@ -156,3 +162,8 @@ class Snapshot:
         """A revision as people know it: its version, and its name."""
         revision = self.revision(name)
         return f"v{revision.version} ({revision.name})" if revision else str(name)
+
+
+def name_taken(what: str) -> Problem:
+    """The problem of a child whose name somebody else's object has."""
+    return Problem(Reason.NAME_TAKEN, f"{what} exists and is not ours: rename the program or delete it")

@@ -38,7 +38,7 @@ def program_status(
     """
     content = _program(snapshot, ledger, now)
     known = dict(snapshot.program.status)
-    if not is_program_due(content, known, now - ledger.checkpointed_at >= checkpoint_seconds):
+    if not is_program_due(content, known, not 0 <= now - ledger.checkpointed_at < checkpoint_seconds):
         return ledger, None
     ledger = replace(ledger, checkpointed_at=now)
     return ledger, {**content, "release": _stored(ledger)}
@@ -153,7 +153,7 @@ def _stored(ledger: Ledger) -> Content:
 
 def _conditions(snapshot: Snapshot, ledger: Ledger) -> list[Condition]:
     """Every condition of a program. Ready, Reconciling and Stalled are for machines: kstatus reads them."""
-    accepted, available = _accepted(snapshot.desired), _available(snapshot, ledger)
+    accepted, available = _accepted(snapshot.conflict or snapshot.desired), _available(snapshot, ledger)
     current, stalled = _current(snapshot, ledger), _stalled(snapshot, ledger)
     return [accepted, available, current, *_for_machines(available, current, stalled)]
 
@@ -180,8 +180,8 @@ def _available(snapshot: Snapshot, ledger: Ledger) -> Condition:
         return false("Available", problem.reason, problem.message)
     if snapshot.gateway.problem:
         return false("Available", snapshot.gateway.problem.reason, snapshot.gateway.problem.message)
-    if snapshot.name_conflict and isinstance(snapshot.desired, Problem):
-        return false("Available", snapshot.desired.reason, snapshot.desired.message)
+    if snapshot.conflict:
+        return false("Available", snapshot.conflict.reason, snapshot.conflict.message)
     if snapshot.service_port is None:
         return false("Available", Reason.GATEWAY_NOT_READY, "The namespace's gateway is starting")
     return true("Available", Reason.SERVING)
@@ -204,6 +204,10 @@ def _current(snapshot: Snapshot, ledger: Ledger) -> Condition:
     if snapshot.policy is None and snapshot.program.spec.rollout_policy == "Required":
         message = "PolicyMissing: spec.rolloutPolicy is Required and no DSPyRollout names this program"
         return false("Current", Reason.WAITING, message)
+    if snapshot.policy and snapshot.policy.unreadable:
+        return false("Current", Reason.UNREADABLE, f"The rollout {snapshot.policy.name} cannot be read: nothing starts")
+    if snapshot.conflict:
+        return false("Current", Reason.WAITING, snapshot.conflict.message)
     return false("Current", Reason.WAITING, "Stable has not been ready yet")
 
 
@@ -226,8 +230,9 @@ def _stalled(snapshot: Snapshot, ledger: Ledger) -> Condition:
     workload = snapshot.workloads.get(str(ledger.stable))
     if workload and workload.fatal and not can_serve(snapshot, ledger.stable):
         return true("Stalled", workload.fatal.reason, workload.fatal.message)
-    if isinstance(snapshot.desired, Problem) and _accepted(snapshot.desired).status == "False":
-        return true("Stalled", snapshot.desired.reason, snapshot.desired.message)
+    problem = snapshot.conflict or snapshot.desired
+    if isinstance(problem, Problem) and _accepted(problem).status == "False":
+        return true("Stalled", problem.reason, problem.message)
     desired = snapshot.desired_revision
     refused = ledger.refusal(desired.name) if desired and desired.name != ledger.stable else None
     if refused and ledger.release is None:

@@ -39,7 +39,7 @@ def is_rollout_due(content: Content, known: Content, now: float) -> bool:
         return True
     changed = _lacking(content, ("measuredAt",)) != _lacking(known, ("measuredAt",))
     measured_at = seconds(str(known["measuredAt"])) if "measuredAt" in known else 0.0
-    return changed and now - measured_at >= LIVE_SECONDS
+    return changed and not 0 <= now - measured_at < LIVE_SECONDS  # a clock that is behind must not hold it back
 
 
 def _steady(content: Content) -> dict[str, Any]:

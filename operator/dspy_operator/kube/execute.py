@@ -23,8 +23,8 @@ from dspy_operator.domain.actions import (
     ServeRevision,
     WriteRoutes,
 )
-from dspy_operator.domain.plan import Plan, RolloutStatus, name_taken
-from dspy_operator.domain.snapshot import Program
+from dspy_operator.domain.plan import Plan, RolloutStatus
+from dspy_operator.domain.snapshot import Program, name_taken
 from dspy_operator.errors import InvalidSpecError
 from dspy_operator.kube.events import emit
 from dspy_operator.kube.paths import path

@@ -51,8 +51,11 @@ def _promoted_at(deployment: Object) -> float | None:
     promoted = (deployment["metadata"].get("annotations") or {}).get(STABLE_ANNOTATION)
     if not promoted:
         return None
-    # Before ledgers of version 2 it was Unix seconds.
-    return seconds(promoted) if "T" in promoted else float(promoted)
+    try:
+        # Before ledgers of version 2 it was Unix seconds.
+        return seconds(promoted) if "T" in promoted else float(promoted)
+    except ValueError:  # somebody edited it
+        return None
 
 
 def _container(pod: Object) -> Object:

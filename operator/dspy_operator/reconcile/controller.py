@@ -17,7 +17,9 @@ from dspy_operator.workqueue import Key
 
 PASSES = Counter("dspy_operator_passes", "Passes by kind of key and result.", ["kind", "result"])
 SECONDS = Histogram("dspy_operator_pass_seconds", "Duration of a pass.", ["kind"])
-CONFLICT_SECONDS = 0.02
+CONFLICT_SECONDS, QUICK_CONFLICTS = 0.02, 3
+"""After a conflict the next try is at once, a few times: one that lasts is no race."""
+
 REFUSED_SECONDS = 10.0
 LONGEST_MESSAGE = 500
 log = Logger(__name__)
@@ -38,6 +40,7 @@ class Controller:
         self._wake = wake
         self._clock = clock
         self.worked_at = clock()
+        self._conflicts: dict[Key, int] = {}
 
     async def work(self, key: Key) -> float | None:
         """One pass; returns after how many seconds the key wants another. Raises RetryError to be tried again."""
@@ -46,9 +49,13 @@ class Controller:
         try:
             delay = await self._work(key)
             self.worked_at = self._clock()
+            self._conflicts.pop(key, None)
             return delay
-        except ConflictException:
+        except ConflictException as error:
             result = "conflict"
+            conflicts = self._conflicts[key] = self._conflicts.get(key, 0) + 1
+            if conflicts > QUICK_CONFLICTS:
+                raise RetryError from error
             return CONFLICT_SECONDS
         except (ApiException, *UNREACHABLE) as error:
             result = "failed"

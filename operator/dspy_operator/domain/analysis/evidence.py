@@ -38,6 +38,7 @@ class RequestCounts:
     client_errors: int = 0
     left: int = 0
     overloaded: int = 0
+    lost: int = 0
     open: int = 0
 
     @property
@@ -108,10 +109,15 @@ class Recent:
         return min(self.bad / self.requests, 1.0) if self.requests else 0.0
 
     def after(self, requests: int, bad: int, memory: float) -> Recent:
-        """After sums that only grow."""
+        """After sums that only grow.
+
+        Many at once are spread over the memory as if they had come one by one: a long history must not drown what
+        happens now.
+        """
         more, worse = max(requests - self.seen_requests, 0), max(bad - self.seen_bad, 0)
         keep = math.exp(-more / memory)
-        return Recent(keep * self.requests + more, keep * self.bad + worse, requests, bad)
+        each = memory * (1 - keep) / more if more else 1.0
+        return Recent(keep * self.requests + more * each, keep * self.bad + worse * each, requests, bad)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +219,7 @@ def request_counts(counts: Counts) -> RequestCounts:
         client_errors=counts.outcomes.get(Outcome.CLIENT_ERROR, 0),
         left=counts.outcomes.get(Outcome.CANCELLED, 0),
         overloaded=counts.outcomes.get(Outcome.OVERLOADED, 0),
+        lost=counts.outcomes.get(Outcome.LOST, 0),
         open=counts.open,
     )
 

@@ -94,8 +94,8 @@ def _lowered(release: Release) -> Paused | None:
 
 def _held_by_people(release: Release, snapshot: Snapshot) -> Paused | None:
     policy = snapshot.policy
-    if snapshot.name_conflict and isinstance(snapshot.desired, Problem):
-        return Paused(Reason.NAME_TAKEN, snapshot.desired.message)
+    if snapshot.conflict:
+        return Paused(snapshot.conflict.reason, snapshot.conflict.message)
     if release.policy and policy is None:
         message = f"The rollout {release.policy} is gone: create it again, or abort, or go back"
         return Paused(Reason.POLICY_MISSING, message)
@@ -145,7 +145,8 @@ def _doubted(release: Release, snapshot: Snapshot) -> Paused | None:
     if lacking:
         message = f"The gateway pod {lacking[0]} is of an older version and gives a candidate no traffic: it lacks"
         return Paused(Reason.GATEWAY_TOO_OLD, f"{message} {lacking[1]}. Delete it, and a new one comes")
-    if candidate_is_overloaded(release.evidence):
+    already = release.paused is not None and release.paused.reason == Reason.OVERLOADED
+    if candidate_is_overloaded(release.evidence, already):
         share = release.evidence.candidate_overloaded.share
         message = f"The candidate's pods have no room for {share:.0%} of its recent requests: it needs more capacity"
         return Paused(Reason.OVERLOADED, message)

@@ -81,4 +81,8 @@ def _shown_fit(release: Release, snapshot: Snapshot) -> bool:
     verdict = judge(release.evidence, analysis).verdict
     if verdict is Verdict.NO_WORSE:
         return True
-    return verdict is Verdict.UNDECIDED and analysis.on_undecided is OnUndecided.PROMOTE
+    if analysis.on_undecided is not OnUndecided.PROMOTE:
+        return False
+    # What nobody knows is no good answer: a restart of every gateway must not promote a candidate that hangs.
+    unknown = release.evidence.candidate.lost / max(release.evidence.candidate.requests, 1)
+    return verdict is Verdict.UNDECIDED and unknown <= analysis.margin_percent / 100

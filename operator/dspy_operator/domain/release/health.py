@@ -43,12 +43,16 @@ def candidate_is_unreachable(evidence: Evidence) -> bool:
     )
 
 
-def candidate_is_overloaded(evidence: Evidence) -> bool:
-    """True while the candidate's pods have no room for far more of their requests than stable's: it needs capacity."""
+def candidate_is_overloaded(evidence: Evidence, already: bool) -> bool:
+    """True while the candidate's pods have no room for far more of their requests than stable's: it needs capacity.
+
+    `already`: the release waits for it. It goes on at half of the share, not at the same one.
+    """
     recent = evidence.candidate_overloaded
     if recent.bad < OVERLOADED_ANSWERS and recent.requests < 1 / OVERLOADED_SHARE:
         return False  # one of a few requests is no share yet
-    return recent.share > max(OVERLOADED_SHARE, OVERLOADED_TIMES * evidence.stable_overloaded.share)
+    limit = max(OVERLOADED_SHARE, OVERLOADED_TIMES * evidence.stable_overloaded.share)
+    return recent.share > (limit / 2 if already else limit)
 
 
 def counts_missing(unseen: Collection[str]) -> str:

@@ -20,7 +20,7 @@ def adopt_first_revision(ledger: Ledger, snapshot: Snapshot, now: float) -> Tran
         message = f"{snapshot.label(ledger.stable)} serves"
         return replace(ledger, stable_proven=True), (Event(Reason.FIRST_SERVING, message),)
     desired = snapshot.desired_revision
-    if desired is None or desired.name == ledger.stable or ledger.stable_proven:
+    if desired is None or desired.name == ledger.stable or ledger.stable_proven or snapshot.conflict:
         return ledger, ()
     if ledger.stable:
         ledger = ledger.with_draining(ledger.stable)
@@ -52,7 +52,7 @@ def start_release(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
         return ledger, ()
     if policy is None and snapshot.program.spec.rollout_policy == "Required":
         return ledger, ()
-    if policy and policy.unreadable:
+    if snapshot.conflict or (policy and policy.unreadable):
         return ledger, ()
     steps = canary.steps_of(policy.spec.strategy.canary) if policy else ()
     release = Release(

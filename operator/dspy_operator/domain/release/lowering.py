@@ -15,7 +15,9 @@ from dspy_operator.domain.analysis.verdict import Verdict
 from dspy_operator.domain.ledger import Ledger, Lowering, Release
 from dspy_operator.domain.readiness import fully_ready, routes_acked
 from dspy_operator.domain.release.health import (
+    SUFFERS_REQUESTS,
     SUFFERS_SECONDS,
+    SUFFERS_SHARE,
     candidate_is_unreachable,
     counts_missing,
     is_seen,
@@ -105,8 +107,15 @@ def cause_is_gone(release: Release, snapshot: Snapshot) -> bool:
 
 
 def _is_sick_alone(release: Release) -> bool:
-    """True when stable suffers though the candidate has had no traffic for long: the exchanged test decides then."""
-    return release.blocked_seconds > SUFFERS_SECONDS and stable_suffers(release.evidence)
+    """True when stable suffers though the candidate has had no traffic for long: the exchanged test decides then.
+
+    What it suffers is what it answered since: silence is no sickness.
+    """
+    assert release.lowered is not None
+    before, now = release.lowered.stable, release.evidence.stable
+    requests, failures = now.requests - before.requests, now.failures - before.failures
+    alone = release.blocked_seconds > SUFFERS_SECONDS and requests >= SUFFERS_REQUESTS
+    return alone and failures / requests > SUFFERS_SHARE and stable_suffers(release.evidence)
 
 
 def _cause(release: Release, snapshot: Snapshot) -> Problem | None:
@@ -131,7 +140,7 @@ def _stayed_sick(release: Release) -> bool:
 def _lower(
     ledger: Ledger, release: Release, snapshot: Snapshot, number: int, reason: str, stream: str, message: str
 ) -> Transition:
-    lowered = Lowering(number, reason, stream, message, release.weight_bp)
+    lowered = Lowering(number, reason, stream, message, release.weight_bp, stable=release.evidence.stable)
     lowerings = _counted(release.lowerings, reason)
     release = replace(release, lowered=lowered, weight_bp=0, answered=number, lowerings=lowerings, blocked_seconds=0.0)
     event = Event(Reason.CANDIDATE_LOWERED, f"{snapshot.label(release.candidate)} has no traffic: {message}", True)
@@ -154,7 +163,7 @@ def _confirm(ledger: Ledger, release: Release, lowered: Lowering, snapshot: Snap
 
 def _resume(ledger: Ledger, release: Release, lowered: Lowering, snapshot: Snapshot) -> Transition:
     lowerings = release.lowerings
-    if lowered.reason == Reason.STABLE_SUFFERS and stable_suffers(release.evidence):
+    if lowered.reason == Reason.STABLE_SUFFERS and _is_sick_alone(release):
         lowerings = _counted(lowerings, Reason.STABLE_STAYS_SICK)
     if lowered.reason == Reason.UNREACHABLE:
         # What failed before is over: it must not lower the candidate again before a request has been tried.
