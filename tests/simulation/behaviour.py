@@ -28,6 +28,9 @@ class Version:
     latency_seconds: float = 0.2
     latency_sigma: float = 0.0
     """Of log-normal answers around the latency; 0: evenly between half of it and half as much again."""
+    slow_share: float = 0.0
+    slow_seconds: float = 4.0
+    """Requests that take this long instead."""
     loads: bool = True
     start_seconds: float = 3.0
 
@@ -58,6 +61,8 @@ class Surroundings:
             return 0.0, Outcome.OVERLOADED
         if chance.random() < 1 - (1 - version.failure_rate) * (1 - self.provider_failure_rate):
             return FAILED_SECONDS, Outcome.PROGRAM_ERROR
+        if version.slow_share and chance.random() < version.slow_share:
+            return version.slow_seconds, Outcome.OK
         if version.latency_sigma:
             seconds = version.latency_seconds * chance.lognormvariate(0.0, version.latency_sigma)
             return (seconds, Outcome.OK) if seconds < self.timeout_seconds else (self.timeout_seconds, Outcome.TIMEOUT)

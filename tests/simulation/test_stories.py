@@ -203,6 +203,15 @@ def test_a_candidate_that_is_five_seconds_slower(serving: Serving, snapshot: Sna
     assert transcript(world) == snapshot
 
 
+def test_a_candidate_with_a_slow_tail(serving: Serving, snapshot: SnapshotAssertion) -> None:
+    world = serving()
+    release(world, slow_share=0.03, slow_seconds=4.0)
+    world.settle(120, rate=20)
+    assert world.refused(2)
+    assert "slower" in world.ledger.refused[0].message
+    assert transcript(world) == snapshot
+
+
 def test_impatient_clients_are_no_fault_of_a_candidate(serving: Serving, snapshot: SnapshotAssertion) -> None:
     world = serving()
     world.versions[1].latency_seconds = 3.0
