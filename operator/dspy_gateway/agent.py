@@ -7,7 +7,6 @@ Envoy. A candidate has weight only while the operator renews its switch: each po
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -22,6 +21,7 @@ from dspy_contract.state import FEATURES, GatewayState, Poll, ProgramState
 from dspy_gateway import envoy, persisted, xds
 from dspy_gateway.admin import Admin
 from dspy_gateway.counts import Key, read_statistics, statistics_query
+from dspy_gateway.news import News
 from dspy_gateway.publisher import Publisher
 from dspy_gateway.resources import DesiredState, ProgramResources, obeyed, program_resources
 from dspy_gateway.settings import Settings
@@ -68,11 +68,7 @@ class Agent:
         self._watched: dict[str, bool] = {}
         self._refusals: dict[str, str] = {}
         self._polled_at: dict[str, float] = {}
-        self._process = secrets.token_hex(4)
-        self._sequence = 0
-        self._changed_at: dict[str, int] = {}
-        self._urgent_at: dict[str, int] = {}
-        self._news = asyncio.Condition()
+        self._news = News()
         self._wake = asyncio.Event()
         self._unsaved = False
 
@@ -95,16 +91,16 @@ class Agent:
         self.desired, self.has_state = desired, True
         self.book.forget_programs(desired.ports.ports)
         self._forget_programs()
-        self._switches.forget_programs(desired.ports.ports)
         self.publisher.mark(changed)
         persisted.save_desired(self._desired_file, desired)
         await self.open()
 
     def _forget_programs(self) -> None:
-        told = (self._refusals, self._polled_at, self._changed_at, self._urgent_at)
-        for memory in (self._effective, self._watched, *told):
+        for memory in (self._effective, self._watched, self._refusals, self._polled_at):
             for uid in memory.keys() - self.desired.ports.ports.keys():
                 del memory[uid]
+        self._switches.forget_programs(self.desired.ports.ports)
+        self._news.forget_programs(self.desired.ports.ports)
 
     async def open(self) -> None:
         """Opens the xDS socket, once, when there is something to tell: Envoy would drop what it is not told of."""
@@ -138,14 +134,8 @@ class Agent:
     async def answer(self, poll: Poll) -> GatewayState:
         """What changed after the poll's token in the programs that it names; waits for something urgent if asked to."""
         await self._note_interest(poll)
-        seen = self._sequence_of(poll.seen)
-        try:
-            async with asyncio.timeout(poll.wait_seconds), self._news:
-                await self._news.wait_for(lambda: any(self._urgent_at.get(uid, 0) > seen for uid in poll.programs))
-        except TimeoutError:
-            pass
-        changed = [uid for uid in poll.programs if seen < 0 or self._changed_at.get(uid, 0) > seen]
-        return self.state(changed)
+        await self._news.wait(poll.programs, poll.seen, poll.wait_seconds)
+        return self.state(self._news.changed(poll.programs, poll.seen))
 
     def state(self, uids: Collection[str] | None = None) -> GatewayState:
         """What the pod says of some programs, or of all."""
@@ -153,7 +143,7 @@ class Agent:
         return GatewayState(
             pod=self.settings.pod,
             incarnation=self.book.incarnation,
-            token=f"{self._process}-{self._sequence}",
+            token=self._news.token,
             programs={uid: self._program_state(uid) for uid in chosen if uid in self.desired.ports.ports},
             features=FEATURES,
             counts_age_seconds=round(min(time.monotonic() - self._looked_at, 1e9), 3),
@@ -174,11 +164,6 @@ class Agent:
     def _listening(self, uid: str) -> bool:
         confirmed = self.discovery.confirmed_version((xds.ROUTES, uid)) is not None
         return confirmed and self.discovery.acked((xds.LISTENER, uid))
-
-    def _sequence_of(self, token: str) -> int:
-        """The sequence number inside a token; -1 for one of another process, whose holder knows nothing of this one."""
-        process, _, number = token.partition("-")
-        return int(number) if process == self._process and number.isdigit() else -1
 
     async def _note_interest(self, poll: Poll) -> None:
         if time.monotonic() - self._looked_at > BLIND_SECONDS:
@@ -217,7 +202,7 @@ class Agent:
             self._saved_reserve = self.book.reserved
         if self._effective.get(uid) != weights:
             self._effective[uid] = weights
-            self._note_change({uid}, urgent=True)
+            self._news.note({uid}, urgent=True)
         return program_resources(self.desired, uid, weights, table, self.settings.pod, self.settings.namespace)
 
     def _envoy_answered(self, key: xds.Key | None) -> None:
@@ -232,13 +217,13 @@ class Agent:
             if self.discovery.acked(key):
                 self._refusals.pop(key[1], None)
         if key[0] in (xds.ROUTES, xds.LISTENER):
-            self._note_change(uids, urgent=True)
+            self._news.note(uids, urgent=True)
         self.publisher.mark(uids)
 
     def _new_envoy(self) -> None:
         """An Envoy process has just started: what its predecessor had open is lost, and nothing draws as before."""
         self.book.close_all(time.monotonic())
-        self._note_change(set(self.desired.ports.ports), urgent=False)
+        self._news.note(set(self.desired.ports.ports), urgent=False)
         # At once: this Envoy must never draw by a table of its predecessor.
         self.publisher.mark(set(self.desired.ports.ports))
         self.publisher.publish()
@@ -247,7 +232,7 @@ class Agent:
         log.error("A resource was refused", kind=key[0].rpartition(".")[2], name=key[1], error=message)
         for uid in self.publisher.programs_of(key):
             self._refusals[uid] = message[:500]
-            self._note_change({uid}, urgent=True)
+            self._news.note({uid}, urgent=True)
 
     # What is counted.
 
@@ -284,17 +269,17 @@ class Agent:
         for uid in self.desired.ports.ports if uids is None else uids:
             if uid in self.desired.ports.ports:
                 self._take(uid, reading, began)
-        await self._tell_waiting()
+        await self._news.tell()
 
     def _take(self, uid: str, reading: Mapping[str, Counter[Key]], began: float) -> None:
         sums = self.book.page(uid).sums
         bad = sums.bad_answers()
         if sums.take(reading.get(uid, Counter())):
             self._unsaved = True
-            self._note_change({uid}, urgent=sums.bad_answers() > bad)
+            self._news.note({uid}, urgent=sums.bad_answers() > bad)
         if self.book.settle(uid, began):
             self._unsaved = True
-            self._note_change({uid}, urgent=True)
+            self._news.note({uid}, urgent=True)
 
     async def _tick_for_ever(self) -> None:
         saved_at = time.monotonic()
@@ -307,7 +292,7 @@ class Agent:
             if self._unsaved and now - saved_at >= SAVE_SECONDS:
                 self._unsaved, saved_at = False, now
                 persisted.save_book(self._book_file, self.book)
-            await self._tell_waiting()
+            await self._news.tell()
 
     def _due(self, now: float) -> set[str]:
         """The programs in release whose table has drawn for long enough, or whose switch has ended."""
@@ -319,17 +304,6 @@ class Agent:
         if self._watched.get(uid) and not self._switches.is_on(routes, now):
             return True
         return self.book.page(uid).tables.needs_another(routes, self._effective[uid], now)
-
-    def _note_change(self, uids: set[str], urgent: bool) -> None:
-        self._sequence += 1
-        for uid in uids:
-            self._changed_at[uid] = self._sequence
-            if urgent:
-                self._urgent_at[uid] = self._sequence
-
-    async def _tell_waiting(self) -> None:
-        async with self._news:
-            self._news.notify_all()
 
     @staticmethod
     def _uids(before: DesiredState, after: DesiredState) -> set[str]:

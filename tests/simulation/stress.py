@@ -13,14 +13,13 @@ from dataclasses import dataclass, field, replace
 from dspy_contract.routes import TOTAL_WEIGHT, Backend, ReleaseRef, Routes
 from dspy_contract.state import Interest, Poll
 from dspy_operator.api.rollout import Analysis
-from dspy_operator.domain.analysis.evidence import Evidence, ReleasePair, accumulate
+from dspy_operator.domain.analysis.evidence import Evidence, Look, accumulate
 from dspy_operator.domain.analysis.judge import is_confirmed, judge
 from dspy_operator.domain.analysis.verdict import Verdict
 from tests.simulation.behaviour import Answer, Surroundings, Version
 from tests.simulation.gateway import SimulatedGateway
 
 UID, STABLE, CANDIDATE = "uid", "stable", "candidate"
-PAIR = ReleasePair(STABLE, CANDIDATE)
 TICK_SECONDS, RATE = 0.1, 20.0
 LATENCY_SECONDS, SIGMA, TIMEOUT_SECONDS = 1.5, 0.5, 60.0
 
@@ -149,7 +148,7 @@ class _Release:
     def _look(self, now: float) -> Verdict:
         kept = max(self.evidence.kept.values(), default=0)
         state = self._gateway.answer(Poll({UID: Interest(guarding=1, kept=kept)}), now)
-        self.evidence = accumulate(self.evidence, {"gateway": state}, UID, PAIR, 1, 0, now)
+        self.evidence = accumulate(self.evidence, {"gateway": state}, Look(UID, STABLE, CANDIDATE, 1, 0, now))
         return judge(self.evidence, Analysis()).verdict
 
     def _answer(self, revision: str) -> Answer:

@@ -8,12 +8,12 @@ from typing import Any
 from dspy_contract.state import EDGES_SECONDS, Counts, DrawTable, GatewayState, ProgramState
 from dspy_operator.api.convert import from_dict, to_dict
 from dspy_operator.api.rollout import Analysis, ErrorRate
-from dspy_operator.domain.analysis.evidence import MOST_TOTALS, Evidence, ReleasePair, accumulate
+from dspy_operator.domain.analysis.evidence import MOST_TOTALS, Evidence, Look, accumulate
 from dspy_operator.domain.analysis.judge import above_ceiling, is_better, is_no_worse, judge
 from dspy_operator.domain.analysis.streams import slow_bounds
 from dspy_operator.domain.analysis.verdict import Verdict
 
-UID, PAIR, RELEASE = "uid", ReleasePair("old", "new"), 3
+UID, RELEASE = "uid", 3
 STARTED_AT = 1_000.0
 
 
@@ -28,7 +28,7 @@ def state(*tables: DrawTable, pod: str = "a", incarnation: str = "i") -> Gateway
 
 
 def look(evidence: Evidence, *states: GatewayState, now: float = STARTED_AT + 10, step: int = 0) -> Evidence:
-    return accumulate(evidence, {each.pod: each for each in states}, UID, PAIR, RELEASE, step, now)
+    return accumulate(evidence, {each.pod: each for each in states}, Look(UID, "old", "new", RELEASE, step, now))
 
 
 def unbounded(evidence: Evidence) -> Evidence:

@@ -19,7 +19,7 @@ from dspy_kube.client import MERGE, UNREACHABLE, ApiException, ConflictException
 from dspy_kube.store import Store
 from dspy_operator.api.names import FIELD_MANAGER
 from dspy_operator.api.rollout import Analysis
-from dspy_operator.domain.analysis.evidence import Evidence, ReleasePair, accumulate
+from dspy_operator.domain.analysis.evidence import Evidence, Look, accumulate
 from dspy_operator.domain.following import newest_serial
 from dspy_operator.domain.guard import guard, lower
 from dspy_operator.errors import RetryError
@@ -154,9 +154,9 @@ class Guard:
         """The routes to write; None when nothing is to be lowered."""
         assert routes.release is not None
         _, states = self._poller.latest(key.namespace)
-        now = self._clock()
-        pair = ReleasePair(routes.release.stable, routes.release.candidates[0])
-        evidence = accumulate(known.evidence, states, routes.uid, pair, known.release, known.step, now)
+        release = routes.release
+        look = Look(routes.uid, release.stable, release.candidates[0], known.release, known.step, self._clock())
+        evidence = accumulate(known.evidence, states, look)
         unseen = self._poller.unseen(key.namespace)
         lowered = guard(routes, evidence, known.analysis, unseen, known.answered)
         if lowered is None:

@@ -48,11 +48,15 @@ class RequestCounts:
 
 
 @dataclass(frozen=True, slots=True)
-class ReleasePair:
-    """The two revisions of a release."""
+class Look:
+    """Which release is looked at, and when (Unix seconds). `step` is the one at hand."""
 
+    uid: str
     stable: str
     candidate: str
+    release: int
+    step: int
+    now: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,15 +189,7 @@ class Evidence:
         return request_counts(add_counts(*(total.candidate for total in self.ordered)))
 
 
-def accumulate(
-    evidence: Evidence,
-    states: Mapping[str, GatewayState],
-    uid: str,
-    pair: ReleasePair,
-    release: int,
-    step: int,
-    now: float,
-) -> Evidence:
+def accumulate(evidence: Evidence, states: Mapping[str, GatewayState], look: Look) -> Evidence:
     """The evidence after one look at the gateways. Tables of no release, or of another, tell how stable was before.
 
     `states` holds what each pod said last.
@@ -201,13 +197,16 @@ def accumulate(
     tables = dict(evidence.tables)
     incarnations = {pod: state.incarnation for pod, state in states.items()}
     for pod, state in states.items():
-        program = state.programs.get(uid)
-        for table in program.tables if program else ():
-            name = f"{pod}/{state.incarnation}"
-            if table.number > evidence.kept.get(name, 0):
-                key = f"{name}/{table.number}"
-                tables[key] = _seen(tables.get(key), pod, state, table, evidence, pair, release, step, now)
-    tables = {key: _lost_if_gone(table, incarnations, now) for key, table in tables.items()}
+        program = state.programs.get(look.uid)
+        series = f"{pod}/{state.incarnation}"
+        for told in program.tables if program else ():
+            if told.number > evidence.kept.get(series, 0):
+                key = f"{series}/{told.number}"
+                before = tables.get(key)
+                opened_at = before.opened_at if before else look.now - told.age_seconds
+                total = _total(before, told, opened_at, evidence, look)
+                tables[key] = Table(pod, state.incarnation, told.number, opened_at, look.now, told.settled, total)
+    tables = {key: _lost_if_gone(table, incarnations, look.now) for key, table in tables.items()}
     return _merged(_with_bounds(_with_recent(replace(evidence, tables=tables))))
 
 
@@ -254,32 +253,20 @@ def _after(recent: Recent, counts: Counts, bad: Collection[str], memory: float) 
     return recent.after(counts.started, sum(counts.outcomes.get(outcome, 0) for outcome in bad), memory)
 
 
-def _seen(
-    before: Table | None,
-    pod: str,
-    state: GatewayState,
-    table: DrawTable,
-    evidence: Evidence,
-    pair: ReleasePair,
-    release: int,
-    step: int,
-    now: float,
-) -> Table:
-    """A table as it is seen now. When it opened, and in which step, was decided when it was seen first."""
-    opened_at = before.opened_at if before else now - table.age_seconds
-    weights = [table.weights.get(name, 0) for name in (pair.stable, pair.candidate)]
-    own = table.release == release
-    total = Total(
+def _total(before: Table | None, told: DrawTable, opened_at: float, evidence: Evidence, look: Look) -> Total:
+    """What a table will be merged as. In which step it opened, and whether slow answers count, was decided at first."""
+    weights = [told.weights.get(name, 0) for name in (look.stable, look.candidate)]
+    own = told.release == look.release
+    return Total(
         weight=weights[1] / sum(weights) if own and sum(weights) > 0 else 0.0,
         since=opened_at // TOTAL_SECONDS * TOTAL_SECONDS,
-        judged=table.judged,
-        bounded=before.total.bounded if before else _is_bounded(evidence, table),
-        warm=table.warm_seconds >= WARMUP_SECONDS,
-        step=before.total.step if before else (step if own else BEFORE),
-        stable=table.counts.get(pair.stable, Counts()),
-        candidate=table.counts.get(pair.candidate, Counts()) if own else Counts(),
+        judged=told.judged,
+        bounded=before.total.bounded if before else _is_bounded(evidence, told),
+        warm=told.warm_seconds >= WARMUP_SECONDS,
+        step=before.total.step if before else (look.step if own else BEFORE),
+        stable=told.counts.get(look.stable, Counts()),
+        candidate=told.counts.get(look.candidate, Counts()) if own else Counts(),
     )
-    return Table(pod, state.incarnation, table.number, opened_at, now, table.settled, total)
 
 
 def _is_bounded(evidence: Evidence, table: DrawTable) -> bool:

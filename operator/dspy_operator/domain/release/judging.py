@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from dspy_operator.api.reasons import Reason
 from dspy_operator.api.rollout import Analysis
-from dspy_operator.domain.analysis.evidence import ReleasePair, accumulate
+from dspy_operator.domain.analysis.evidence import Look, accumulate
 from dspy_operator.domain.ledger import Ledger, Release
 from dspy_operator.domain.release.lifecycle import refuse
 from dspy_operator.domain.snapshot import Snapshot, Workload
@@ -30,15 +30,8 @@ def collect_evidence(ledger: Ledger, snapshot: Snapshot, now: float) -> Transiti
     release = ledger.release
     if release is None or ledger.stable is None:
         return ledger, ()
-    evidence = accumulate(
-        release.evidence,
-        snapshot.gateway.states,
-        snapshot.program.uid,
-        ReleasePair(ledger.stable, release.candidate),
-        release.id,
-        release.step,
-        now,
-    )
+    look = Look(snapshot.program.uid, ledger.stable, release.candidate, release.id, release.step, now)
+    evidence = accumulate(release.evidence, snapshot.gateway.states, look)
     analysis = analysis_of(release, snapshot)
     release = replace(release, evidence=evidence, false_rollback_percent=analysis.false_rollback_percent)
     return replace(ledger, release=release), ()
