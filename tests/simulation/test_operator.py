@@ -356,3 +356,39 @@ def test_at_rest_nothing_is_written(world: World) -> None:
     world.settle(60)
     after = {verb: count for verb, count in world.api.calls.items() if not verb.startswith(("get", "list"))}
     assert before == after
+
+
+@pytest.mark.steps(QUICK)
+def test_an_action_that_fails_holds_up_no_independent_one(world: World) -> None:
+    world.fail(lambda call: refusal(500, "no") if (call.verb, call.resource) == ("delete", "services") else None)
+    world.publish(2)
+    world.want(2)
+    world.settle(90)
+    assert world.stable == 2
+    assert world.deployed() == {2}
+
+
+def test_a_pod_with_the_gateways_label_is_no_gateway(world: World) -> None:
+    """Its counts would be believed, and its silence would keep candidates from traffic."""
+    labels = {"dspy.dev/gateway": "true", "app.kubernetes.io/managed-by": "dspy-operator"}
+    spec = {"replicas": 1, "template": {"metadata": {"labels": labels}}}
+    world.api.put("deployments", {"metadata": {"name": "somebody", "namespace": NAMESPACE}, "spec": spec})
+    release(world)
+    assert [name for name in world.api.named("pods", NAMESPACE) if name.startswith("somebody")]
+
+    async def carrying() -> frozenset[str]:
+        return world.parts.poller.latest(NAMESPACE)[0]
+
+    assert world.loop.run_until_complete(carrying()) == frozenset(world.gateways)
+
+
+def test_a_clock_that_jumps_skips_no_pause(world: World) -> None:
+    release(world)
+    before = world.ledger.release
+    assert before is not None
+    world.behind_seconds = -3_600.0
+    world.settle(20)
+    after = world.ledger.release
+    assert after is not None
+    assert (after.step, world.weight(2)) == (before.step, 5_000)
+    assert after.step_seconds < before.step_seconds + 60
