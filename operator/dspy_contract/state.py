@@ -6,7 +6,7 @@ so that no two clocks are compared.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
@@ -39,6 +39,10 @@ class Counts:
     def answered(self) -> int:
         """Requests that ended in any way."""
         return sum(self.outcomes.values())
+
+    def ended_as(self, outcomes: Collection[str]) -> int:
+        """Requests that ended in one of these ways."""
+        return sum(self.outcomes.get(outcome, 0) for outcome in outcomes)
 
     @property
     def open(self) -> int:

@@ -7,7 +7,7 @@ One gateway pod (the agent's own book and tables), one candidate, looks as the g
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from dspy_contract.routes import TOTAL_WEIGHT, Backend, ReleaseRef, Routes
@@ -167,10 +167,6 @@ def _routes(serial: int, percent: float, release: int | None, epoch: int = 0) ->
     return Routes("qa", UID, serial, round(TIMEOUT_SECONDS), backends, named)
 
 
-def endings(stress: Stress, releases: int, progress: Callable[[int], None] = lambda done: None) -> list[Ending]:
+def endings(stress: Stress, releases: int) -> list[Ending]:
     """Many releases under one stress, each with a seed of its own."""
-    found = []
-    for seed in range(releases):
-        found.append(run(stress, seed))
-        progress(seed + 1)
-    return found
+    return [run(stress, seed) for seed in range(releases)]

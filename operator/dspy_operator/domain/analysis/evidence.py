@@ -156,12 +156,11 @@ class Evidence:
 
         Those of one pod by their numbers, whatever an answer that came late made of their ages.
         """
-        earliest: dict[tuple[str, str], float] = {}
+        earliest: dict[str, float] = {}
         placed: list[tuple[float, Table]] = []
         for table in sorted(self.tables.values(), key=lambda table: -table.number):
-            pod = (table.pod, table.incarnation)
-            earliest[pod] = min(table.opened_at, earliest.get(pod, math.inf))
-            placed.append((earliest[pod], table))
+            earliest[table.series] = min(table.opened_at, earliest.get(table.series, math.inf))
+            placed.append((earliest[table.series], table))
         placed.sort(key=lambda each: (each[0], each[1].pod, each[1].incarnation, each[1].number))
         return [table for _, table in placed]
 
@@ -214,7 +213,7 @@ def request_counts(counts: Counts) -> RequestCounts:
     """Counts in words that people read."""
     return RequestCounts(
         requests=counts.started,
-        failures=sum(counts.outcomes.get(outcome, 0) for outcome in FAILURES),
+        failures=counts.ended_as(FAILURES),
         client_errors=counts.outcomes.get(Outcome.CLIENT_ERROR, 0),
         left=counts.outcomes.get(Outcome.CANCELLED, 0),
         overloaded=counts.outcomes.get(Outcome.OVERLOADED, 0),
@@ -236,8 +235,9 @@ def add_counts(*several: Counts) -> Counts:
 
 
 def _with_recent(evidence: Evidence) -> Evidence:
-    stable = add_counts(*(total.stable for total in evidence.ordered))
-    candidate = add_counts(*(total.candidate for total in evidence.ordered))
+    ordered = evidence.ordered
+    stable = add_counts(*(total.stable for total in ordered))
+    candidate = add_counts(*(total.candidate for total in ordered))
     lost, full = {Outcome.CONNECTION_FAILURE}, {Outcome.OVERLOADED}
     return replace(
         evidence,
@@ -250,7 +250,7 @@ def _with_recent(evidence: Evidence) -> Evidence:
 
 
 def _after(recent: Recent, counts: Counts, bad: Collection[str], memory: float) -> Recent:
-    return recent.after(counts.started, sum(counts.outcomes.get(outcome, 0) for outcome in bad), memory)
+    return recent.after(counts.started, counts.ended_as(bad), memory)
 
 
 def _total(before: Table | None, told: DrawTable, opened_at: float, evidence: Evidence, look: Look) -> Total:

@@ -119,13 +119,15 @@ def _slow_words(evidence: Evidence) -> str:
     drawn = [total for total in _counted(totals, pair) if total.weight > 0]
     candidate, stable = (add_counts(*side) for side in ([t.candidate for t in drawn], [t.stable for t in drawn]))
     return (
-        f"{_slower(candidate, edge + 1)} requests of the candidate took over {EDGES_SECONDS[edge + 1]:g} s, "
-        f"{_slower(stable, edge)} of stable over {EDGES_SECONDS[edge]:g} s"
+        f"{_slower(candidate, edge + 1)} of {candidate.started} requests of the candidate took over "
+        f"{EDGES_SECONDS[edge + 1]:g} s, {_slower(stable, edge)} of {stable.started} of stable over "
+        f"{EDGES_SECONDS[edge]:g} s"
     )
 
 
-def _slower(counts: Counts, edge: int) -> str:
-    return f"{min(counts.older.get(edge, 0), counts.started)} of {counts.started}"
+def _slower(counts: Counts, edge: int) -> int:
+    """Requests that became as old as an edge, answered or not; never more than started."""
+    return min(counts.older.get(edge, 0), counts.started)
 
 
 def _draws(totals: Sequence[Total], bad: Bad, candidate_bad: Bad | None = None) -> list[Draws]:
@@ -152,7 +154,7 @@ def _answered(totals: Sequence[Total], stream: Stream) -> list[Draws]:
     unknown = {Outcome.LOST, Outcome.CONNECTION_FAILURE} if stream is FAILED else {Outcome.LOST}
 
     def candidate_bad(counts: Counts) -> int:
-        return min(stream.bad(counts) + sum(counts.outcomes.get(each, 0) for each in unknown), counts.started)
+        return min(stream.bad(counts) + counts.ended_as(unknown), counts.started)
 
     return _draws(totals, stream.bad, candidate_bad)
 
@@ -162,8 +164,8 @@ def _slow_draws(evidence: Evidence, totals: Sequence[Total], pair: int) -> list[
     edge = evidence.bounds[pair]
     return _draws(
         totals,
-        lambda counts: min(counts.older.get(edge, 0), counts.started),
-        lambda counts: min(counts.older.get(edge + 1, 0), counts.started),
+        lambda counts: _slower(counts, edge),
+        lambda counts: _slower(counts, edge + 1),
     )
 
 

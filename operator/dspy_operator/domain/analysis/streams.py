@@ -29,7 +29,7 @@ class Stream:
 
     def bad(self, counts: Counts) -> int:
         """Bad answers of this kind; never more than started."""
-        return min(sum(counts.outcomes.get(outcome, 0) for outcome in self.outcomes), counts.started)
+        return min(counts.ended_as(self.outcomes), counts.started)
 
 
 FAILED = Stream(
