@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from dspy_contract.logs import Logger
 from dspy_operator.api.reasons import Reason
@@ -43,39 +44,34 @@ class ProgramReconciler:
         self._poller = poller
         self._settings = settings
         self._clock = clock
-        self._latest: dict[tuple[str, str], Ledger] = {}
-        self._analyses: dict[tuple[str, str], Analysis] = {}
-        self._kept: dict[tuple[str, str], Mapping[str, int]] = {}
-        self._confirmed: dict[tuple[str, str], tuple[int, str]] = {}
-        self._shown: dict[tuple[str, str], _Shown] = {}
+        self._memories: defaultdict[tuple[str, str], _Memory] = defaultdict(_Memory)
 
     def known(self, namespace: str, name: str) -> Known | None:
         """What the last pass knew of a release, for the guard; None when no pass has been."""
-        ledger = self._latest.get((namespace, name))
-        if ledger is None:
+        memory = self._memories.get((namespace, name))
+        if memory is None or memory.ledger is None:
             return None
-        release = ledger.release
+        release = memory.ledger.release
         if release is None:
             return NO_RELEASE
-        analysis = self._analyses[namespace, name]
         answered, evidence = release.answered, release.evidence
-        return Known(release.id, release.weight_bp, release.step, answered, evidence, analysis)
+        return Known(release.id, release.weight_bp, release.step, answered, evidence, memory.analysis)
 
     def kept(self, namespace: str, name: str) -> Mapping[str, int]:
         """By gateway pod and incarnation, up to which draw table the stored ledger keeps the counts."""
-        return self._kept.get((namespace, name), {})
+        memory = self._memories.get((namespace, name))
+        return memory.kept if memory else {}
 
     async def work(self, namespace: str, name: str) -> float | None:
         """One pass; returns after how many seconds the program wants another."""
         manifest = await self._observer.program(namespace, name)
         if manifest is None:
-            for memory in (self._latest, self._analyses, self._kept, self._confirmed, self._shown):
-                memory.pop((namespace, name), None)
+            self._memories.pop((namespace, name), None)
             self._poller.follow(namespace, name, None)
             await self._orphans(namespace, name)
             return None
         try:
-            snapshot = await self._observer.snapshot(manifest, self._latest.get((namespace, name)))
+            snapshot = await self._observer.snapshot(manifest, self._memories[namespace, name].ledger)
         except InvalidSpecError as error:
             await self._hold(read_program({**manifest, "spec": _PLACEHOLDER_SPEC}, None), error)
             return self._settings.resync_seconds
@@ -84,19 +80,19 @@ class ProgramReconciler:
     async def _decide(self, snapshot: Snapshot) -> float:
         """Plans and executes; only then shows a new revision to the API, so that its answer holds up nothing."""
         program, now = snapshot.program, self._clock()
-        key = (program.namespace, program.name)
+        memory = self._memories[program.namespace, program.name]
         decided = plan(self._shown_to_api(snapshot), now)
         watched = needs_polling(decided.ledger) or self._is_unsettled(snapshot, decided.ledger)
         self._poller.follow(program.namespace, program.name, program.uid if watched else None)
         if decided.status is not None:
             await self._executor.write_status(program, decided.status)
         # What is written is what the guard goes by, whatever becomes of the rest of the plan.
-        self._latest[key] = decided.ledger
+        memory.ledger = decided.ledger
         if decided.ledger.release:
-            self._analyses[key] = analysis_of(decided.ledger.release, snapshot)
+            memory.analysis = analysis_of(decided.ledger.release, snapshot)
         await self._executor.execute(program, decided, now)
         if program.ledger and program.ledger.release:
-            self._kept[key] = stored_kept(program.status)
+            memory.kept = stored_kept(program.status)
         if await self._show(snapshot):
             return 0.0
         poll = self._settings.registry_poll_seconds
@@ -109,10 +105,10 @@ class ProgramReconciler:
         """
         if ledger.stable is None:
             return False
-        key, routes = (snapshot.program.namespace, snapshot.program.name), snapshot.routes
+        memory, routes = self._memories[snapshot.program.namespace, snapshot.program.name], snapshot.routes
         if routes is not None and routes_acked(snapshot, ledger.serial, 0.0):
-            self._confirmed[key] = (routes.serial, routes.content)
-        obeyed = routes is not None and self._confirmed.get(key) == (routes.serial, routes.content)
+            memory.confirmed = (routes.serial, routes.content)
+        obeyed = routes is not None and memory.confirmed == (routes.serial, routes.content)
         return not obeyed or snapshot.service_port is None or snapshot.service_port != snapshot.gateway.port
 
     def _shown_to_api(self, snapshot: Snapshot) -> Snapshot:
@@ -120,7 +116,7 @@ class ProgramReconciler:
         desired = snapshot.desired
         if not isinstance(desired, DesiredRevision) or desired.revision.name in snapshot.revisions:
             return snapshot
-        shown = self._shown.get((snapshot.program.namespace, snapshot.program.name))
+        shown = self._memories[snapshot.program.namespace, snapshot.program.name].shown
         if shown is None or shown.revision != desired.revision.name:
             return replace(
                 snapshot, desired=Problem(Reason.RESOLVING, "The API server is asked whether it takes the pods")
@@ -130,10 +126,10 @@ class ProgramReconciler:
     async def _show(self, snapshot: Snapshot) -> bool:
         """Shows a new revision's pods to the API, unless it answered a moment ago. True when another pass should
         follow."""
-        desired, key = snapshot.desired, (snapshot.program.namespace, snapshot.program.name)
+        desired, memory = snapshot.desired, self._memories[snapshot.program.namespace, snapshot.program.name]
         if not isinstance(desired, DesiredRevision) or desired.revision.name in snapshot.revisions:
             return False
-        shown, now = self._shown.get(key), self._clock()
+        shown, now = memory.shown, self._clock()
         if shown and shown.revision == desired.revision.name and (shown.problem is None or now < shown.until):
             return False
         problem = None
@@ -141,7 +137,7 @@ class ProgramReconciler:
             await self._executor.dry_run(desired.revision.deployment)
         except InvalidSpecError as error:
             problem = Problem(error.reason, error.message)
-        self._shown[key] = _Shown(desired.revision.name, problem, now + REFUSAL_SECONDS)
+        memory.shown = _Shown(desired.revision.name, problem, now + REFUSAL_SECONDS)
         return shown is None or shown.revision != desired.revision.name or shown.problem != problem
 
     async def _hold(self, program: Program, error: InvalidSpecError) -> None:
@@ -167,6 +163,19 @@ class _Shown:
     revision: str
     problem: Problem | None
     until: float
+
+
+@dataclass(slots=True)
+class _Memory:
+    """What is remembered of one program between passes; all of it may be lost."""
+
+    ledger: Ledger | None = None
+    """The newest, with evidence that is not stored yet."""
+    analysis: Analysis = field(default_factory=Analysis)
+    kept: Mapping[str, int] = field(default_factory=dict)
+    confirmed: tuple[int, str] | None = None
+    """Serial and content of the routes that the gateways were seen to obey."""
+    shown: _Shown | None = None
 
 
 _PLACEHOLDER_SPEC = {"model": {"uri": ""}, "lm": {"model": ""}}
