@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from dspy_contract.outcomes import Outcome, outcome_of
 from dspy_contract.stat_names import ANSWERS, ENDED, OLDER, PREFIX, STARTED, parse
-from dspy_contract.state import FAST_EDGES_SECONDS, Counts
+from dspy_contract.state import EDGES_SECONDS, FAST_EDGES_SECONDS, Counts
 
 MOST_FILTERED = 50
 """With more programs than this, a look reads all statistics: a longer pattern costs more than it saves."""
@@ -138,10 +138,13 @@ def _is_age(what: str) -> bool:
 def _counts(what: Mapping[str, int]) -> Counts:
     outcomes = {key: count for key, count in what.items() if count and key != STARTED and not _is_age(key)}
     first_slow = len(FAST_EDGES_SECONDS)
-    older = {int(key.partition(".")[2]): count for key, count in what.items() if key.startswith(OLDER) and count}
+    older: dict[int, int] = {}
+    reached = 0
+    for edge in reversed(range(first_slow, len(EDGES_SECONDS))):
+        # A look that came late missed an edge; who was seen at a later one has been at this one too.
+        reached = max(reached, what.get(f"{OLDER}.{edge}", 0))
+        older[edge] = reached
     for edge in range(first_slow):
         # Answers that ended between the edge and the first of the slow ones, plus all that became older than that.
-        count = what.get(f"{ENDED}.{edge}", 0) + older.get(first_slow, 0)
-        if count:
-            older[edge] = count
-    return Counts(what.get(STARTED, 0), outcomes, older)
+        older[edge] = what.get(f"{ENDED}.{edge}", 0) + reached
+    return Counts(what.get(STARTED, 0), outcomes, {edge: older[edge] for edge in sorted(older) if older[edge]})

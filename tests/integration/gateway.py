@@ -72,7 +72,7 @@ class Upstream:
 
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", answer)
-        runner = web.AppRunner(app, access_log=None, keepalive_timeout=75)
+        runner = web.AppRunner(app, access_log=None, keepalive_timeout=75, shutdown_timeout=0.5)
         await runner.setup()
         self.port = self.port or free_port()
         await web.TCPSite(runner, "127.0.0.1", self.port).start()

@@ -74,6 +74,14 @@ def test_statistics_are_read_by_name_and_only_predictions_of_this_incarnation_co
     assert counts.older[0] == 3
 
 
+def test_a_look_at_the_ages_that_came_late_loses_no_request() -> None:
+    half, two, three = (EDGES_SECONDS.index(seconds) for seconds in (0.5, 2.0, 3.0))
+    sums = Sums()
+    sums.take(Counter({(1, "a", STARTED): 5, (1, "a", f"older.{half}"): 2, (1, "a", f"older.{three}"): 5}))
+    older = sums.by_table()[1]["a"].older
+    assert (older[0], older[half], older[two], older[three]) == (5, 5, 5, 5), "Envoy stood still for the edges between"
+
+
 def test_a_look_at_few_programs_names_them() -> None:
     assert "b%7Ca" not in statistics_query({"b", "a"})
     assert "%28a%7Cb%29%40" in statistics_query({"b", "a"})
