@@ -157,11 +157,6 @@ def routes_name(program: str) -> str:
     return f"{program}{_ROUTES_SUFFIX}"
 
 
-def program_of(name: str) -> str | None:
-    """The program whose routes a ConfigMap of this name holds; None for another name."""
-    return name.removesuffix(_ROUTES_SUFFIX) if name.endswith(_ROUTES_SUFFIX) else None
-
-
 def dump(value: Routes | PortTable) -> str:
     """The JSON text of a value of this contract."""
     bare = replace(value, content="") if isinstance(value, Routes) else value

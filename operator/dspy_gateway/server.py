@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from collections.abc import Iterator
+from weakref import WeakKeyDictionary
 
 import msgspec
 from aiohttp import web
@@ -12,6 +14,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from dspy_contract.state import dump_state, load_poll
 from dspy_gateway.agent import Agent
+
+ANSWER_SECONDS = 0.25
+"""A connection is answered at most once in this time: a storm of failures is looked at four times a second."""
 
 LONGEST_WAIT_SECONDS = 30.0
 MOST_WAITING = 64
@@ -22,6 +27,13 @@ def application(agent: Agent) -> web.Application:
     registry = CollectorRegistry()
     registry.register(Page(agent))
     waiting = 0
+    answered_at: WeakKeyDictionary[asyncio.BaseTransport, float] = WeakKeyDictionary()
+
+    async def pace(request: web.Request) -> None:
+        """Waits until the connection may be answered again."""
+        assert request.transport is not None
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(answered_at.get(request.transport, float("-inf")) + ANSWER_SECONDS - loop.time())
 
     async def state(request: web.Request) -> web.Response:
         nonlocal waiting
@@ -37,9 +49,13 @@ def application(agent: Agent) -> web.Application:
             raise web.HTTPTooManyRequests(text="too many polls wait already")
         waiting += 1
         try:
-            return web.Response(body=dump_state(await agent.answer(poll)), content_type="application/json")
+            await pace(request)
+            content = dump_state(await agent.answer(poll))
         finally:
             waiting -= 1
+        if request.transport is not None:
+            answered_at[request.transport] = asyncio.get_running_loop().time()
+        return web.Response(body=content, content_type="application/json")
 
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})

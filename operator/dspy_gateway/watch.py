@@ -7,6 +7,7 @@ traffic from revisions that can answer. What cannot be read, or is deleted by ha
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Collection
 
 from dspy_contract.logs import Logger
 from dspy_contract.routes import (
@@ -24,9 +25,33 @@ from dspy_contract.routes import (
 from dspy_gateway.agent import Agent
 from dspy_gateway.resources import Endpoint
 from dspy_kube.client import Kube, Object
+from dspy_kube.store import Name
 from dspy_kube.watch import Watch
 
 log = Logger(__name__)
+
+
+class _Living:
+    """The objects of a kind that exist, and what each stands for: `take` reads one and returns it."""
+
+    def __init__(self, take: Callable[[Object], str | None]) -> None:
+        self._take = take
+        self.meanings: dict[str, str] = {}
+
+    def put(self, item: Object) -> None:
+        """Reads an object; one that cannot be read leaves what it was before."""
+        meaning = self._take(item)
+        if meaning is not None:
+            self.meanings[item["metadata"]["name"]] = meaning
+
+    def forget(self, item: Object) -> None:
+        """An object went."""
+        self.meanings.pop(item["metadata"]["name"], None)
+
+    def keep(self, found: Collection[Name], version: str) -> None:
+        """Only these exist."""
+        names = {name for _, name in found}
+        self.meanings = {name: meaning for name, meaning in self.meanings.items() if name in names}
 
 
 class Watcher:
@@ -35,17 +60,17 @@ class Watcher:
     def __init__(self, kube: Kube, agent: Agent) -> None:
         self._agent = agent
         self._state = agent.desired
-        self._sources: dict[str, str] = {}
-        """The uid of each routes ConfigMap, by its name."""
-        self._revisions: dict[str, str] = {}
-        """The revision of each EndpointSlice, by its name."""
         namespace = agent.settings.namespace
         maps = f"/api/v1/namespaces/{namespace}/configmaps"
         slices = f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
-        self._watches = (
-            Watch(kube, maps, PORTS_LABEL, self._put_ports, self._keep_ports, self._settled),
-            Watch(kube, maps, ROUTES_LABEL, self._put_routes, self._forget_routes, self._settled),
-            Watch(kube, slices, REVISION_LABEL, self._put_slice, self._forget_slice, self._settled),
+        self._sources, self._slices = _Living(self._take_routes), _Living(self._take_slice)
+        self._watches = tuple(
+            Watch(kube, path, {"labelSelector": label}, sink, self._settled)
+            for path, label, sink in (
+                (maps, PORTS_LABEL, _Living(self._take_ports)),
+                (maps, ROUTES_LABEL, self._sources),
+                (slices, REVISION_LABEL, self._slices),
+            )
         )
 
     async def run(self) -> None:
@@ -56,11 +81,13 @@ class Watcher:
 
     async def _settled(self) -> None:
         if all(watch.listed.is_set() for watch in self._watches):
-            self._state = self._state.keeping_routes(set(self._sources.values()))
-            self._state = self._state.keeping_slices({(revision, name) for name, revision in self._revisions.items()})
+            self._state = self._state.keeping_routes(set(self._sources.meanings.values()))
+            living = {(revision, name) for name, revision in self._slices.meanings.items()}
+            self._state = self._state.keeping_slices(living)
             await self._agent.update(self._state)
 
-    def _put_ports(self, item: Object) -> None:
+    def _take_ports(self, item: Object) -> None:
+        """A port table that is deleted is written anew by the operator: no port of a living program may move."""
         if item["metadata"]["name"] != GATEWAY_NAME:
             return
         try:
@@ -68,33 +95,24 @@ class Watcher:
         except UNREADABLE as error:
             log.error("The port table could not be read; the last one stands", error=str(error))
 
-    def _keep_ports(self, namespace: str, name: str, uid: str | None) -> None:
-        """A port table that is deleted is written anew by the operator: no port of a living program may move."""
-
-    def _put_routes(self, item: Object) -> None:
+    def _take_routes(self, item: Object) -> str | None:
         """A program's routes are those of the ConfigMap of its own name; copies of it mean nothing."""
         name = item["metadata"]["name"]
         try:
             routes = load_routes(item["data"][CONTENT_KEY])
         except UNREADABLE as error:
             log.error("Routes could not be read; the last ones stand", name=name, error=str(error))
-            return
+            return None
         if name != routes_name(routes.program):
             log.warning("A copy of routes is ignored", name=name, program=routes.program)
-            return
-        self._sources[name] = routes.uid
+            return None
         self._state = self._state.with_routes(routes)
+        return routes.uid
 
-    def _forget_routes(self, namespace: str, name: str, uid: str | None) -> None:
-        self._sources.pop(name, None)
-
-    def _put_slice(self, item: Object) -> None:
+    def _take_slice(self, item: Object) -> str:
         name, revision = item["metadata"]["name"], str(item["metadata"]["labels"][REVISION_LABEL])
-        self._revisions[name] = revision
         self._state = self._state.with_slice(revision, name, endpoints_of(item))
-
-    def _forget_slice(self, namespace: str, name: str, uid: str | None) -> None:
-        self._revisions.pop(name, None)
+        return revision
 
 
 def endpoints_of(item: Object) -> tuple[Endpoint, ...]:

@@ -1,68 +1,138 @@
-"""Objects as they were last seen or written, by kind, namespace and name: what a watch says, and what our writes
+"""Objects as they were last seen or written, by kind, namespace and name: what watches say, and what our writes
 answered.
 
 Whoever writes puts the answer in, so a reader sees its own writes; an older resourceVersion is ignored. An object that
-was deleted is not brought back by an event that comes late.
+went is not brought back by an event that comes late; one that only lost the label by which it is watched may come back,
+under a later version. Objects are shared: who reads them changes nothing in them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 
 from dspy_kube.client import Object
 
-Key = tuple[str, str, str]
-"""Kind, namespace, name."""
+Name = tuple[str, str]
+"""Namespace and name."""
 
+FOREVER = 1 << 63
 MOST_TOMBSTONES = 10_000
 
 
-class Store:
-    """Holds objects. `on_change` hears of each that is new to it, with None for one that went."""
+@dataclass(slots=True)
+class _Shelf:
+    """The objects of one kind in one namespace, and their names by group."""
 
-    def __init__(self, on_change: Callable[[Key, Object | None], None] = lambda key, item: None) -> None:
-        self._objects: dict[Key, Object] = {}
-        self._tombstones: dict[str, None] = {}
+    objects: dict[str, Object] = field(default_factory=dict)
+    groups: defaultdict[str, dict[str, None]] = field(default_factory=lambda: defaultdict(dict))
+
+
+class Store:
+    """Holds objects. `project` says what of an object is kept, `group` under which word it is found again;
+    `on_change` hears of each whose content is new (kind, before, after), with None for one that is not there."""
+
+    def __init__(
+        self,
+        on_change: Callable[[str, Object | None, Object | None], None] = lambda kind, before, after: None,
+        project: Callable[[str, Object], Object] = lambda kind, item: item,
+        group: Callable[[str, Object], str] = lambda kind, item: "",
+    ) -> None:
         self._on_change = on_change
+        self._project = project
+        self._group = group
+        self._shelves: defaultdict[str, dict[str, _Shelf]] = defaultdict(dict)
+        self._tombstones: dict[str, int] = {}
 
     def get(self, kind: str, namespace: str, name: str) -> Object | None:
         """An object; None when it is not there."""
-        return self._objects.get((kind, namespace, name))
+        shelf = self._shelves[kind].get(namespace)
+        return shelf.objects.get(name) if shelf else None
 
-    def list(self, kind: str, namespace: str) -> list[Object]:
-        """The objects of a kind in a namespace."""
-        return [item for key, item in self._objects.items() if key[0] == kind and key[1] == namespace]
+    def list(self, kind: str, namespace: str | None = None, group: str | None = None) -> list[Object]:
+        """The objects of a kind, in a namespace or in all; with a group, those of it only."""
+        shelves = self._shelves[kind]
+        chosen = shelves.values() if namespace is None else filter(None, [shelves.get(namespace)])
+        if group is None:
+            return [item for shelf in chosen for item in shelf.objects.values()]
+        return [shelf.objects[name] for shelf in chosen for name in shelf.groups.get(group, ())]
 
     def put(self, kind: str, item: Object) -> None:
         """Takes an object, unless a newer one is known or it is gone already."""
+        metadata, version = item["metadata"], _version(item)
+        if version <= self._tombstones.get(metadata["uid"], -1):
+            return
+        shelf = self._shelves[kind].setdefault(metadata["namespace"], _Shelf())
+        before = shelf.objects.get(metadata["name"])
+        if before is not None and _version(before) >= version:
+            return
+        after = self._project(kind, item)
+        self._place(shelf, kind, before, after)
+        if before is None or _content(before) != _content(after):
+            self._on_change(kind, before, after)
+
+    def forget(self, kind: str, item: Object) -> None:
+        """Drops an object that went, as it was last: that one, and never its successor."""
         metadata = item["metadata"]
-        key = (kind, metadata["namespace"], metadata["name"])
-        if metadata["uid"] in self._tombstones:
-            return
-        stored = self._objects.get(key)
-        if stored is not None and _version(stored) >= _version(item):
-            return
-        self._objects[key] = item
-        self._on_change(key, item)
+        self._bury(metadata["uid"], _version(item))
+        held = self.get(kind, metadata["namespace"], metadata["name"])
+        if held is not None and held["metadata"]["uid"] == metadata["uid"] and _version(held) <= _version(item):
+            self._remove(kind, held)
 
-    def forget(self, kind: str, namespace: str, name: str, uid: str | None = None) -> None:
-        """Drops an object that is gone: the one of that uid, and never its successor; None is whichever is held."""
-        key = (kind, namespace, name)
-        stored = self._objects.get(key)
-        held = stored["metadata"]["uid"] if stored is not None else None
-        self._bury(uid or held)
-        if stored is not None and uid in (None, held):
-            del self._objects[key]
-            self._on_change(key, None)
+    def deleted(self, kind: str, namespace: str, name: str, uid: str | None = None) -> None:
+        """Drops an object that the API server says is not there: the one of that uid; None is whichever is held."""
+        held = self.get(kind, namespace, name)
+        if held is not None and uid in (None, held["metadata"]["uid"]):
+            self._bury(held["metadata"]["uid"], FOREVER)
+            self._remove(kind, held)
 
-    def _bury(self, uid: str | None) -> None:
-        if uid is not None:
-            self._tombstones[uid] = None
+    def keep(self, kind: str, found: Collection[Name], version: str) -> None:
+        """Drops every object of a kind that a listing did not find, unless it is newer than the listing."""
+        at = _number(version)
+        for item in self.list(kind):
+            name = (item["metadata"]["namespace"], item["metadata"]["name"])
+            if name not in found and _version(item) <= at:
+                self._bury(item["metadata"]["uid"], at)
+                self._remove(kind, item)
+
+    def _place(self, shelf: _Shelf, kind: str, before: Object | None, after: Object) -> None:
+        name = after["metadata"]["name"]
+        if before is not None:
+            _leave(shelf, self._group(kind, before), name)
+        shelf.objects[name] = after
+        shelf.groups[self._group(kind, after)][name] = None
+
+    def _remove(self, kind: str, item: Object) -> None:
+        namespace, name = item["metadata"]["namespace"], item["metadata"]["name"]
+        shelf = self._shelves[kind][namespace]
+        del shelf.objects[name]
+        _leave(shelf, self._group(kind, item), name)
+        if not shelf.objects:
+            del self._shelves[kind][namespace]
+        self._on_change(kind, item, None)
+
+    def _bury(self, uid: str, version: int) -> None:
+        self._tombstones[uid] = max(version, self._tombstones.pop(uid, -1))
         while len(self._tombstones) > MOST_TOMBSTONES:
             del self._tombstones[next(iter(self._tombstones))]
 
 
+def _leave(shelf: _Shelf, group: str, name: str) -> None:
+    del shelf.groups[group][name]
+    if not shelf.groups[group]:
+        del shelf.groups[group]
+
+
+def _content(item: Object) -> Object:
+    """All of an object but its version."""
+    return {**item, "metadata": {**item["metadata"], "resourceVersion": ""}}
+
+
 def _version(item: Object) -> int:
     """resourceVersions of one kind are comparable numbers wherever etcd is behind them, across deletions too."""
-    version = str(item["metadata"].get("resourceVersion", "0"))
+    return _number(str(item["metadata"].get("resourceVersion", "0")))
+
+
+def _number(version: str) -> int:
     return int(version) if version.isdigit() else 0

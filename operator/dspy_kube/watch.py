@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Protocol
 
 from dspy_contract.logs import Logger
 from dspy_kube.client import UNREACHABLE, ApiException, GoneError, Kube, Object
+from dspy_kube.store import Name
 
 PAGE = 500
 RETRY_SECONDS, LONGEST_RETRY_SECONDS = 0.5, 10.0
@@ -21,27 +23,36 @@ all of them at once."""
 log = Logger(__name__)
 
 
+class Sink(Protocol):
+    """Who hears what a watch learns."""
+
+    def put(self, item: Object) -> None:
+        """Takes an object that is listed, or has changed."""
+
+    def forget(self, item: Object) -> None:
+        """Takes the last state of an object that went."""
+
+    def keep(self, found: Collection[Name], version: str) -> None:
+        """A listing is complete: at that version there was nothing that it did not find."""
+
+
 class Watch:
-    """Follows one collection. `put` takes objects as they are listed or change, `forget` the namespace, name and uid
-    (None when a listing no longer has it) of those that are gone; `settled` is awaited after each listing and each
-    change."""
+    """Follows one collection, by a query of selectors, and tells a sink; `settled` is awaited after each listing and
+    each change."""
 
     def __init__(
         self,
         kube: Kube,
         path: str,
-        label: str,
-        put: Callable[[Object], None],
-        forget: Callable[[str, str, str | None], None],
+        query: Mapping[str, str],
+        sink: Sink,
         settled: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._kube = kube
         self._path = path
-        self._query = {"labelSelector": label}
-        self._put = put
-        self._forget = forget
+        self._query = query
+        self._sink = sink
         self._settled = settled
-        self._names: set[tuple[str, str]] = set()
         self.listed = asyncio.Event()
         self.heard_at = 0.0
         """When the API server last said anything, by the loop's clock."""
@@ -51,7 +62,7 @@ class Watch:
         failures = 0
         while True:
             try:
-                version = await self._list()
+                version = await self.list()
                 failures = 0
                 await self._follow(version)
             except GoneError:
@@ -71,39 +82,32 @@ class Watch:
                 if self._settled and kind != "BOOKMARK":
                     await self._settled()
 
-    async def _list(self) -> str:
-        """Lists everything, forgets what is no longer there, and returns the place in history."""
-        found: set[tuple[str, str]] = set()
+    async def list(self) -> str:
+        """Lists everything once, and returns the place in history. Raises what the API answers."""
+        found: set[Name] = set()
         query: Mapping[str, object] = {**self._query, "limit": PAGE}
         while True:
             page = await self._kube.request("GET", self._path, query)
             self._hear()
             for item in page["items"]:
-                found.add(_name(item))
-                self._put(item)
+                found.add((item["metadata"]["namespace"], item["metadata"]["name"]))
+                self._sink.put(item)
             token = page["metadata"].get("continue")
             if not token:
                 break
             query = {**self._query, "limit": PAGE, "continue": token}
-        for namespace, name in self._names - found:
-            self._forget(namespace, name, None)
-        self._names = found
+        version = str(page["metadata"]["resourceVersion"])
+        self._sink.keep(found, version)
         self.listed.set()
         if self._settled:
             await self._settled()
-        return str(page["metadata"]["resourceVersion"])
+        return version
 
     def _take(self, kind: str, item: Object) -> None:
         if kind == "DELETED":
-            self._names.discard(_name(item))
-            self._forget(*_name(item), item["metadata"]["uid"])
+            self._sink.forget(item)
         elif kind != "BOOKMARK":
-            self._names.add(_name(item))
-            self._put(item)
+            self._sink.put(item)
 
     def _hear(self) -> None:
         self.heard_at = asyncio.get_running_loop().time()
-
-
-def _name(item: Object) -> tuple[str, str]:
-    return item["metadata"]["namespace"], item["metadata"]["name"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import random
 import signal
 import time
 
@@ -16,16 +17,11 @@ from dspy_kube.lease import Lease
 from dspy_operator import gateway_tokens, handlers
 from dspy_operator.agent_client import AgentClient
 from dspy_operator.api.names import API_VERSION, FIELD_MANAGER
-from dspy_operator.kube.paths import path
 from dspy_operator.page import serve_page
 from dspy_operator.parts import Parts, assemble
-from dspy_operator.reconcile.controller import Controller
 from dspy_operator.registry.mlflow import Registry
 from dspy_operator.settings import Settings
-from dspy_operator.workqueue import Key, WorkQueue
-
-KEEP_SHARE = 0.8
-"""Share of the poll interval for which a registry's answer is kept: a wake-up never finds its own old answer."""
+from dspy_operator.workqueue import Key
 
 LEADS_SECONDS = 10.0
 """A switch is renewed only while the Lease was renewed within this time."""
@@ -42,9 +38,7 @@ async def run(settings: Settings) -> None:
     await _wait_for_resources(kube)
     key = await gateway_tokens.load_key(kube, settings.pod_namespace)
     lease = Lease(kube, settings.pod_namespace, FIELD_MANAGER, settings.identity)
-    registries = {
-        name: Registry(each, settings.registry_poll_seconds * KEEP_SHARE) for name, each in settings.registries.items()
-    }
+    registries = {name: Registry(each) for name, each in settings.registries.items()}
     parts = assemble(
         kube,
         registries,
@@ -61,11 +55,11 @@ async def run(settings: Settings) -> None:
         asyncio.create_task(lease.keep()),
         asyncio.create_task(_guard_first(parts, settings)),
         asyncio.create_task(_silent(parts)),
-        *(asyncio.create_task(watch.run()) for watch in parts.watches),
-        asyncio.create_task(_resync(kube, parts.passes, parts.controller, settings)),
+        *(asyncio.create_task(watch.run()) for watch in parts.children.values()),
+        asyncio.create_task(_list_resources(parts, settings)),
     ]
     try:
-        await _run_kopf(settings, parts.passes, tasks)
+        await _run_kopf(settings, parts, tasks)
     finally:
         for task in tasks:
             task.cancel()
@@ -73,16 +67,17 @@ async def run(settings: Settings) -> None:
         await parts.poller.close()
         await lease.release()
         await page.cleanup()
-        for registry in registries.values():
-            await registry.close()
+        await parts.follower.close()
         await kube.close()
 
 
 async def _guard_first(parts: Parts, settings: Settings) -> None:
-    """The guard looks as soon as routes and gateway pods are listed; passes begin then."""
-    await asyncio.gather(*(watch.listed.wait() for watch in parts.watches))
+    """The guard looks as soon as routes and gateway pods are listed; passes begin once everything is."""
+    await asyncio.gather(*(parts.children[kind].listed.wait() for kind in ("ConfigMap", "Pod")))
     async with asyncio.TaskGroup() as group:
         group.create_task(parts.looks.run(settings.guard_workers))
+        watches = (*parts.children.values(), *parts.resources.values())
+        await asyncio.gather(*(watch.listed.wait() for watch in watches))
         group.create_task(parts.passes.run(settings.workers))
 
 
@@ -92,16 +87,16 @@ async def _silent(parts: Parts) -> None:
     began = loop.time()
     while True:
         await asyncio.sleep(SILENT_SECONDS / 10)
-        for watch in parts.watches:
+        for kind, watch in parts.children.items():
             if loop.time() - max(watch.heard_at, began) > SILENT_SECONDS:
-                raise TimeoutError(f"a watch has been silent for {SILENT_SECONDS:.0f} s")
+                raise TimeoutError(f"the watch of {kind} has been silent for {SILENT_SECONDS:.0f} s")
 
 
-async def _run_kopf(settings: Settings, queue: WorkQueue, tasks: list[asyncio.Task[None]]) -> None:
+async def _run_kopf(settings: Settings, parts: Parts, tasks: list[asyncio.Task[None]]) -> None:
     stop, ready = asyncio.Event(), asyncio.Event()
     operator = asyncio.create_task(
         kopf.operator(
-            registry=handlers.registry(queue.add, configuration),
+            registry=handlers.registry(parts.take, configuration),
             settings=handlers.settings(),
             clusterwide=settings.namespace is None,
             namespaces=[settings.namespace] if settings.namespace else (),
@@ -138,17 +133,24 @@ async def _wait_for_resources(kube: Kube) -> None:
         await asyncio.sleep(1)
 
 
-async def _resync(kube: Kube, queue: WorkQueue, controller: Controller, settings: Settings) -> None:
-    """Looks at everything now and then, whatever events were lost."""
+async def _list_resources(parts: Parts, settings: Settings) -> None:
+    """Lists the custom resources before the first pass, and now and then: kopf tells of no deletion that it missed.
+
+    Each time every program has another pass over the store, and every gateway, spread over the time until the next.
+    """
     while True:
         try:
-            programs = await kube.request("GET", path("DSPyProgram", settings.namespace))
-            if not programs["items"]:
-                controller.worked_at = time.time()
-            for item in programs["items"]:
-                namespace = item["metadata"]["namespace"]
-                queue.add(Key("program", namespace, item["metadata"]["name"]))
-                queue.add(Key("gateway", namespace))
+            for watch in parts.resources.values():
+                await watch.list()
         except (ApiException, *UNREACHABLE) as error:
-            log.warning("The resync failed", error=type(error).__name__)
+            log.warning("The custom resources could not be listed", error=type(error).__name__)
+            await asyncio.sleep(1)
+            continue
+        programs = parts.store.list("DSPyProgram")
+        if not programs:
+            parts.controller.worked_at = time.time()
+        for item in programs:
+            namespace = item["metadata"]["namespace"]
+            for key in (Key("program", namespace, item["metadata"]["name"]), Key("gateway", namespace)):
+                parts.passes.add_after(key, random.uniform(0, settings.resync_seconds))
         await asyncio.sleep(settings.resync_seconds)

@@ -20,9 +20,6 @@ from dspy_kube.objects import is_ready
 from dspy_operator.agent_client import AgentError, Agents
 
 WAIT_SECONDS = 1.0
-SPACING_SECONDS = 0.1
-"""Between an answer and the next poll: a storm of failures is looked at ten times a second, not more."""
-
 PODS_SECONDS = 1.0
 """How often the list of gateway pods is read."""
 
@@ -165,7 +162,6 @@ class Poller:
             # Only those with news: somebody else's failures wake nobody.
             for program in [name for name, uid in known.interested.items() if uid in state.programs]:
                 self._wake(namespace, program)
-            await asyncio.sleep(SPACING_SECONDS)
 
     def _question(self, namespace: str, known: _Namespace, series: str, seen: str) -> Poll:
         programs = {uid: self._interest(namespace, program, series) for program, uid in known.interested.items()}

@@ -5,20 +5,17 @@ Two speeds: the guard has a queue and workers of its own, and never waits for a 
 
 from __future__ import annotations
 
-import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
-from dspy_contract.routes import ROUTES_LABEL, program_of
 from dspy_contract.state import Interest
 from dspy_kube.client import Kube, Object
-from dspy_kube.store import Key as StoreKey
-from dspy_kube.store import Store
+from dspy_kube.store import Name, Store
 from dspy_kube.watch import Watch
 from dspy_operator.agent_client import Agents
-from dspy_operator.api.names import GATEWAY_LABEL
 from dspy_operator.gateway_poller import Poller
+from dspy_operator.kube import cache
 from dspy_operator.kube.execute import Executor
 from dspy_operator.kube.observe import Observer, read_routes
 from dspy_operator.kube.paths import path
@@ -26,25 +23,37 @@ from dspy_operator.reconcile.controller import Controller
 from dspy_operator.reconcile.gateway import GatewayReconciler
 from dspy_operator.reconcile.guard import Guard
 from dspy_operator.reconcile.program import ProgramReconciler
-from dspy_operator.registry.mlflow import Registry
+from dspy_operator.registry.follower import Follower, Source
 from dspy_operator.settings import Settings
 from dspy_operator.workqueue import Key, WorkQueue
 
 
 @dataclass
 class Parts:
-    """Everything that runs: two queues, the poller, the watches behind the store, and who works on passes."""
+    """Everything that runs: two queues, the poller, the store and what feeds it, and who works on passes."""
 
     passes: WorkQueue
     looks: WorkQueue
     poller: Poller
-    watches: tuple[Watch, ...]
+    store: Store
+    children: Mapping[str, Watch]
+    """Watches of our own, by kind."""
+    resources: Mapping[str, Watch]
+    """Of the two custom resources, for listing: kopf follows their changes, which `take` hears."""
+    follower: Follower
     controller: Controller
+
+    def take(self, kind: str, event: str | None, item: Object) -> None:
+        """An event of a custom resource: its kind, its type (None while kopf lists), the object."""
+        if event == "DELETED":
+            self.store.forget(kind, item)
+        else:
+            self.store.put(kind, item)
 
 
 def assemble(
     kube: Kube,
-    registries: Mapping[str, Registry],
+    registries: Mapping[str, Source],
     agents: Agents,
     settings: Settings,
     token: Callable[[str], str],
@@ -62,48 +71,98 @@ def assemble(
     passes = WorkQueue("passes", lambda key: controller.work(key))
     looks = WorkQueue("guard", lambda key: guard.work(key))
 
-    def changed(key: StoreKey, item: Object | None) -> None:
+    def changed(kind: str, before: Object | None, after: Object | None) -> None:
         """A release that moves is polled and guarded from the moment its routes are seen, whatever else waits."""
-        kind, namespace, name = key
-        program = program_of(name) if kind == "ConfigMap" else None
-        if program is None:
-            return
-        passes.add(Key("program", namespace, program))
-        uid = _releasing(item)
-        if uid is not None:
-            poller.follow(namespace, program, uid)
-            looks.add(Key("guard", namespace, program))
+        for key in woken_keys(kind, before, after, store):
+            passes.add(key)
+        routes = read_routes(after) if kind == "ConfigMap" else None
+        if routes is not None and routes.release and after is not None:
+            namespace = after["metadata"]["namespace"]
+            poller.follow(namespace, routes.program, routes.uid)
+            looks.add(Key("guard", namespace, routes.program))
 
     def woken(namespace: str, program: str) -> None:
         looks.add(Key("guard", namespace, program))
         passes.add(Key("program", namespace, program))
 
+    def met(namespace: str, program: str) -> None:
+        passes.add(Key("program", namespace, program) if program else Key("gateway", namespace))
+
     def interest(namespace: str, program: str, series: str) -> Interest:
         guarding = guard.guarding(namespace, program) if leads() else None
         return Interest(guarding, programs.kept(namespace, program).get(series, 0))
 
-    store = Store(changed)
-    poller = Poller(agents, lambda namespace: store.list("Pod", namespace), woken, token, interest)
-    executor = Executor(kube, store)
-    gateways = GatewayReconciler(kube, executor, settings, token)
-    observer = Observer(kube, registries, poller, gateways.problems, settings)
-    programs = ProgramReconciler(observer, executor, poller, settings, now)
+    def watch(kind: str, query: Mapping[str, str]) -> Watch:
+        return Watch(kube, path(kind, settings.namespace), query, _Shelves(store, kind))
+
+    store = Store(changed, cache.project, cache.group)
+    poller = Poller(agents, lambda namespace: store.list("Pod", namespace, ""), woken, token, interest)
+    executor = Executor(kube, store, met)
+    gateways = GatewayReconciler(store, executor, settings, token)
+    follower = Follower(
+        registries, settings.registry_poll_seconds, lambda *program: passes.add(Key("program", *program))
+    )
+    observer = Observer(store, follower, poller, gateways.problems, executor.strangers, settings)
+    programs = ProgramReconciler(observer, executor, poller, follower, now)
     guard = Guard(kube, store, poller, programs.known, passes.add, now)
     controller = Controller(programs, gateways, passes.add, now)
-    watches = tuple(
-        Watch(
-            kube,
-            path(kind, settings.namespace),
-            label,
-            functools.partial(store.put, kind),
-            functools.partial(store.forget, kind),
-        )
-        for kind, label in (("ConfigMap", ROUTES_LABEL), ("Pod", GATEWAY_LABEL))
+    return Parts(
+        passes,
+        looks,
+        poller,
+        store,
+        {kind: watch(kind, query) for kind, query in cache.CHILDREN.items()},
+        {kind: watch(kind, {}) for kind in cache.RESOURCES},
+        follower,
+        controller,
     )
-    return Parts(passes, looks, poller, watches, controller)
 
 
-def _releasing(item: Object | None) -> str | None:
-    """The program's uid while its routes name a release."""
-    routes = read_routes(item)
-    return routes.uid if routes and routes.release else None
+def woken_keys(kind: str, before: Object | None, after: Object | None, store: Store) -> list[Key]:
+    """The keys that a change of an object wakes."""
+    item = after or before
+    assert item is not None
+    namespace, name = item["metadata"]["namespace"], item["metadata"]["name"]
+    match kind:
+        case "DSPyProgram":
+            keys = [Key("program", namespace, name)]
+            return keys if _same_wish(before, after) else [*keys, Key("gateway", namespace)]
+        case "DSPyRollout":
+            programs = {cache.group(kind, each) for each in (before, after) if each is not None}
+            return [Key("program", namespace, program) for program in sorted(programs)]
+        case "Event":
+            pod = store.get("Pod", namespace, cache.group(kind, item))
+            program = cache.group("Pod", pod) if pod else ""
+        case _:
+            program = cache.group(kind, item)
+            if not program and kind != "Pod":
+                return [Key("gateway", namespace)]
+    return [Key("program", namespace, program)] if program else []
+
+
+def _same_wish(before: Object | None, after: Object | None) -> bool:
+    """True when a change of a program is of its status only, which its namespace's gateway does not care for."""
+    if before is None or after is None:
+        return False
+    fields = ("generation", "deletionTimestamp", "uid")
+    return all(before["metadata"].get(name) == after["metadata"].get(name) for name in fields)
+
+
+class _Shelves:
+    """Where a watch of one kind puts what it learns."""
+
+    def __init__(self, store: Store, kind: str) -> None:
+        self._store = store
+        self._kind = kind
+
+    def put(self, item: Object) -> None:
+        """An object is there."""
+        self._store.put(self._kind, item)
+
+    def forget(self, item: Object) -> None:
+        """An object went."""
+        self._store.forget(self._kind, item)
+
+    def keep(self, found: Collection[Name], version: str) -> None:
+        """Only these are there."""
+        self._store.keep(self._kind, found, version)

@@ -23,7 +23,7 @@ from dspy_contract.routes import Backend, Port, PortTable, ReleaseRef, Routes, d
 from dspy_contract.state import EDGES_SECONDS, Counts, DrawTable, Interest, Poll, dump_poll, load_state
 from dspy_gateway.drain import drain
 from dspy_gateway.resources import DesiredState
-from dspy_gateway.server import application
+from dspy_gateway.server import ANSWER_SECONDS, application
 from dspy_gateway.watch import Watcher
 from dspy_gateway.xds import CLUSTER
 from dspy_kube.client import Kube
@@ -318,6 +318,25 @@ async def test_the_agents_page_tells_the_operator_and_prometheus(gateway: Gatewa
     assert 'dspy_gateway_answers_total{outcome="ok",program="program-' in metrics
     assert f'dspy_gateway_weight{{program="program-{UID}",revision="old"}} 10000.0' in metrics
     assert (wrong.status, stranger.status) == (400, 401)
+
+
+async def test_a_connection_is_answered_four_times_a_second_at_most(gateway: Gateway) -> None:
+    """Whatever a caller asks for: a poll that knows nothing is otherwise answered at once."""
+    async with TestClient(TestServer(application(gateway.agent))) as page:
+        began = asyncio.get_running_loop().time()
+        for _ in range(5):
+            answer = await page.post("/state", data=dump_poll(Poll({UID: Interest()})))
+            assert answer.status == 200
+            await answer.read()
+        assert asyncio.get_running_loop().time() - began >= 4 * ANSWER_SECONDS
+
+
+async def test_only_so_many_polls_wait_at_once(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with TestClient(TestServer(application(gateway.agent))) as page:
+        asked = dump_poll(Poll({UID: Interest()}))
+        assert (await page.post("/state", data=asked)).status == 200
+        monkeypatch.setattr("dspy_gateway.server.MOST_WAITING", 0)
+        assert (await page.post("/state", data=asked)).status == 429
 
 
 # Draw tables.

@@ -56,7 +56,8 @@ def refusal(status: int, message: str) -> ApiException:
 class ApiServer:
     """The objects, and the `request` and `changes` of `dspy_kube.client.Kube`."""
 
-    def __init__(self, clock: Callable[[], float] = lambda: 0.0) -> None:
+    def __init__(self, clock: Callable[[], float] = lambda: 0.0, role: str = "dspy-operator") -> None:
+        """`role` names the shipped role of whoever calls."""
         self.objects: dict[tuple[str, str, str], Object] = {}
         self.history: list[tuple[float, str, Object]] = []
         """Every change: when, the resource, and the object as it became."""
@@ -65,9 +66,9 @@ class ApiServer:
         self.calls: Counter[str] = Counter()
         self._versions = itertools.count(1)
         self._uids = itertools.count(1)
-        self._log: list[tuple[int, str, str, Object]] = []
+        self._log: list[_Change] = []
         self._news = asyncio.Event()
-        self._rules = _rules()
+        self._rules = _rules(role)
 
     # What the operator calls.
 
@@ -81,38 +82,34 @@ class ApiServer:
     ) -> Object:
         """One request."""
         await asyncio.sleep(0)
-        call, query = _parse(method, path), dict(query or {})
+        query = dict(query or {})
+        call = _parse(method, path, query)
         self.calls[f"{call.verb} {call.resource}"] += 1
         self._check(call)
         for fault in self.faults:
             error = fault(call, query)
             if error is not None:
                 raise error
-        return copy.deepcopy(self._answer(call, query, copy.deepcopy(body), content_type))
+        try:
+            return copy.deepcopy(self._answer(call, query, copy.deepcopy(body), content_type))
+        except ConflictException:
+            self.calls["conflicts"] += 1
+            raise
 
     async def changes(self, path: str, query: Mapping[str, Any], version: str) -> AsyncIterator[tuple[str, Object]]:
         """The changes of a collection after a version, for ever."""
-        call = _parse("GET", path)
+        call = _parse("GET", path, {**query, "watch": True})
+        self._check(call)
         at = int(version)
         while True:
-            for number, resource, kind, item in list(self._log):
-                if number <= at:
+            for change in list(self._log):
+                if change.number <= at:
                     continue
-                at = number
-                if resource == call.resource and _selected(item, call.namespace, query):
-                    yield kind, copy.deepcopy(item)
+                at = change.number
+                seen = change.as_seen(call, query)
+                if seen is not None:
+                    yield seen
             await self._news.wait()
-
-    async def everything(self) -> AsyncIterator[tuple[str, Object]]:
-        """Every change of every kind from now on: resource and object."""
-        at = self._log[-1][0] if self._log else 0
-        while True:
-            for number, resource, _, item in list(self._log):
-                if number > at:
-                    at = number
-                    yield resource, item
-            news = self._news
-            await news.wait()
 
     # What users and the rest of the world do.
 
@@ -139,7 +136,7 @@ class ApiServer:
         """Deletes an object and all that it owns."""
         item = self.objects.pop((resource, namespace, name))
         item["metadata"]["resourceVersion"] = str(next(self._versions))
-        self._note(resource, "DELETED", item)
+        self._note(resource, "DELETED", item, item)
         owned = [
             key
             for key, each in self.objects.items()
@@ -160,7 +157,7 @@ class ApiServer:
         if call.verb == "list":
             items = [item for (kind, _, _), item in self.objects.items() if kind == call.resource]
             chosen = [item for item in items if _selected(item, call.namespace, query)]
-            return {"items": chosen, "metadata": {"resourceVersion": str(self._log[-1][0] if self._log else 0)}}
+            return {"items": chosen, "metadata": {"resourceVersion": str(self._log[-1].number if self._log else 0)}}
         if call.verb == "create":
             assert body is not None
             body["metadata"].setdefault("namespace", call.namespace)
@@ -206,7 +203,7 @@ class ApiServer:
         metadata.update(generation=1, resourceVersion=str(next(self._versions)))
         metadata.setdefault("creationTimestamp", f"2026-01-01T00:00:{len(self.objects) % 60:02d}Z")
         self.objects[key] = manifest
-        self._note(key[0], "ADDED", manifest)
+        self._note(key[0], "ADDED", None, manifest)
         return manifest
 
     def _replace(self, key: tuple[str, str, str], manifest: Object) -> Object:
@@ -218,21 +215,44 @@ class ApiServer:
         metadata["generation"] = stored["metadata"]["generation"] + (stored.get("spec") != manifest.get("spec"))
         metadata["resourceVersion"] = str(next(self._versions))
         self.objects[key] = manifest
-        self._note(key[0], "MODIFIED", manifest)
+        self._note(key[0], "MODIFIED", stored, manifest)
         return manifest
 
-    def _note(self, resource: str, kind: str, item: Object) -> None:
-        self._log.append((int(item["metadata"]["resourceVersion"]), resource, kind, item))
+    def _note(self, resource: str, kind: str, before: Object | None, item: Object) -> None:
+        self._log.append(_Change(int(item["metadata"]["resourceVersion"]), resource, kind, before, item))
         self.history.append((self._clock(), resource, item))
         self._news.set()
         self._news = asyncio.Event()
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """One change: when in history, of which resource, and the object before and after it."""
+
+    number: int
+    resource: str
+    kind: str
+    before: Object | None
+    item: Object
+
+    def as_seen(self, call: Call, query: Mapping[str, Any]) -> tuple[str, Object] | None:
+        """What a watch hears of it. An object that leaves the selection is deleted as far as the watch knows."""
+        if self.resource != call.resource:
+            return None
+        if _selected(self.item, call.namespace, query):
+            return self.kind, copy.deepcopy(self.item)
+        if self.before is None or not _selected(self.before, call.namespace, query):
+            return None
+        gone = copy.deepcopy(self.before)
+        gone["metadata"]["resourceVersion"] = str(self.number)
+        return "DELETED", gone
 
 
 def _labels(item: Object) -> tuple[Any, Any]:
     return item["metadata"].get("labels"), item["metadata"].get("annotations")
 
 
-def _parse(method: str, path: str) -> Call:
+def _parse(method: str, path: str, query: Mapping[str, Any]) -> Call:
     parts = path.strip("/").split("/")
     group = "" if parts[0] == "api" else parts[1]
     parts = parts[2:] if parts[0] == "api" else parts[3:]
@@ -241,7 +261,10 @@ def _parse(method: str, path: str) -> Call:
         namespace, parts = parts[1], parts[2:]
     resource, name = parts[0], parts[1] if len(parts) > 1 else ""
     verbs = {"GET": "get" if name else "list", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
-    return Call(verbs[method], group, resource, namespace, name, parts[2] if len(parts) > 2 else "")
+    verb = "watch" if "watch" in query else verbs[method]
+    # A list of the one name that a field selector asks for is allowed like a get of it.
+    named = [field.removeprefix("metadata.name=") for field in _fields(query) if field.startswith("metadata.name=")]
+    return Call(verb, group, resource, namespace, name or "".join(named), parts[2] if len(parts) > 2 else "")
 
 
 def _selected(item: Object, namespace: str, query: Mapping[str, Any]) -> bool:
@@ -252,14 +275,25 @@ def _selected(item: Object, namespace: str, query: Mapping[str, Any]) -> bool:
         key, equals, value = condition.partition("=")
         if key not in labels or (equals and labels[key] != value):
             return False
-    return True
+    return all(_field(item, *condition.split("=")) for condition in _fields(query))
 
 
-def _rules() -> list[tuple[str, Mapping[str, Any]]]:
-    """The operator's rules, with the namespace in which they hold; empty for everywhere."""
+def _fields(query: Mapping[str, Any]) -> list[str]:
+    return [condition for condition in str(query.get("fieldSelector", "")).split(",") if condition]
+
+
+def _field(item: Object, name: str, value: str) -> bool:
+    found: Any = item
+    for part in name.split("."):
+        found = (found or {}).get(part)
+    return bool(found == value)
+
+
+def _rules(role: str) -> list[tuple[str, Mapping[str, Any]]]:
+    """The rules of a role, with the namespace in which they hold; empty for everywhere."""
     found = []
     for document in yaml.safe_load_all(RBAC.read_text()):
-        if document["metadata"]["name"] == "dspy-operator" and document["kind"] in ("ClusterRole", "Role"):
+        if document["metadata"]["name"] == role and document["kind"] in ("ClusterRole", "Role"):
             namespace = SYSTEM if document["kind"] == "Role" else ""
             found += [(namespace, rule) for rule in document["rules"]]
     return found

@@ -392,3 +392,70 @@ def test_a_clock_that_jumps_skips_no_pause(world: World) -> None:
     assert after is not None
     assert (after.step, world.weight(2)) == (before.step, 5_000)
     assert after.step_seconds < before.step_seconds + 60
+
+
+def reads(world: World) -> dict[str, int]:
+    return {call: count for call, count in world.api.calls.items() if call.startswith(("get", "list"))}
+
+
+@pytest.mark.steps(QUICK)
+def test_passes_and_looks_read_nothing(world: World) -> None:
+    """A good release, a bad one, and an idle time: everything comes from the store."""
+    world.settle(20)
+    before = reads(world)
+    world.publish(2)
+    world.want(2)
+    world.settle(60)
+    assert world.stable == 2
+    world.publish(3, failure_rate=1.0)
+    world.want(3)
+    world.settle(60)
+    assert world.refused(3)
+    world.settle(60, rate=0)
+    met = world.api.calls["conflicts"]
+    assert sum(reads(world).values()) - sum(before.values()) <= met <= 2, "only what a write met instead is read"
+
+
+def test_an_object_of_ours_that_lost_its_labels_gets_them_back(world: World) -> None:
+    """Nobody sees it without them: it is made again, met, and adopted."""
+    for resource, name in (("services", world.revision(1)), ("configmaps", "qa-routes"), ("services", PROGRAM)):
+        before = world.api.get(resource, NAMESPACE, name)
+        world.edit(resource, lambda item: item["metadata"].update(labels={}), name)
+        world.settle(15)
+        after = world.api.get(resource, NAMESPACE, name)
+        assert before is not None
+        assert after is not None
+        assert (after["metadata"]["uid"], after["metadata"]["labels"]) == (
+            before["metadata"]["uid"],
+            before["metadata"]["labels"],
+        )
+        assert world.condition("Available")[0] == "True"
+
+
+def test_a_stranger_is_looked_at_ever_more_rarely(world: World) -> None:
+    world.api.remove("services", NAMESPACE, PROGRAM)
+    world.api.put("services", {"metadata": {"name": PROGRAM, "namespace": NAMESPACE}, "spec": {"ports": []}})
+    world.settle(30)
+    before = world.api.calls["get services"]
+    world.settle(1_200)
+    assert world.api.calls["get services"] - before <= 10
+    world.api.remove("services", NAMESPACE, PROGRAM)
+    world.settle(310)
+    assert world.condition("Available")[0] == "True"
+
+
+def test_a_version_of_another_registry_is_another(world: World) -> None:
+    before = world.revision(1)
+    world.edit("dspyprograms", lambda item: item["spec"]["model"].update(registry="second"))
+    world.settle(5)
+    assert world.condition("Accepted")[:2] == ("False", "RegistryUnknown")
+    assert world.ledger.stable == before
+    assert world.condition("Available")[0] == "True"
+
+
+def test_a_restart_asks_no_registry_for_what_serves(world: World) -> None:
+    world.settle(5)
+    asked = len(world.registry.asked)
+    world.restart_operator()
+    world.settle(700)
+    assert len(world.registry.asked) == asked

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from typing import Any, cast
 
 from dspy_kube.client import Kube, Object
-from dspy_kube.store import Store
+from dspy_kube.store import Name, Store
 from dspy_kube.watch import Watch
 from dspy_operator.kube.paths import path
 from tests.simulation.api import ApiServer, refusal
@@ -26,15 +27,15 @@ def test_an_older_version_is_ignored_and_our_own_write_is_seen() -> None:
 
 
 def test_an_object_that_went_is_not_brought_back_by_a_late_event_but_its_successor_is_taken() -> None:
-    changes: list[tuple[str, bool]] = []
-    store = Store(lambda key, item: changes.append((key[2], item is not None)))
+    changes: list[tuple[bool, bool]] = []
+    store = Store(lambda kind, before, after: changes.append((before is not None, after is not None)))
     store.put("ConfigMap", routes("a", 5))
-    store.forget("ConfigMap", "ns", "a")
+    store.deleted("ConfigMap", "ns", "a")
     store.put("ConfigMap", routes("a", 6))
     assert store.get("ConfigMap", "ns", "a") is None
     store.put("ConfigMap", routes("a", 7, uid="successor"))
     assert store.get("ConfigMap", "ns", "a") is not None
-    assert changes == [("a", True), ("a", False), ("a", True)]
+    assert changes == [(False, True), (True, False), (False, True)]
 
 
 def test_the_late_end_of_an_object_does_not_take_its_successor() -> None:
@@ -42,8 +43,60 @@ def test_the_late_end_of_an_object_does_not_take_its_successor() -> None:
     store.put("ConfigMap", routes("a", 5))
     store.put("ConfigMap", routes("a", 9, uid="successor"))
     store.put("ConfigMap", routes("a", 6))
-    store.forget("ConfigMap", "ns", "a", "u")
+    store.forget("ConfigMap", routes("a", 8))
     assert (store.get("ConfigMap", "ns", "a") or {})["metadata"]["uid"] == "successor"
+
+
+def test_an_object_that_lost_its_label_and_got_it_back_is_seen_again() -> None:
+    store = Store()
+    store.put("ConfigMap", routes("a", 5))
+    store.forget("ConfigMap", routes("a", 6))
+    store.put("ConfigMap", routes("a", 5))
+    assert store.get("ConfigMap", "ns", "a") is None, "an event that comes late"
+    store.put("ConfigMap", routes("a", 7))
+    assert store.get("ConfigMap", "ns", "a") is not None
+
+
+def test_a_listing_tells_what_is_gone_but_not_of_what_is_newer_than_itself() -> None:
+    store = Store()
+    for name, version in (("a", 5), ("b", 6), ("c", 9)):
+        store.put("ConfigMap", routes(name, version, uid=name))
+    store.keep("ConfigMap", {("ns", "a")}, "8")
+    assert {item["metadata"]["name"] for item in store.list("ConfigMap", "ns")} == {"a", "c"}
+
+
+def test_what_is_kept_and_by_which_word_it_is_found() -> None:
+    heard: list[str] = []
+    store = Store(
+        lambda kind, before, after: heard.append(kind),
+        lambda kind, item: {name: each for name, each in item.items() if name != "status"},
+        lambda kind, item: str(item["data"]["version"]),
+    )
+    store.put("ConfigMap", {**routes("a", 1), "status": "noise"})
+    store.put("ConfigMap", {**routes("a", 1), "status": "more"})
+    assert store.list("ConfigMap", "ns", "1") == [routes("a", 1)]
+    later = {**routes("a", 2), "data": {"version": "1"}, "status": "of no interest"}
+    store.put("ConfigMap", later)
+    assert heard == ["ConfigMap"], "a new version alone is no news, but it is the one to write over"
+    assert store.list("ConfigMap", "ns", "1")[0]["metadata"]["resourceVersion"] == "2"
+    store.put("ConfigMap", routes("a", 3))
+    assert (store.list("ConfigMap", "ns", "1"), len(store.list("ConfigMap", "ns", "3"))) == ([], 1)
+
+
+class Shelf:
+    """The sink of a watch of ConfigMaps."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def put(self, item: Object) -> None:
+        self.store.put("ConfigMap", item)
+
+    def forget(self, item: Object) -> None:
+        self.store.forget("ConfigMap", item)
+
+    def keep(self, found: Collection[Name], version: str) -> None:
+        self.store.keep("ConfigMap", found, version)
 
 
 def test_a_watch_follows_forgets_on_relist_and_survives_faults() -> None:
@@ -53,13 +106,8 @@ def test_a_watch_follows_forgets_on_relist_and_survives_faults() -> None:
     async def story() -> None:
         api, store = ApiServer(), Store()
         api.put("configmaps", {"metadata": {"name": "a", "namespace": "ns", "labels": {"dspy.dev/routes": "true"}}})
-        watch = Watch(
-            cast("Kube", api),
-            path("ConfigMap", None),
-            "dspy.dev/routes",
-            lambda item: store.put("ConfigMap", item),
-            lambda namespace, name, uid: store.forget("ConfigMap", namespace, name, uid),
-        )
+        selector = {"labelSelector": "dspy.dev/routes"}
+        watch = Watch(cast("Kube", api), path("ConfigMap", None), selector, Shelf(store))
         running = asyncio.create_task(watch.run())
         await watch.listed.wait()
         labels: dict[str, Any] = {"dspy.dev/routes": "true"}

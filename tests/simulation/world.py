@@ -23,9 +23,9 @@ from dspy_operator.domain.ledger import Ledger
 from dspy_operator.domain.snapshot import Problem
 from dspy_operator.domain.snapshot import Version as ResolvedVersion
 from dspy_operator.domain.stored_ledger import read_ledger
-from dspy_operator.handlers import keys_of
+from dspy_operator.kube.paths import path
 from dspy_operator.parts import Parts, assemble
-from dspy_operator.registry.mlflow import Registry
+from dspy_operator.registry.uri import ModelUri
 from dspy_operator.resources.revision import CONTAINER
 from dspy_operator.settings import RegistrySettings, Settings
 from tests.simulation.api import ApiServer, Call, refusal
@@ -52,13 +52,15 @@ class SimulatedRegistry:
 
     def __init__(self) -> None:
         self.up = True
+        self.asked: list[str] = []
 
-    async def resolve(self, uri: str) -> ResolvedVersion | Problem:
+    async def ask(self, uri: ModelUri, known: Mapping[str, ResolvedVersion]) -> ResolvedVersion | Problem:
         """What a uri means."""
+        self.asked.append(str(uri))
         if not self.up:
             return Problem("RegistryUnavailable", "The registry did not answer")
-        number = uri.rpartition("/")[2]
-        return ResolvedVersion(uri, number, f"m-{number}", f"digest-{number}", "3.12", "3.4.1")
+        number = str(uri.version)
+        return ResolvedVersion(str(uri), number, f"m-{number}", f"digest-{number}", "3.12", "3.4.1")
 
     async def close(self) -> None:
         """Nothing is open."""
@@ -291,7 +293,7 @@ class World:
         settings = Settings(registries={"default": RegistrySettings(url="http://registry")})
         self.parts: Parts = assemble(
             cast("Kube", self.api),
-            {"default": cast("Registry", self.registry)},
+            {"default": self.registry},
             SimulatedAgents(self),
             settings,
             lambda namespace: "token",
@@ -299,10 +301,10 @@ class World:
             lambda: self.now - self.behind_seconds,
         )
         self._tasks = [
-            *(asyncio.ensure_future(watch.run()) for watch in self.parts.watches),
-            asyncio.ensure_future(self._kopf(self.parts)),
+            *(asyncio.ensure_future(watch.run()) for watch in self.parts.children.values()),
+            *(asyncio.ensure_future(self._kopf(self.parts, kind)) for kind in self.parts.resources),
             asyncio.ensure_future(self.parts.looks.run(2)),
-            asyncio.ensure_future(self.parts.passes.run(2)),
+            asyncio.ensure_future(self._pass()),
         ]
 
     async def _end_operator(self) -> None:
@@ -310,15 +312,24 @@ class World:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.parts.poller.close()
+        await self.parts.follower.close()
 
-    async def _kopf(self, parts: Parts) -> None:
-        """What kopf does for the operator: each object at the start, and each change, wakes its keys."""
-        for (resource, _, _), item in list(self.api.objects.items()):
-            for key in keys_of(resource, item):
-                parts.passes.add(key)
-        async for resource, item in self.api.everything():
-            for key in keys_of(resource, item):
-                parts.passes.add(key)
+    async def _pass(self) -> None:
+        """Passes begin once everything is listed."""
+        for watch in (*self.parts.children.values(), *self.parts.resources.values()):
+            await watch.listed.wait()
+        await self.parts.passes.run(2)
+
+    async def _kopf(self, parts: Parts, kind: str) -> None:
+        """What kopf does for the operator: it hears of each change of a custom resource, once they are listed."""
+        version = None
+        while version is None:
+            try:
+                version = await parts.resources[kind].list()
+            except ApiException:
+                await asyncio.sleep(1)
+        async for event, item in self.api.changes(path(kind, None), {}, version):
+            parts.take(kind, event, item)
 
     async def _tick_for_ever(self) -> None:
         owed = 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dspy_contract.routes import FIRST_PORT, LAST_PORT, Port, PortTable
-from dspy_operator.domain.gateway import Existing, GatewayPlan, GatewaySnapshot, covers, plan_gateway, ports_of
+from dspy_operator.domain.gateway import GatewayPlan, GatewaySnapshot, covers, plan_gateway, ports_of
 from dspy_operator.resources.gateway import KINDS, GatewaySettings, gateway, grace_seconds
 
 SETTINGS = GatewaySettings("image", 2, 630, "token")
@@ -15,9 +15,9 @@ def desired(table: PortTable) -> list[dict[str, Any]]:
     return gateway("ns", SETTINGS, table)
 
 
-def existing(table: PortTable) -> dict[str, Existing]:
+def existing(table: PortTable) -> dict[str, dict[str, Any]]:
     return {
-        each["kind"]: Existing({**each, "metadata": {**each["metadata"], "uid": f"uid-{each['kind']}"}}, ours=True)
+        each["kind"]: {**each, "metadata": {**each["metadata"], "uid": f"uid-{each['kind']}"}}
         for each in desired(table)
     }
 
@@ -28,8 +28,8 @@ def test_the_objects_are_made_in_the_order_of_their_kinds() -> None:
 
 def test_without_programs_only_our_own_objects_go_each_by_its_uid() -> None:
     objects = existing(PortTable())
-    objects["ConfigMap"] = Existing(objects["ConfigMap"].manifest, ours=False)
-    decided = plan_gateway(GatewaySnapshot({}, None, {}, objects), PortTable(), [], 0.0)
+    del objects["ConfigMap"]
+    decided = plan_gateway(GatewaySnapshot({}, None, {}, objects, {"ConfigMap"}), PortTable(), [], 0.0)
     assert ("Deployment", "uid-Deployment") in decided.delete
     assert "ConfigMap" not in {kind for kind, _ in decided.delete}
 
@@ -73,7 +73,7 @@ def test_each_missing_object_is_made_by_itself_and_a_changed_one_is_repaired() -
     table = ports_of(GatewaySnapshot({"uid-a": "a"}, None), 0.0)
     objects = existing(table)
     del objects["Deployment"]
-    objects["PodDisruptionBudget"] = Existing({**objects["PodDisruptionBudget"].manifest, "spec": {}}, ours=True)
+    objects["PodDisruptionBudget"] = {**objects["PodDisruptionBudget"], "spec": {}}
     decided = plan_gateway(GatewaySnapshot({"uid-a": "a"}, table, {}, objects), table, desired(table), 0.0)
     assert [each["kind"] for each in decided.create] == ["Deployment"]
     assert [each["kind"] for each in decided.apply] == ["PodDisruptionBudget"]
@@ -88,8 +88,9 @@ def test_nothing_is_written_while_nothing_differs() -> None:
 def test_a_strangers_object_is_left_alone_and_the_programs_say_so() -> None:
     table = ports_of(GatewaySnapshot({"uid-a": "a"}, None), 0.0)
     objects = existing(table)
-    objects["Deployment"] = Existing(objects["Deployment"].manifest, ours=False)
-    decided = plan_gateway(GatewaySnapshot({"uid-a": "a"}, table, {}, objects), table, desired(table), 0.0)
+    del objects["Deployment"]
+    snapshot = GatewaySnapshot({"uid-a": "a"}, table, {}, objects, {"Deployment"})
+    decided = plan_gateway(snapshot, table, desired(table), 0.0)
     assert [*decided.create, *decided.apply, *decided.delete] == []
     assert decided.problems["uid-a"].reason == "GatewayRefused"
     assert "Deployment dspy-gateway" in decided.problems["uid-a"].message

@@ -6,7 +6,7 @@ else is left alone and told, and each object is created or repaired by itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,19 +21,6 @@ Manifest = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Existing:
-    """An object that has the name of one of the gateway's. `ours`: it carries the operator's labels."""
-
-    manifest: Manifest
-    ours: bool
-
-    @property
-    def uid(self) -> str:
-        """Its uid."""
-        return str(self.manifest["metadata"]["uid"])
-
-
-@dataclass(frozen=True, slots=True)
 class GatewaySnapshot:
     """A namespace as one pass of its gateway sees it.
 
@@ -45,8 +32,10 @@ class GatewaySnapshot:
     """Names by uid."""
     table: PortTable | None
     service_ports: Mapping[str, int] = field(default_factory=dict)
-    existing: Mapping[str, Existing] = field(default_factory=dict)
-    """By kind."""
+    existing: Mapping[str, Manifest] = field(default_factory=dict)
+    """Our own objects by kind."""
+    strangers: Collection[str] = ()
+    """The kinds of which somebody else's object has the gateway's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +71,12 @@ def ports_of(snapshot: GatewaySnapshot, now: float) -> PortTable:
 def plan_gateway(snapshot: GatewaySnapshot, table: PortTable, desired: Sequence[Manifest], now: float) -> GatewayPlan:
     """The plan for a namespace whose gateway should consist of the desired objects, the port table among them."""
     if not snapshot.programs:
-        ours = [(kind, each.uid) for kind, each in snapshot.existing.items() if each.ours]
+        ours = [(kind, str(each["metadata"]["uid"])) for kind, each in snapshot.existing.items()]
         return GatewayPlan(delete=tuple(reversed(ours)))
-    strangers = [kind for kind, each in snapshot.existing.items() if not each.ours]
-    if strangers:
+    if snapshot.strangers:
         name = desired[0]["metadata"]["name"]
-        message = f"{strangers[0]} {name} exists and is not ours: the namespace's gateway needs that name; remove it"
+        taken = f"{min(snapshot.strangers)} {name}"
+        message = f"{taken} exists and is not ours: the namespace's gateway needs that name; remove it"
         return GatewayPlan(problems=dict.fromkeys(snapshot.programs, Problem(Reason.GATEWAY_REFUSED, message)))
     resting = [port.freed_at for port in table.ports.values() if port.freed_at is not None]
     full = Problem(Reason.NO_PORT, "All ports of the namespace's gateway are taken: use another namespace")
@@ -114,8 +103,8 @@ def covers(actual: Any, desired: Any) -> bool:
     return bool(actual == desired)
 
 
-def _drifted(existing: Existing | None, desired: Manifest) -> bool:
-    return existing is not None and not covers(existing.manifest, desired)
+def _drifted(existing: Manifest | None, desired: Manifest) -> bool:
+    return existing is not None and not covers(existing, desired)
 
 
 def _recovered(snapshot: GatewaySnapshot) -> dict[str, Port]:

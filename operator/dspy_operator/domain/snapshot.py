@@ -69,6 +69,9 @@ class Revision:
     service: Manifest
     model_id: str = ""
     digest: str = ""
+    registry: str = ""
+    python: str = ""
+    dspy: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,20 +1,17 @@
-"""Gathers the snapshot of one pass. Reads the API itself, not a cache, so every pass sees its own writes."""
+"""Gathers the snapshot of one pass from the store, which holds what watches said and what our own writes answered."""
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import cattrs
-from kubernetes.aio.client.exceptions import NotFoundException
 from packaging.specifiers import SpecifierSet
 
 from dspy_contract.routes import (
     CONTENT_KEY,
     GATEWAY_NAME,
-    PROGRAM_LABEL,
     REVISION_LABEL,
     PortTable,
     Routes,
@@ -22,7 +19,8 @@ from dspy_contract.routes import (
     load_routes,
     routes_name,
 )
-from dspy_kube.client import Kube, Object
+from dspy_kube.client import Object
+from dspy_kube.store import Store
 from dspy_operator.api.convert import from_dict
 from dspy_operator.api.names import REQUEST_ANNOTATION
 from dspy_operator.api.program import ProgramSpec
@@ -42,10 +40,10 @@ from dspy_operator.domain.snapshot import (
 from dspy_operator.domain.stored_ledger import newer, read_ledger
 from dspy_operator.errors import InvalidSpecError
 from dspy_operator.gateway_poller import Poller
-from dspy_operator.kube.paths import path
 from dspy_operator.kube.pods import workload
-from dspy_operator.registry.mlflow import Registry
-from dspy_operator.resources.revision import Runtime, controller_revision, read_revision, revision_name
+from dspy_operator.kube.strangers import Strangers
+from dspy_operator.registry.follower import Follower
+from dspy_operator.resources.revision import Runtime, controller_revision, read_revision, revision_name, version_of
 from dspy_operator.settings import Settings
 
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)
@@ -57,98 +55,92 @@ class Observer:
 
     def __init__(
         self,
-        kube: Kube,
-        registries: Mapping[str, Registry],
+        store: Store,
+        follower: Follower,
         poller: Poller,
         gateway_problems: Mapping[str, Problem],
+        strangers: Strangers,
         settings: Settings,
     ) -> None:
-        self._kube = kube
+        self._store = store
         self._gateway_problems = gateway_problems
-        self._registries = registries
+        self._strangers = strangers
+        self._follower = follower
         self._poller = poller
         self._settings = settings
 
-    async def program(self, namespace: str, name: str) -> Object | None:
+    def program(self, namespace: str, name: str) -> Object | None:
         """The DSPyProgram; None when it is not there or is being deleted."""
-        found = await self.get("DSPyProgram", namespace, name)
+        found = self._store.get("DSPyProgram", namespace, name)
         return None if found is None or found["metadata"].get("deletionTimestamp") else found
 
-    async def policies(self, namespace: str, program: str) -> tuple[Policy, ...]:
+    def policies(self, namespace: str, program: str) -> tuple[Policy, ...]:
         """The rollouts that name a program, the governing one first."""
-        found = await self._kube.request("GET", path("DSPyRollout", namespace))
-        return policies_of(program, tuple(_policy(item) for item in found["items"]))
+        found = self._store.list("DSPyRollout", namespace, program)
+        return policies_of(program, tuple(_policy(item) for item in found))
 
     async def snapshot(self, manifest: Object, latest: Ledger | None) -> Snapshot:
         """Everything about a program. `latest` is what the last pass of this process knew beyond the stored ledger."""
         namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
         program = read_program(manifest, latest)
-        label = {"labelSelector": f"{PROGRAM_LABEL}={name}"}
-        (policies, services, routes_map, ports), (revisions, deployments, pods) = await asyncio.gather(
-            asyncio.gather(
-                self.policies(namespace, name),
-                self._services(namespace, name),
-                self.get("ConfigMap", namespace, routes_name(name)),
-                self.get("ConfigMap", namespace, GATEWAY_NAME),
-            ),
-            asyncio.gather(
-                *(self._list(kind, namespace, label) for kind in ("ControllerRevision", "Deployment", "Pod"))
-            ),
+        strangers = await self._strangers.of(namespace, name)
+        revisions, deployments, services = (
+            _owned(program, self._store.list(kind, namespace, name))
+            for kind in ("ControllerRevision", "Deployment", "Service")
         )
-        revisions, deployments = _owned(revisions, program.uid), _owned(deployments, program.uid)
+        pods = self._store.list("Pod", namespace, name)
         revisions_by_name = {item["metadata"]["name"]: read_revision(item) for item in revisions}
-        mounts = await self._failed_mounts(namespace, pods)
-        named = {"Service": services.get(name), "ConfigMap": routes_map}
-        service, routes_map = (_ours(program, found) for found in named.values())
+        services_by_name = {item["metadata"]["name"]: item for item in services}
+        routes_map = self._ours(program, "ConfigMap", routes_name(name))
+        ports = read_ports(self._store.get("ConfigMap", namespace, GATEWAY_NAME)) or PortTable()
         return Snapshot(
             program=program,
-            policies=policies,
-            desired=await self._desired(program, manifest["spec"], revisions_by_name),
+            policies=self.policies(namespace, name),
+            desired=self._desired(program, manifest["spec"], revisions_by_name),
             revisions=revisions_by_name,
-            workloads=_workloads(deployments, pods, services, mounts),
+            workloads=_workloads(deployments, pods, services_by_name, self._failed_mounts(namespace, pods)),
             routes=read_routes(routes_map),
             routes_version=routes_map["metadata"]["resourceVersion"] if routes_map else None,
-            gateway=self._gateway(namespace, program.uid, read_ports(ports) or PortTable()),
-            service_port=target_port(service),
-            name_conflict=_name_conflict(program, named),
+            gateway=self._gateway(namespace, program.uid, ports),
+            service_port=target_port(services_by_name.get(name)),
+            name_conflict=" ".join(strangers[0]) if strangers else None,
         )
 
-    async def _desired(
+    def _desired(
         self, program: Program, raw_spec: Mapping[str, Any], existing: Mapping[str, Revision]
     ) -> DesiredRevision | Problem:
         model = program.spec.model
-        registry = self._registries.get(model.registry)
-        if registry is None:
-            names = ", ".join(sorted(self._registries)) or "none"
+        if model.registry not in self._follower.sources:
+            names = ", ".join(sorted(self._follower.sources)) or "none"
             return Problem(
                 Reason.REGISTRY_UNKNOWN,
                 f"spec.model.registry {model.registry!r} is not configured in the operator; known: {names}",
             )
-        try:
-            version = await registry.resolve(model.uri)
-        except InvalidSpecError as error:
-            return Problem(error.reason, error.message)
+        known = {each.model_uri: version_of(each) for each in existing.values() if each.registry == model.registry}
+        version: Version | Problem
+        if model.uri in known:
+            # A version means the same for good: one that a revision was made of needs no registry.
+            self._follower.leave((program.namespace, program.name))
+            version = known[model.uri]
+        else:
+            try:
+                follow = (program.namespace, program.name), model.registry, model.uri
+                version = self._follower.follow(*follow, {each.model_id: each for each in known.values()})
+            except InvalidSpecError as error:
+                return Problem(error.reason, error.message)
         if isinstance(version, Problem):
-            return self._known_revision(program, raw_spec, existing) or version
+            return version
+        name = revision_name(program.name, raw_spec, version)
+        if name in existing:
+            return DesiredRevision(existing[name], {})
         mismatch = _mismatch(program.spec, version, self._settings)
         if mismatch:
             return mismatch
-        name = revision_name(program.name, raw_spec, version)
         python = version.python or self._settings.runtime_pythons[0]
-        runtime = Runtime(self._settings.runtime_image.format(python=python), registry.url)
+        registry_url = self._follower.sources[model.registry].url
+        runtime = Runtime(self._settings.runtime_image.format(python=python), registry_url)
         manifest = controller_revision(program, name, version, runtime)
-        return DesiredRevision(existing.get(name) or read_revision(manifest), manifest)
-
-    def _known_revision(
-        self, program: Program, raw_spec: Mapping[str, Any], existing: Mapping[str, Revision]
-    ) -> DesiredRevision | None:
-        """A revision that exists needs no registry: going back to it must not wait for one."""
-        for revision in existing.values():
-            if revision.model_uri == program.spec.model.uri:
-                version = Version(revision.model_uri, revision.version, revision.model_id, revision.digest, "", "")
-                if revision_name(program.name, raw_spec, version) == revision.name:
-                    return DesiredRevision(revision, {})
-        return None
+        return DesiredRevision(read_revision(manifest), manifest)
 
     def _gateway(self, namespace: str, uid: str, table: PortTable) -> Gateway:
         port = table.ports.get(uid)
@@ -156,37 +148,21 @@ class Observer:
         own = port.port if port and port.freed_at is None else None
         return Gateway(own, pods, states, self._poller.unseen(namespace), self._gateway_problems.get(uid))
 
-    async def _services(self, namespace: str, program: str) -> dict[str, Object]:
-        """Services by name: ours by label, and whatever has the program's own name."""
-        found = await self._list("Service", namespace, {"labelSelector": f"{PROGRAM_LABEL}={program}"})
-        services = {item["metadata"]["name"]: item for item in found}
-        if program not in services and (stranger := await self.get("Service", namespace, program)) is not None:
-            services[program] = stranger
-        return services
+    def _ours(self, program: Program, kind: str, name: str) -> Object | None:
+        """An object of that name if it belongs to this program."""
+        found = self._store.get(kind, program.namespace, name)
+        return next(iter(_owned(program, [found] if found else [])), None)
 
-    async def _failed_mounts(self, namespace: str, pods: list[Object]) -> dict[str, str]:
-        """Why volumes could not be mounted, by pod, asked only for pods whose containers are not created yet."""
-        creating = [pod for pod in pods if _creating(pod)]
-        if not creating:
-            return {}
-        selector = "involvedObject.kind=Pod,reason=FailedMount"
-        events = await self._list("Event", namespace, {"fieldSelector": selector})
-        uids = {pod["metadata"]["uid"] for pod in creating}
-        return {
-            event["involvedObject"]["name"]: match[0]
-            for event in events
-            if event["involvedObject"].get("uid") in uids and (match := _SECRET.search(event.get("message", "")))
-        }
-
-    async def _list(self, kind: str, namespace: str, query: Mapping[str, str]) -> list[Object]:
-        return list((await self._kube.request("GET", path(kind, namespace), query))["items"])
-
-    async def get(self, kind: str, namespace: str, name: str) -> Object | None:
-        """An object; None when it is not there."""
-        try:
-            return await self._kube.request("GET", path(kind, namespace, name))
-        except NotFoundException:
-            return None
+    def _failed_mounts(self, namespace: str, pods: list[Object]) -> dict[str, str]:
+        """Why volumes could not be mounted, by pod, of pods whose containers are not created yet."""
+        found = {}
+        for pod in filter(_creating, pods):
+            name, uid = pod["metadata"]["name"], pod["metadata"]["uid"]
+            for event in self._store.list("Event", namespace, name):
+                match = _SECRET.search(event["message"])
+                if match and event["involvedObject"].get("uid") == uid:
+                    found[name] = match[0]
+        return found
 
 
 def read_program(manifest: Object, latest: Ledger | None) -> Program:
@@ -260,10 +236,13 @@ def _creating(pod: Object) -> bool:
     )
 
 
-def _owned(items: list[Object], uid: str) -> list[Object]:
-    """The objects that belong to the program itself, not to one of the same name that is being removed, or to a
-    stranger."""
-    return [item for item in items if any(owner["uid"] == uid for owner in item["metadata"].get("ownerReferences", ()))]
+def _owned(program: Program, items: list[Object]) -> list[Object]:
+    """The objects that belong to the program itself, not to one of the same name that is being removed."""
+    return [
+        item
+        for item in items
+        if any(owner["uid"] == program.uid for owner in item["metadata"].get("ownerReferences", ()))
+    ]
 
 
 def read_routes(config_map: Object | None) -> Routes | None:
@@ -291,18 +270,6 @@ def read_ports(config_map: Object | None) -> PortTable | None:
 def target_port(service: Object | None) -> int | None:
     """The port of the gateway that a program's Service points at."""
     return int(service["spec"]["ports"][0]["targetPort"]) if service else None
-
-
-def _ours(program: Program, found: Object | None) -> Object | None:
-    """The object if it belongs to this program."""
-    owners = found["metadata"].get("ownerReferences", ()) if found else ()
-    return found if any(owner["uid"] == program.uid for owner in owners) else None
-
-
-def _name_conflict(program: Program, named: Mapping[str, Object | None]) -> str | None:
-    """The first object with a child's name that does not belong to this program."""
-    strangers = [(kind, found) for kind, found in named.items() if found and not _ours(program, found)]
-    return next((f"{kind} {found['metadata']['name']}" for kind, found in strangers), None)
 
 
 def _mismatch(spec: ProgramSpec, version: Version, settings: Settings) -> Problem | None:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 
 from dspy_contract.logs import Logger
 from dspy_contract.routes import GATEWAY_NAME, PROGRAM_LABEL
-from dspy_kube.client import Kube, NotFoundException, Object
+from dspy_kube.client import Object
+from dspy_kube.store import Store
 from dspy_operator.api.names import FIELD_MANAGER, GATEWAY_LABEL, MANAGED_BY_LABEL
 from dspy_operator.api.program import Serving
-from dspy_operator.domain.gateway import Existing, GatewayPlan, GatewaySnapshot, plan_gateway, ports_of
+from dspy_operator.domain.gateway import GatewayPlan, GatewaySnapshot, plan_gateway, ports_of
 from dspy_operator.domain.snapshot import Problem
 from dspy_operator.kube.execute import Executor
 from dspy_operator.kube.observe import read_ports, target_port
-from dspy_operator.kube.paths import path
 from dspy_operator.resources import gateway as manifests
 from dspy_operator.resources.gateway import GatewaySettings
 from dspy_operator.settings import Settings
@@ -26,8 +25,8 @@ class GatewayReconciler:
     """Works on `gateway/<namespace>`. What is wrong with a gateway is told by its programs: `problems`, by their
     uid."""
 
-    def __init__(self, kube: Kube, executor: Executor, settings: Settings, token: Callable[[str], str]) -> None:
-        self._kube = kube
+    def __init__(self, store: Store, executor: Executor, settings: Settings, token: Callable[[str], str]) -> None:
+        self._store = store
         self._executor = executor
         self._settings = settings
         self._token = token
@@ -35,35 +34,39 @@ class GatewayReconciler:
 
     async def work(self, namespace: str, now: float) -> tuple[float | None, set[str]]:
         """One pass. Returns when to look again, and the names of the programs whose problem has changed."""
-        found = await self._kube.request("GET", path("DSPyProgram", namespace))
-        programs = [item for item in found["items"] if not item["metadata"].get("deletionTimestamp")]
-        snapshot = await self._observe(namespace, programs)
+        found = self._store.list("DSPyProgram", namespace)
+        programs = [item for item in found if not item["metadata"].get("deletionTimestamp")]
+        strangers = await self._executor.strangers.of(namespace, "")
+        snapshot = self._observe(namespace, programs, {kind for kind, _ in strangers})
+        if not programs:
+            self._executor.strangers.forget(namespace, "")
         table = ports_of(snapshot, now)
         desired = manifests.gateway(namespace, self._gateway_settings(namespace, programs), table)
         decided = plan_gateway(snapshot, table, desired, now)
         await self._execute(namespace, decided)
-        return decided.wake_after_seconds, self._tell(snapshot.programs, decided.problems)
+        waits = (decided.wake_after_seconds, self._executor.strangers.due_seconds(namespace, ""))
+        changed = self._tell(snapshot.programs, decided.problems)
+        return min((wait for wait in waits if wait is not None), default=None), changed
 
-    async def _observe(self, namespace: str, programs: list[Object]) -> GatewaySnapshot:
-        objects = await asyncio.gather(*(self._get(kind, namespace) for kind in manifests.KINDS))
-        existing = {
-            kind: Existing(item, _is_ours(item)) for kind, item in zip(manifests.KINDS, objects, strict=True) if item
-        }
+    def _observe(self, namespace: str, programs: list[Object], strangers: Set[str]) -> GatewaySnapshot:
+        named = {kind: self._store.get(kind, namespace, GATEWAY_NAME) for kind in manifests.KINDS}
+        found = {kind: item for kind, item in named.items() if item}
+        existing = {kind: item for kind, item in found.items() if _is_ours(item)}
         ports = existing.get("ConfigMap")
-        table = read_ports(dict(ports.manifest)) if ports and ports.ours else None
+        table = read_ports(ports)
         return GatewaySnapshot(
             programs={item["metadata"]["uid"]: item["metadata"]["name"] for item in programs},
             table=table,
-            service_ports={} if table else await self._service_ports(namespace),
+            service_ports={} if table else self._service_ports(namespace),
             existing=existing,
+            strangers=strangers | (found.keys() - existing.keys()),
         )
 
-    async def _service_ports(self, namespace: str) -> dict[str, int]:
-        found = await self._kube.request("GET", path("Service", namespace), {"labelSelector": PROGRAM_LABEL})
+    def _service_ports(self, namespace: str) -> dict[str, int]:
         ports = {}
-        for service in found["items"]:
+        for service in self._store.list("Service", namespace):
             metadata = service["metadata"]
-            own = metadata["name"] == metadata["labels"][PROGRAM_LABEL]
+            own = metadata["name"] == metadata["labels"].get(PROGRAM_LABEL)
             port = target_port(service) if own else None
             for owner in metadata.get("ownerReferences", ()):
                 if port is not None:
@@ -95,12 +98,6 @@ class GatewayReconciler:
             self.problems.pop(uid, None)
         self.problems.update(problems)
         return changed
-
-    async def _get(self, kind: str, namespace: str) -> Object | None:
-        try:
-            return await self._kube.request("GET", path(kind, namespace, GATEWAY_NAME))
-        except NotFoundException:
-            return None
 
 
 def _is_ours(item: Object) -> bool:

@@ -21,7 +21,7 @@ from dspy_operator.gateway_poller import Poller
 from dspy_operator.kube.execute import Executor
 from dspy_operator.kube.observe import Observer, read_program, stored_kept
 from dspy_operator.reconcile.guard import NO_RELEASE, Known
-from dspy_operator.settings import Settings
+from dspy_operator.registry.follower import Follower
 
 REFUSAL_SECONDS = 10.0
 log = Logger(__name__)
@@ -36,13 +36,13 @@ class ProgramReconciler:
         observer: Observer,
         executor: Executor,
         poller: Poller,
-        settings: Settings,
+        follower: Follower,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._observer = observer
         self._executor = executor
         self._poller = poller
-        self._settings = settings
+        self._follower = follower
         self._clock = clock
         self._memories: defaultdict[tuple[str, str], _Memory] = defaultdict(_Memory)
 
@@ -64,9 +64,11 @@ class ProgramReconciler:
 
     async def work(self, namespace: str, name: str) -> float | None:
         """One pass; returns after how many seconds the program wants another."""
-        manifest = await self._observer.program(namespace, name)
+        manifest = self._observer.program(namespace, name)
         if manifest is None:
             self._memories.pop((namespace, name), None)
+            self._executor.strangers.forget(namespace, name)
+            self._follower.leave((namespace, name))
             self._poller.follow(namespace, name, None)
             await self._orphans(namespace, name)
             return None
@@ -74,10 +76,10 @@ class ProgramReconciler:
             snapshot = await self._observer.snapshot(manifest, self._memories[namespace, name].ledger)
         except InvalidSpecError as error:
             await self._hold(read_program({**manifest, "spec": _PLACEHOLDER_SPEC}, None), error)
-            return self._settings.resync_seconds
+            return None
         return await self._decide(snapshot)
 
-    async def _decide(self, snapshot: Snapshot) -> float:
+    async def _decide(self, snapshot: Snapshot) -> float | None:
         """Plans and executes; only then shows a new revision to the API, so that its answer holds up nothing."""
         program, now = snapshot.program, self._clock()
         memory = self._memories[program.namespace, program.name]
@@ -95,8 +97,9 @@ class ProgramReconciler:
             memory.kept = stored_kept(program.status)
         if await self._show(snapshot):
             return 0.0
-        poll = self._settings.registry_poll_seconds
-        return min(poll, decided.wake_after_seconds) if decided.wake_after_seconds is not None else poll
+        strangers = self._executor.strangers.due_seconds(program.namespace, program.name)
+        waits = (decided.wake_after_seconds, strangers, memory.shown.asked_again_after(now) if memory.shown else None)
+        return min((wait for wait in waits if wait is not None), default=None)
 
     def _is_unsettled(self, snapshot: Snapshot, ledger: Ledger) -> bool:
         """True until the gateways have been seen to obey the routes that stand, and the Service leads to their port.
@@ -128,12 +131,15 @@ class ProgramReconciler:
         follow."""
         desired, memory = snapshot.desired, self._memories[snapshot.program.namespace, snapshot.program.name]
         if not isinstance(desired, DesiredRevision) or desired.revision.name in snapshot.revisions:
+            memory.shown = None
             return False
         shown, now = memory.shown, self._clock()
         if shown and shown.revision == desired.revision.name and (shown.problem is None or now < shown.until):
             return False
         problem = None
         try:
+            if snapshot.service_port is None:
+                await self._executor.dry_run_service(snapshot.program)
             await self._executor.dry_run(desired.revision.deployment)
         except InvalidSpecError as error:
             problem = Problem(error.reason, error.message)
@@ -148,7 +154,7 @@ class ProgramReconciler:
 
     async def _orphans(self, namespace: str, program: str) -> None:
         """Tells the rollouts of a program that is not there."""
-        for policy in await self._observer.policies(namespace, program):
+        for policy in self._observer.policies(namespace, program):
             content = orphan_status(policy, self._clock())
             if content is not None:
                 await self._executor.write_rollout(
@@ -163,6 +169,10 @@ class _Shown:
     revision: str
     problem: Problem | None
     until: float
+
+    def asked_again_after(self, now: float) -> float | None:
+        """In how many seconds a refusal is asked for again."""
+        return max(self.until - now, 0.0) if self.problem else None
 
 
 @dataclass(slots=True)

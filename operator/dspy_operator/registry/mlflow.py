@@ -1,7 +1,7 @@
-"""Resolves a model uri to a version's identity: number, model id, digest of its files, Python and DSPy.
+"""Asks an MLflow registry what a model uri means: the version's number, model id, the digest of its files, Python and
+DSPy.
 
-Three refusals are told apart: no such alias, no such model or version, and a registry that does not answer. Answers are
-kept for a while, so that many programs on one alias ask once.
+Three refusals are told apart: no such alias, no such model or version, and a registry that does not answer.
 """
 
 from __future__ import annotations
@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,71 +19,43 @@ import yaml
 
 from dspy_operator.api.reasons import Reason
 from dspy_operator.domain.snapshot import Problem, Version
-from dspy_operator.registry.uri import ModelUri, parse
+from dspy_operator.registry.uri import ModelUri
 from dspy_operator.settings import RegistrySettings
 
 API = "/api/2.0/mlflow"
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 TIMEOUT = aiohttp.ClientTimeout(total=20, connect=3)
 FILE_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=3, sock_read=20)
-PATIENCE_SECONDS = 0.5
-"""How long a pass waits for an answer before it goes on with what is known."""
+STREAMED_AT_ONCE = 2
+"""Versions whose files are read at once."""
+
 LARGEST_TEXT_BYTES = 1 << 20
 LARGEST_VERSION = 2**31 - 1
 """A greater number does not fit the registry's own tables, which it answers with a failure of its own."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    at: float
-    result: Version | Problem
-
-
 class Registry:
-    """One registry. Every method is safe to call from many passes at once."""
+    """One registry. Files are read over connections of their own, so that they hold up no look-up."""
 
-    def __init__(self, settings: RegistrySettings, keep_seconds: float) -> None:
+    def __init__(self, settings: RegistrySettings) -> None:
         self.url = settings.url.rstrip("/")
         self._token_file = settings.token_file
-        self._keep_seconds = keep_seconds
-        self._session: aiohttp.ClientSession | None = None
-        self._answers: dict[str, _Answer] = {}
-        self._asking: dict[str, asyncio.Task[None]] = {}
+        self._sessions: dict[str, aiohttp.ClientSession] = {}
         self._versions: dict[tuple[str, str, str], Version] = {}
+        self._streaming = asyncio.Semaphore(STREAMED_AT_ONCE)
 
     async def close(self) -> None:
         """Closes the connections."""
-        for task in self._asking.values():
-            task.cancel()
-        if self._session is not None:
-            await self._session.close()
+        for session in self._sessions.values():
+            await session.close()
 
-    async def resolve(self, uri: str) -> Version | Problem:
-        """What the uri means, as far as is known: a registry that is slow must not hold up a release.
-
-        Raises InvalidSpecError for a uri that is none.
-        """
-        parsed = parse(uri)
-        known = self._answers.get(uri)
-        if known is None or time.monotonic() - known.at >= self._keep_seconds:
-            if uri not in self._asking:
-                self._asking[uri] = asyncio.create_task(self._refresh(uri, parsed))
-            await asyncio.wait({self._asking[uri]}, timeout=PATIENCE_SECONDS)
-            known = self._answers.get(uri)
-        return known.result if known else Problem(Reason.RESOLVING, f"The registry is being asked for {uri}")
-
-    async def _refresh(self, uri: str, parsed: ModelUri) -> None:
+    async def ask(self, uri: ModelUri, known: Mapping[str, Version]) -> Version | Problem:
+        """What a uri means now. `known` are versions, by model id, whose files need not be read again."""
         try:
-            self._answers[uri] = _Answer(time.monotonic(), await self._ask(uri, parsed))
-        finally:
-            del self._asking[uri]
-
-    async def _ask(self, uri: str, parsed: ModelUri) -> Version | Problem:
-        try:
-            found = await self._find(parsed)
+            found = await self._find(uri)
             if isinstance(found, Problem):
                 return found
-            return await self._identify(parsed.name, found)
+            return await self._identify(uri.name, found, known)
         except (yaml.YAMLError, AttributeError, TypeError) as error:
             return Problem(Reason.MODEL_INVALID, f"The files of {uri} cannot be read: {type(error).__name__}")
         except (aiohttp.ClientError, TimeoutError, OSError, KeyError, ValueError) as error:
@@ -115,26 +85,28 @@ class Registry:
             return _no_version(parsed)
         return Problem(Reason.REGISTRY_UNAVAILABLE, f"The registry answered {status} for {parsed.name}")
 
-    async def _identify(self, name: str, found: dict[str, Any]) -> Version | Problem:
+    async def _identify(self, name: str, found: dict[str, Any], known: Mapping[str, Version]) -> Version | Problem:
         number, source = str(found["version"]), str(found.get("source", ""))
+        uri = f"models:/{name}/{number}"
+        model_id = source.removeprefix("models:/") if source.startswith("models:/m-") else ""
+        if model_id and model_id in known and known[model_id].uri == uri:
+            return known[model_id]
         key = (name, number, f"{source} {found.get('creation_timestamp')}")
-        if key not in self._versions:
-            status, content = await self._get(
-                f"{API}/model-versions/get-download-uri", {"name": name, "version": number}
-            )
-            artifact_uri = str(content.get("artifact_uri", ""))
-            if status != 200 or not artifact_uri.startswith("mlflow-artifacts:/"):
-                place = artifact_uri or "no place"
-                words = (
-                    f"The files of {name} version {number} are at {place}: the server must run with --serve-artifacts"
+        async with self._streaming:
+            if key not in self._versions:
+                status, content = await self._get(
+                    f"{API}/model-versions/get-download-uri", {"name": name, "version": number}
                 )
-                return Problem(Reason.ARTIFACTS_NOT_SERVED, words)
-            self._versions[key] = await self._read(
-                name, number, source, artifact_uri.removeprefix("mlflow-artifacts:").lstrip("/")
-            )
+                place = str(content.get("artifact_uri", ""))
+                if status != 200 or not place.startswith("mlflow-artifacts:/"):
+                    words = f"The files of {name} version {number} are at {place or 'no place'}"
+                    advice = "the server must run with --serve-artifacts"
+                    return Problem(Reason.ARTIFACTS_NOT_SERVED, f"{words}: {advice}")
+                root = place.removeprefix("mlflow-artifacts:").lstrip("/")
+                self._versions[key] = await self._read(uri, number, model_id, root)
         return self._versions[key]
 
-    async def _read(self, name: str, number: str, source: str, root: str) -> Version:
+    async def _read(self, uri: str, number: str, model_id: str, root: str) -> Version:
         digest = hashlib.sha256()
         texts: dict[str, str] = {}
         async for path in self._files(root, ""):
@@ -142,9 +114,8 @@ class Registry:
             digest.update(f"{path}\0{content[0]}\0".encode())
             texts[path] = content[1]
         environment = yaml.safe_load(texts.get("python_env.yaml", "")) or {}
-        model_id = source.removeprefix("models:/") if source.startswith("models:/m-") else ""
         return Version(
-            uri=f"models:/{name}/{number}",
+            uri=uri,
             number=number,
             model_id=model_id,
             digest=digest.hexdigest(),
@@ -167,9 +138,8 @@ class Registry:
 
     async def _hash(self, path: str, keep: bool) -> tuple[str, str]:
         digest, text = hashlib.sha256(), b""
-        async with self._open().get(
-            f"{self.url}{ARTIFACTS}/{quote(path)}", headers=self._headers(), timeout=FILE_TIMEOUT
-        ) as response:
+        place = f"{self.url}{ARTIFACTS}/{quote(path)}"
+        async with self._open("files", FILE_TIMEOUT).get(place, headers=self._headers()) as response:
             response.raise_for_status()
             async for chunk in response.content.iter_chunked(1 << 16):
                 digest.update(chunk)
@@ -178,15 +148,16 @@ class Registry:
         return digest.hexdigest(), text.decode("utf-8", "replace")
 
     async def _get(self, path: str, query: dict[str, str]) -> tuple[int, dict[str, Any]]:
-        async with self._open().get(f"{self.url}{path}", params=query, headers=self._headers()) as response:
+        session = self._open("questions", TIMEOUT)
+        async with session.get(f"{self.url}{path}", params=query, headers=self._headers()) as response:
             if response.status >= 500 or "json" not in response.content_type:
                 raise ValueError(f"the registry answered {response.status}")
             return response.status, await response.json()
 
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=TIMEOUT)
-        return self._session
+    def _open(self, purpose: str, timeout: aiohttp.ClientTimeout) -> aiohttp.ClientSession:
+        if purpose not in self._sessions:
+            self._sessions[purpose] = aiohttp.ClientSession(timeout=timeout)
+        return self._sessions[purpose]
 
     def _headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {Path(self._token_file).read_text().strip()}"} if self._token_file else {}

@@ -19,6 +19,9 @@ class ModelUri:
     version: str | None
     alias: str | None
 
+    def __str__(self) -> str:
+        return f"models:/{self.name}" + (f"/{self.version}" if self.version else f"@{self.alias}")
+
 
 def parse(uri: str) -> ModelUri:
     """A uri as its parts. Raises InvalidSpecError with what to write instead."""

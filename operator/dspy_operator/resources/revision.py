@@ -48,8 +48,15 @@ def controller_revision(program: Program, name: str, version: Version, runtime: 
     """The ControllerRevision of a version with the program's settings as they are now."""
     labels = _labels(program.name, name)
     data = {
-        "model": {"uri": version.uri, "version": version.number, "modelId": version.model_id, "digest": version.digest},
+        "model": {
+            "registry": program.spec.model.registry,
+            "uri": version.uri,
+            "version": version.number,
+            "modelId": version.model_id,
+            "digest": version.digest,
+        },
         "python": version.python,
+        "dspy": version.dspy,
         "lm": program.spec.lm.model,
         "timeoutSeconds": program.spec.serving.timeout_seconds,
         "deployment": _deployment(program, name, version, runtime),
@@ -83,7 +90,16 @@ def read_revision(manifest: Mapping[str, Any]) -> Revision:
         service=data["service"],
         model_id=data["model"]["modelId"],
         digest=data["model"]["digest"],
+        registry=data["model"].get("registry", ""),
+        python=data["python"],
+        dspy=data.get("dspy", ""),
     )
+
+
+def version_of(revision: Revision) -> Version:
+    """The version that a revision was made of."""
+    identity = (revision.model_uri, revision.version, revision.model_id, revision.digest)
+    return Version(*identity, revision.python, revision.dspy)
 
 
 def scaled(deployment: Mapping[str, Any], replicas: int) -> Manifest:
