@@ -18,9 +18,11 @@ import yaml
 from dspy_contract.logs import Logger
 from dspy_contract.routes import Routes
 from dspy_contract.state import FEATURES, GatewayState, Poll, ProgramState
-from dspy_gateway import envoy, persisted, xds
+from dspy_gateway import persisted, xds
 from dspy_gateway.admin import Admin
 from dspy_gateway.counts import Key, read_statistics, statistics_query
+from dspy_gateway.envoy.bootstrap import Bootstrap, bootstrap
+from dspy_gateway.envoy.listeners import listener
 from dspy_gateway.news import News
 from dspy_gateway.publisher import Publisher
 from dspy_gateway.resources import DesiredState, ProgramResources, obeyed, program_resources
@@ -57,8 +59,8 @@ class Agent:
         self.book = persisted.load_book(self._book_file)
         self._looked_at = float("-inf")
         self.discovery = xds.DiscoveryServer(self._envoy_answered, self._refused, self._new_envoy)
-        listener = envoy.listener("", 1, settings.address)
-        self.publisher = Publisher(self.discovery, xds.ListenerTemplate(listener), self._render, self._refused)
+        template = xds.ListenerTemplate(listener("", 1, settings.address))
+        self.publisher = Publisher(self.discovery, template, self._render, self._refused)
         self.admin = Admin(settings.folder / "admin.sock")
         self._server: grpc.aio.Server | None = None
         self._opening = False
@@ -78,10 +80,10 @@ class Agent:
         """Writes Envoy's bootstrap, before Envoy starts."""
         settings = self.settings
         settings.folder.mkdir(parents=True, exist_ok=True)
-        about = envoy.Bootstrap(
+        about = Bootstrap(
             str(settings.folder), settings.pod, settings.address, settings.probe_port, settings.memory_limit_bytes
         )
-        (settings.folder / "bootstrap.yaml").write_text(yaml.safe_dump(envoy.bootstrap(about)))
+        (settings.folder / "bootstrap.yaml").write_text(yaml.safe_dump(bootstrap(about)))
 
     async def update(self, desired: DesiredState) -> None:
         """Takes what was learnt from the API server: publishes what changed, keeps it, opens the socket at first."""

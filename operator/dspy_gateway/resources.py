@@ -14,7 +14,8 @@ from typing import Any
 from dspy_contract.routes import RUNTIME_PORT, PortTable, Routes, effective_weights
 from dspy_contract.stat_names import OTHER, PREDICT, cluster_name
 from dspy_contract.state import FEATURES
-from dspy_gateway import envoy
+from dspy_gateway.envoy.clusters import cluster, endpoints, socket_address
+from dspy_gateway.envoy.route_tables import route_table, unavailable
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,20 +125,21 @@ def program_resources(
     routes = desired.routes.get(uid)
     if routes is None or not routes.backends:
         message = f"The program {port.program} has no version to serve"
-        return ProgramResources(uid, {}, {}, frozenset(), port.port, _resource(envoy.unavailable(uid, pod, message)))
-    clusters, endpoints, emptied = {}, {}, set()
+        return ProgramResources(uid, {}, {}, frozenset(), port.port, _resource(unavailable(uid, pod, message)))
+    clusters, assignments, emptied = {}, {}, set()
     for backend in routes.backends:
         usable = desired.usable(backend.revision)
-        addresses = [envoy.socket_address(endpoint.address, endpoint.port) for endpoint in usable]
+        addresses = [socket_address(endpoint.address, endpoint.port) for endpoint in usable]
         for route in (PREDICT, OTHER):
             name = cluster_name(backend.revision, route)
-            clusters[name] = _resource(envoy.cluster(name))
-            endpoints[name] = _resource(envoy.endpoints(name, addresses))
+            clusters[name] = _resource(cluster(name))
+            assignments[name] = _resource(endpoints(name, addresses))
             if not addresses:
                 emptied.add(name)
-    content = envoy.route_table(routes, weights, table, pod, namespace)
+    content = route_table(routes, weights, table, pod, namespace)
     version = f"{routes.serial}:{routes.content}:{table}"
-    return ProgramResources(uid, clusters, endpoints, frozenset(emptied), port.port, _resource(content, prefix=version))
+    table_resource = _resource(content, prefix=version)
+    return ProgramResources(uid, clusters, assignments, frozenset(emptied), port.port, table_resource)
 
 
 def obeyed(version: str | None) -> tuple[int, str, int]:

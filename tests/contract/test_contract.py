@@ -15,7 +15,7 @@ import yaml
 from dspy_contract.outcomes import Outcome
 from dspy_contract.routes import PortTable
 from dspy_contract.state import EDGES_SECONDS, FAST_EDGES_SECONDS
-from dspy_gateway.envoy import FLUSH_SECONDS, WINDOW_SECONDS
+from dspy_gateway.envoy.listeners import FLUSH_SECONDS, WINDOW_SECONDS
 from dspy_gateway.settings import Settings as GatewaySettings
 from dspy_operator.api.convert import camel
 from dspy_operator.api.program import ProgramSpec

@@ -1,0 +1,126 @@
+"""A program's listener, and the access loggers by which it counts: starts, answers, and ages of open requests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dspy_contract.outcomes import OUTCOME_HEADER
+from dspy_contract.stat_names import ANSWERS, ENDED, OLDER, PREFIX, STARTED
+from dspy_contract.state import EDGES_SECONDS, FAST_EDGES_SECONDS
+from dspy_gateway.envoy.common import BUFFER_BYTES, STREAM_IDLE_SECONDS, TYPE, Resource
+
+FLUSH_SECONDS = 0.25
+"""How often the age of an open request is looked at."""
+
+WINDOW_SECONDS = 0.245
+"""Below the flush interval, so that a request is counted at most once at each edge of the grid."""
+
+LONGEST_OUTCOME = 14
+"""Characters of the runtime's header that reach a statistic: the longest word that means something."""
+
+MANAGER = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+
+
+def listener(uid: str, port: int, address: str = "::") -> Resource:
+    """A program's listener. It never changes while the program lives: a change would cut open streams."""
+    rds = {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"}
+    manager = {
+        "@type": f"{TYPE}{MANAGER}",
+        "stat_prefix": "gateway",
+        "rds": {"route_config_name": uid, "config_source": rds},
+        "http_filters": [router()],
+        "access_log_options": {
+            "flush_access_log_on_new_request": True,
+            "access_log_flush_interval": f"{FLUSH_SECONDS}s",
+        },
+        "access_log": _counters(),
+        "stream_idle_timeout": f"{STREAM_IDLE_SECONDS}s",
+        "request_headers_timeout": "10s",
+        "request_timeout": "60s",
+        "common_http_protocol_options": {"idle_timeout": "3600s"},
+        "http_protocol_options": {"accept_http_10": True, "default_host_for_http_10": "localhost"},
+        "normalize_path": True,
+        "merge_slashes": True,
+        "path_with_escaped_slashes_action": "REJECT_REQUEST",
+        "use_remote_address": True,
+        "generate_request_id": True,
+        "server_header_transformation": "PASS_THROUGH",
+    }
+    return bare_listener(uid, address, port, manager)
+
+
+def bare_listener(name: str, address: str, port: int, manager: Resource) -> Resource:
+    """A listener with one connection manager."""
+    filters = [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]
+    at: Resource = {"address": address, "port_value": port}
+    return {
+        "name": name,
+        "address": {"socket_address": at | ({"ipv4_compat": True} if address == "::" else {})},
+        "per_connection_buffer_limit_bytes": BUFFER_BYTES,
+        "filter_chains": [{"filters": filters}],
+    }
+
+
+def router() -> Resource:
+    """The filter that ends every chain."""
+    router = {"@type": f"{TYPE}envoy.extensions.filters.http.router.v3.Router", "suppress_envoy_headers": True}
+    return {"name": "envoy.filters.http.router", "typed_config": router}
+
+
+_ANSWER_TAGS = (
+    ("outcome", f"%RESPONSE_HEADER({OUTCOME_HEADER}):{LONGEST_OUTCOME}%"),
+    ("code", "%RESPONSE_CODE%"),
+    ("flags", "%RESPONSE_FLAGS%"),
+)
+
+
+def _counters() -> list[Resource]:
+    """The access loggers of a listener, which count: starts, answers, and requests that become as old as each edge.
+
+    Below the first slow edge only answers tell their age, so those are counted when they end.
+    """
+    first_slow = EDGES_SECONDS[len(FAST_EDGES_SECONDS)]
+    loggers = [
+        _counter(STARTED, (), _log_type("DownstreamStart")),
+        _counter(ANSWERS, _ANSWER_TAGS, _log_type("DownstreamEnd")),
+    ]
+    for edge, seconds in enumerate(EDGES_SECONDS):
+        fast = edge < len(FAST_EDGES_SECONDS)
+        end = first_slow if fast else seconds + WINDOW_SECONDS
+        kind, log_type = (ENDED, "DownstreamEnd") if fast else (OLDER, "DownstreamPeriodic")
+        window = [_log_type(log_type), _duration("GE", seconds), _duration("LE", end - 0.001)]
+        loggers.append(_counter(kind, (("edge", str(edge)),), {"and_filter": {"filters": window}}))
+    return loggers
+
+
+def _log_type(name: str) -> Resource:
+    return {"log_type_filter": {"types": [name]}}
+
+
+def _duration(operator: str, seconds: float) -> Resource:
+    value = {"default_value": round(seconds * 1000), "runtime_key": "dspy.unused"}
+    return {"duration_filter": {"comparison": {"op": operator, "value": value}}}
+
+
+def _counter(name: str, tags: Sequence[tuple[str, str]], condition: Resource) -> Resource:
+    """A counter of Envoy's stats access logger, tagged by draw table and revision."""
+    all_tags = (("table", "%ROUTE_NAME%"), ("cluster", "%UPSTREAM_CLUSTER_RAW%"), *tags)
+    value = {
+        "stats_scope": {"prefix": PREFIX, "enable_eviction": True},
+        "counters": [
+            {
+                "stat": {"name": name, "tags": [{"name": key, "value_format": each} for key, each in all_tags]},
+                "value_fixed": 1,
+            }
+        ],
+    }
+    return {
+        "name": "envoy.access_loggers.stats",
+        "filter": condition,
+        # The generated class knows an older schema than Envoy; a TypedStruct reaches the real one.
+        "typed_config": {
+            "@type": f"{TYPE}xds.type.v3.TypedStruct",
+            "type_url": f"{TYPE}envoy.extensions.access_loggers.stats.v3.Config",
+            "value": value,
+        },
+    }

@@ -1,0 +1,97 @@
+"""A program's route table: who is refused, and which revision is drawn by which weight."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from dspy_contract.routes import TOTAL_WEIGHT, Routes
+from dspy_contract.stat_names import OTHER, PREDICT, cluster_name
+from dspy_gateway.envoy.common import STREAM_IDLE_SECONDS, TYPE, Resource
+
+
+def route_table(routes: Routes, weights: Mapping[str, int], table: str, pod: str, namespace: str) -> Resource:
+    """A program's routes with the weights to apply, which must sum to more than 0.
+
+    Predictions are drawn under the name of their draw table; other requests are routed alike and not counted.
+    """
+    return _table(
+        routes.uid,
+        pod,
+        routes.serial,
+        [
+            _misdirected(routes.program, namespace),
+            {
+                "name": table,
+                "match": {"path": "/predict", "headers": [{"name": ":method", "string_match": {"exact": "POST"}}]},
+                "route": _action(routes, weights, PREDICT),
+            },
+            {"name": OTHER, "match": {"prefix": "/"}, "route": _action(routes, weights, OTHER)},
+        ],
+    )
+
+
+def _misdirected(program: str, namespace: str) -> Resource:
+    """421 for a request by the cluster's name of another program: a stale Service must never reach this one.
+
+    In-cluster names are one label, a label and the namespace, or two labels before `svc`, and whatever a mesh puts
+    before them. Addresses, localhost and foreign domains pass. Two labels of which the second is the namespace's name
+    are refused, though they may be a domain.
+    """
+    space, own, label, more = re.escape(namespace), re.escape(program), "[a-z0-9-]+", r"([a-z0-9_.-]+\.)?"
+    service = r"svc(\.[a-z0-9.-]+)?"
+    inside = rf"(?i)({label}|{label}\.{space}|{more}{label}\.{label}\.{service})\.?(:[0-9]*)?"
+    address = r"[0-9]+(\.[0-9]+){3}"
+    allowed = rf"(?i)({own}|{own}\.{space}|{more}{own}\.{space}\.{service}|localhost|{address})\.?(:[0-9]*)?"
+    headers = [
+        {"name": ":authority", "string_match": {"safe_regex": {"regex": inside}}},
+        {"name": ":authority", "string_match": {"safe_regex": {"regex": allowed}}, "invert_match": True},
+    ]
+    answer = {"status": 421, "body": {"inline_string": f"This is the program {program}, not the one that was named\n"}}
+    return {"name": "misdirected", "match": {"prefix": "/", "headers": headers}, "direct_response": answer}
+
+
+def unavailable(uid: str, pod: str, message: str) -> Resource:
+    """The routes of a listener whose program has none (yet, or any more): 503 with the reason."""
+    answer = {"status": 503, "body": {"inline_string": message + "\n"}}
+    return _table(uid, pod, 0, [{"name": "none", "match": {"prefix": "/"}, "direct_response": answer}])
+
+
+def _table(uid: str, pod: str, serial: int, routes: list[Resource]) -> Resource:
+    return {
+        "name": uid,
+        "response_headers_to_add": [_header("x-dspy-gateway", pod), _header("x-dspy-serial", str(serial))],
+        "most_specific_header_mutations_wins": True,
+        "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}],
+    }
+
+
+def _action(routes: Routes, weights: Mapping[str, int], route: str) -> Resource:
+    previous = f"{TYPE}envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
+    total = sum(weights.values())
+    clusters = [
+        {
+            "name": cluster_name(backend.revision, route),
+            "weight": weights[backend.revision] if total else TOTAL_WEIGHT,
+            "response_headers_to_add": [_header("x-dspy-revision", backend.revision)],
+        }
+        for backend in routes.backends
+    ]
+    return {
+        "timeout": f"{routes.timeout_seconds + 1}s",
+        "idle_timeout": f"{max(STREAM_IDLE_SECONDS, routes.timeout_seconds + 1)}s",
+        "retry_policy": {
+            "retry_on": "connect-failure,refused-stream,reset-before-request",
+            "num_retries": 3,
+            "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.25s"},
+            "host_selection_retry_max_attempts": 20,
+            "retry_host_predicate": [
+                {"name": "envoy.retry_host_predicates.previous_hosts", "typed_config": {"@type": previous}}
+            ],
+        },
+        "weighted_clusters": {"clusters": clusters},
+    }
+
+
+def _header(key: str, value: str) -> Resource:
+    return {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
