@@ -105,6 +105,20 @@ class World:
         )
         return list(json.loads(words.rpartition("VERSIONS ")[2]))
 
+    @contextmanager
+    def without_registry(self) -> Iterator[None]:
+        """While in it, nobody reaches the registry."""
+
+        def lead(to: str) -> None:
+            patch = json.dumps({"spec": {"selector": {"app.kubernetes.io/name": to}}})
+            kubectl(self.cluster, "patch", "service", "mlflow", "-n", SYSTEM, "--type=merge", "-p", patch)
+
+        lead("nobody")
+        try:
+            yield
+        finally:
+            lead("mlflow")
+
     def set_lm(self, **settings: Any) -> dict[str, Any]:
         """Changes the stand-in provider; returns its settings and what it has seen."""
         command = ("python", "-m", "dev.standin", "set", json.dumps(settings))

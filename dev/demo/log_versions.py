@@ -1,10 +1,12 @@
 """Logs versions of the demo's program to the MLflow server. Runs inside the server's pod, which has MLflow and DSPy.
 
 Takes a JSON list as its argument: [{"name": ..., "kind": "good" | "better" | "bad", "alias": ...}, ...] and prints the
-number of each version that it logged, as a JSON list.
+number of each version that it logged, as a JSON list. `python` is written as the Python that logged it; `padding` is
+the size of a file of noise beside it (bytes).
 """
 
 import json
+import random
 import sys
 import tempfile
 import warnings
@@ -65,9 +67,12 @@ def log(wanted: dict[str, str]) -> str:
                 pip_requirements=[f"dspy=={dspy.__version__}"],
             )
             if "python" in wanted:
-                version = max(client.search_model_versions(f"name='{name}'"), key=lambda found: int(found.version))
                 Path(folder, "python_env.yaml").write_text(f"python: {wanted['python']}\n")
-                client.log_model_artifact(version.source.removeprefix("models:/"), f"{folder}/python_env.yaml")
+            if "padding" in wanted:
+                Path(folder, "noise").write_bytes(random.randbytes(int(wanted["padding"])))
+            version = max(client.search_model_versions(f"name='{name}'"), key=lambda found: int(found.version))
+            for file in Path(folder).iterdir():
+                client.log_model_artifact(version.source.removeprefix("models:/"), str(file))
     version = wanted.get("version") or max((v.version for v in client.search_model_versions(f"name='{name}'")), key=int)
     if "alias" in wanted:
         client.set_registered_model_alias(name, wanted["alias"], version)

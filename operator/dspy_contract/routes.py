@@ -39,7 +39,7 @@ LONGEST_TIMEOUT_SECONDS = 86_400
 
 BasisPoints = Annotated[int, msgspec.Meta(ge=0, le=TOTAL_WEIGHT)]
 Serial = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
-UNREADABLE = (msgspec.DecodeError, KeyError, TypeError)
+UNREADABLE = (msgspec.DecodeError, KeyError, TypeError, RecursionError)
 """What reading a value of this contract out of an object may raise."""
 
 

@@ -27,7 +27,7 @@ from envoy.service.discovery.v3 import ads_pb2_grpc, discovery_pb2
 from google.protobuf import any_pb2, json_format
 from xds.type.v3 import typed_struct_pb2  # noqa: F401
 
-from dspy_gateway.envoy.common import TYPE
+from dspy_gateway.envoy.resource import TYPE
 from dspy_gateway.resources import Resource
 
 CLUSTER = f"{TYPE}envoy.config.cluster.v3.Cluster"

@@ -28,6 +28,7 @@ __all__ = [
     "NotFoundException",
     "Object",
     "configuration",
+    "is_gone",
 ]
 
 UNREACHABLE = (aiohttp.ClientError, TimeoutError)
@@ -84,8 +85,10 @@ class Kube:
             _refuse(response, raw)
         return dict(json.loads(raw)) if raw else {}
 
-    async def changes(self, path: str, query: Mapping[str, Any], version: str) -> AsyncIterator[tuple[str, Object]]:
-        """Yields the changes (type, object) of a collection after a version, until the server ends the stream.
+    async def changes(
+        self, path: str, query: Mapping[str, Any], version: str, seconds: int = WATCH_SECONDS
+    ) -> AsyncIterator[tuple[str, Object]]:
+        """Yields the changes (type, object) of a collection after a version, for so long at most.
 
         Bookmarks come as well. Raises GoneError when the version is too old, and what `request` raises.
         """
@@ -94,7 +97,7 @@ class Kube:
             "watch": True,
             "allowWatchBookmarks": True,
             "resourceVersion": version,
-            "timeoutSeconds": WATCH_SECONDS,
+            "timeoutSeconds": seconds,
         }
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=SILENCE_SECONDS)
         response = await self._send("GET", path, parameters, None, None, timeout)
@@ -134,6 +137,15 @@ class Kube:
             auth_settings=["BearerToken"],
         )
         return await self._api.call_api(*arguments, _request_timeout=limit)
+
+
+def is_gone(error: ApiException) -> bool:
+    """True when the API server itself says that an object is not there, and not somebody on the way to it."""
+    try:
+        content = json.loads(error.body or "{}")
+    except ValueError:
+        return False
+    return error.status == 404 and isinstance(content, dict) and content.get("reason") == "NotFound"
 
 
 def _event(line: bytes) -> tuple[str, Object]:

@@ -17,7 +17,6 @@ from dspy_kube.client import Object
 Name = tuple[str, str]
 """Namespace and name."""
 
-FOREVER = 1 << 63
 MOST_TOMBSTONES = 10_000
 
 
@@ -58,8 +57,8 @@ class Store:
             return [item for shelf in chosen for item in shelf.objects.values()]
         return [shelf.objects[name] for shelf in chosen for name in shelf.groups.get(group, ())]
 
-    def put(self, kind: str, item: Object) -> None:
-        """Takes an object, unless a newer one is known or it is gone already."""
+    def put(self, kind: str, item: Object, quiet: bool = False) -> None:
+        """Takes an object, unless a newer one is known or it is gone already. `quiet`: whoever puts it knows it."""
         metadata, version = item["metadata"], _version(item)
         if version <= self._tombstones.get(metadata["uid"], -1):
             return
@@ -69,7 +68,7 @@ class Store:
             return
         after = self._project(kind, item)
         self._place(shelf, kind, before, after)
-        if before is None or _content(before) != _content(after):
+        if not quiet and (before is None or _content(before) != _content(after)):
             self._on_change(kind, before, after)
 
     def forget(self, kind: str, item: Object) -> None:
@@ -80,17 +79,18 @@ class Store:
         if held is not None and held["metadata"]["uid"] == metadata["uid"] and _version(held) <= _version(item):
             self._remove(kind, held)
 
-    def deleted(self, kind: str, namespace: str, name: str, uid: str | None = None) -> None:
-        """Drops an object that the API server says is not there: the one of that uid; None is whichever is held."""
-        held = self.get(kind, namespace, name)
-        if held is not None and uid in (None, held["metadata"]["uid"]):
-            self._bury(held["metadata"]["uid"], FOREVER)
-            self._remove(kind, held)
+    def drop(self, kind: str, held: Object | None) -> None:
+        """Drops an object as it was held, of which the API server says that it is not there; None is none.
 
-    def keep(self, kind: str, found: Collection[Name], version: str) -> None:
-        """Drops every object of a kind that a listing did not find, unless it is newer than the listing."""
+        A later version of it is believed again: only the API server knows.
+        """
+        if held is not None:
+            self.forget(kind, held)
+
+    def keep(self, kind: str, found: Collection[Name], version: str, namespace: str | None = None) -> None:
+        """Drops every object of a kind that a listing (of a namespace, or of all) did not find, unless it is newer."""
         at = _number(version)
-        for item in self.list(kind):
+        for item in self.list(kind, namespace):
             name = (item["metadata"]["namespace"], item["metadata"]["name"])
             if name not in found and _version(item) <= at:
                 self._bury(item["metadata"]["uid"], at)

@@ -9,13 +9,16 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
+from dspy_contract.logs import Logger
 from dspy_contract.state import Interest
 from dspy_kube.client import Kube, Object
 from dspy_kube.store import Name, Store
 from dspy_kube.watch import Watch
 from dspy_operator.agent_client import Agents
+from dspy_operator.domain.snapshot import Revision
 from dspy_operator.gateway_poller import Poller
 from dspy_operator.kube import cache
+from dspy_operator.kube.archives import Archives
 from dspy_operator.kube.execute import Executor
 from dspy_operator.kube.observe import Observer, read_routes
 from dspy_operator.kube.paths import path
@@ -24,8 +27,11 @@ from dspy_operator.reconcile.gateway import GatewayReconciler
 from dspy_operator.reconcile.guard import Guard
 from dspy_operator.reconcile.program import ProgramReconciler
 from dspy_operator.registry.follower import Follower, Source
+from dspy_operator.resources.revision import version_of
 from dspy_operator.settings import Settings
 from dspy_operator.workqueue import Key, WorkQueue
+
+log = Logger(__name__)
 
 
 @dataclass
@@ -72,7 +78,16 @@ def assemble(
     looks = WorkQueue("guard", lambda key: guard.work(key))
 
     def changed(kind: str, before: Object | None, after: Object | None) -> None:
+        """Wakes whom a change concerns. An object that somebody made unreadable costs its own keys only."""
+        try:
+            wake(kind, before, after)
+        except Exception:
+            log.exception("An object could not be taken in", kind=kind)
+
+    def wake(kind: str, before: Object | None, after: Object | None) -> None:
         """A release that moves is polled and guarded from the moment its routes are seen, whatever else waits."""
+        if kind == "ControllerRevision":
+            archives.note(before, after)
         for key in woken_keys(kind, before, after, store):
             passes.add(key)
         routes = read_routes(after) if kind == "ConfigMap" else None
@@ -85,7 +100,7 @@ def assemble(
         looks.add(Key("guard", namespace, program))
         passes.add(Key("program", namespace, program))
 
-    def met(namespace: str, program: str) -> None:
+    def on_conflict(namespace: str, program: str) -> None:
         passes.add(Key("program", namespace, program) if program else Key("gateway", namespace))
 
     def interest(namespace: str, program: str, series: str) -> Interest:
@@ -93,16 +108,22 @@ def assemble(
         return Interest(guarding, programs.kept(namespace, program).get(series, 0))
 
     def watch(kind: str, query: Mapping[str, str]) -> Watch:
-        return Watch(kube, path(kind, settings.namespace), query, _Shelves(store, kind))
+        sink = _Shelves(store, kind)
+        return Watch(kube, path(kind, settings.namespace), query, sink, bookmarks=kind != "Event")
 
+    async def archive(revision: Revision) -> bytes | None:
+        source = registries.get(revision.registry)
+        return await source.archive(version_of(revision)) if source else None
+
+    archives = Archives(settings.archives_budget_bytes, {"kube-system", settings.pod_namespace})
     store = Store(changed, cache.project, cache.group)
     poller = Poller(agents, lambda namespace: store.list("Pod", namespace, ""), woken, token, interest)
-    executor = Executor(kube, store, met)
+    executor = Executor(kube, store, on_conflict, archive)
     gateways = GatewayReconciler(store, executor, settings, token)
     follower = Follower(
         registries, settings.registry_poll_seconds, lambda *program: passes.add(Key("program", *program))
     )
-    observer = Observer(store, follower, poller, gateways.problems, executor.strangers, settings)
+    observer = Observer(store, follower, poller, gateways.problems, executor.conflicts, archives, settings)
     programs = ProgramReconciler(observer, executor, poller, follower, now)
     guard = Guard(kube, store, poller, programs.known, passes.add, now)
     controller = Controller(programs, gateways, passes.add, now)

@@ -16,6 +16,8 @@ class RegistrySettings(BaseModel):
     """Where the operator and the runtime pods reach it."""
     token_file: str | None = None
     """A file with a bearer token for the operator's own requests."""
+    basic_auth_file: str | None = None
+    """A file with `user:password` for the operator's own requests."""
 
 
 class Settings(BaseSettings):
@@ -41,6 +43,8 @@ class Settings(BaseSettings):
     """The operator's own namespace, where its key and its Lease live."""
     namespace: str | None = None
     """Watch this namespace only; None: all."""
+    archives_budget_bytes: int = 256 << 20
+    """How much of versions' files is kept in the cluster, as Secrets beside their ControllerRevisions."""
     resync_seconds: float = 600.0
     """How often every program is looked at even when nothing changed."""
     identity: str = Field(default_factory=lambda: f"{socket.gethostname()}-{secrets.token_hex(4)}")

@@ -7,24 +7,15 @@ import contextlib
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 
 import click
 
-# Read by libraries when they are imported: nothing is sent home, no price map is downloaded, no cache is kept on disk.
-os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-
 from dspy_contract import logs
 from dspy_contract.logs import Logger
-from dspy_runtime.failures import RegistryUnavailableError, StartError, write_termination
-from dspy_runtime.settings import Settings
+from dspy_runtime.failures import StartError, write_termination
+from dspy_runtime.settings import Settings, quiet_libraries
 
-REGISTRY_RETRY_SECONDS = 5
 log = Logger(__name__)
 
 
@@ -41,6 +32,7 @@ def main(**given: str | int | None) -> None:
     """
     # Without a handler the first process of a container ignores SIGTERM, and a pod that is deleted would load on.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    quiet_libraries()
     settings = Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     if not settings.model or not settings.lm_model:
         missing = "MODEL" if not settings.model else "--lm"
@@ -54,22 +46,11 @@ def main(**given: str | int | None) -> None:
         sys.exit(1)
 
 
-def _fetched(settings: Settings) -> Path:
-    """The model's files. A registry that is down is waited for: that is no crash of this version."""
-    from dspy_runtime.load import fetch
-
-    while True:
-        try:
-            return fetch(settings.model, settings.work_folder)
-        except RegistryUnavailableError as error:
-            log.warning(f"{error}; trying again in {REGISTRY_RETRY_SECONDS} s", reason=error.reason)
-            time.sleep(REGISTRY_RETRY_SECONDS)
-
-
 def _serve(settings: Settings) -> None:
+    from dspy_runtime.artifact import fetched
     from dspy_runtime.load import check_python, load_program
 
-    folder = _fetched(settings)
+    folder = fetched(settings.model, settings.work_folder / "model", settings.digest)
     check_python(folder)
     os.environ.setdefault("DSPY_CACHEDIR", str(Path(settings.work_folder) / "dspy-cache"))
     program, adapter = load_program(folder)

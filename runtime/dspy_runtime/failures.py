@@ -3,6 +3,7 @@
 StartError
 ├── ModelNotFoundError      the registry has no such version
 ├── RegistryUnavailableError  the registry does not answer; may heal
+├── ModelChangedError       the files are not those that the revision was made of
 ├── PythonMismatchError     logged with another Python minor
 ├── ModelLoadError          the artifact does not load
 └── LMConfigurationError    the language model cannot be called as configured
@@ -36,6 +37,12 @@ class RegistryUnavailableError(StartError):
     """The registry did not answer, or with an error of its own."""
 
     reason = "RegistryUnavailable"
+
+
+class ModelChangedError(StartError):
+    """The version's files are not those that the revision was made of: it would not be what was judged."""
+
+    reason = "ModelChanged"
 
 
 class PythonMismatchError(StartError):

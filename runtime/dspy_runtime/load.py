@@ -1,8 +1,7 @@
-"""From a uri to a program: fetches a version's files and loads them, with no setting of the artifact in force.
+"""From files to a program, with no setting of the artifact in force.
 
 Both formats of MLflow's DSPy flavour are pickles, so loading runs the artifact's code: that is why it happens only
-here,
-in the sandboxed pod. The language model saved with a program (and any key in it) is dropped.
+here, in the sandboxed pod. The language model saved with a program (and any key in it) is dropped.
 """
 
 from __future__ import annotations
@@ -14,14 +13,7 @@ from typing import Any
 
 import yaml
 
-from dspy_runtime.failures import (
-    ModelLoadError,
-    ModelNotFoundError,
-    PythonMismatchError,
-    RegistryUnavailableError,
-    StartError,
-    described,
-)
+from dspy_runtime.failures import ModelLoadError, PythonMismatchError, StartError, described
 
 _LASTING = (
     ModelLoadError,
@@ -38,32 +30,6 @@ _LASTING = (
     yaml.YAMLError,
 )
 """What the artifact and the image make of each other: another try ends alike."""
-
-_MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
-
-
-def fetch(uri: str, folder: Path) -> Path:
-    """The directory with the version's files: itself for a path, else downloaded below `folder`."""
-    if not uri.startswith(("models:/", "runs:/")):
-        if not (Path(uri) / "MLmodel").is_file():
-            raise ModelNotFoundError(
-                f"{uri} holds no MLmodel file; name a directory that MLflow logged or a models:/ uri"
-            )
-        return Path(uri)
-    import mlflow.artifacts
-    import requests
-    from mlflow.exceptions import MlflowException
-
-    target = folder / "model"
-    target.mkdir(parents=True, exist_ok=True)
-    try:
-        return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(target)))
-    except MlflowException as error:
-        if error.error_code in _MISSING:
-            raise ModelNotFoundError(f"the registry has no {uri}") from error
-        raise RegistryUnavailableError(f"the registry did not deliver {uri}: {described(error)}") from error
-    except (requests.RequestException, OSError) as error:
-        raise RegistryUnavailableError(f"the registry did not deliver {uri}: {type(error).__name__}") from error
 
 
 def check_python(folder: Path) -> None:

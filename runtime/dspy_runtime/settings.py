@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,10 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="DSPY_RUNTIME_")
 
     model: str = ""
-    """A directory that MLflow logged, or a `models:/...` uri. The command line's argument goes before it."""
+    """A directory that MLflow logged, an archive of one, or a `models:/...` uri. The command line's argument goes
+    before it."""
+    digest: str = ""
+    """The digest that the version's files must have; any, unless given."""
     lm_model: str = ""
     """The language model as DSPy names it, such as openai/gpt-4o-mini."""
     lm_api_base: str | None = None
@@ -51,3 +55,15 @@ class Settings(BaseSettings):
     """The revision's name, a label of every metric."""
     log_level: str = "info"
     """The lowest level that is logged."""
+
+
+def quiet_libraries() -> None:
+    """Says to libraries, before they are imported, that nothing is sent home and no price map is downloaded."""
+    for name, value in {
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    }.items():
+        os.environ.setdefault(name, value)

@@ -291,6 +291,23 @@ def test_a_candidate_behind_a_failing_provider_is_lowered_and_not_blamed(
     assert "RolledBack" not in events(serving)
 
 
+def test_pods_start_while_the_registry_is_away(world: World, versions: dict[str, str]) -> None:
+    """Small versions are kept in the cluster; a pod of a large one waits for the registry, and says so."""
+    (number,) = world.log({"name": "large", "kind": "good", "padding": str(1 << 20)})
+    world.apply(program(NAME, versions["good"]), program("large", f"models:/large/{number}"))
+    for name in (NAME, "large"):
+        world.wait_condition(name, "Available", "True")
+    with world.without_registry():
+        world.kubectl("delete", "pod", "-l", "dspy.dev/program", "--wait=true")
+        world.wait_condition(NAME, "Available", "True")
+        assert "fetch" in world.wait_condition("large", "Available", "False", "RegistryUnavailable")
+    world.wait_condition("large", "Available", "True")
+    (pod,) = world.names("pods", "dspy.dev/program=large")
+    statuses = world.get("pod", pod)["status"]
+    restarts = [each["restartCount"] for each in statuses["initContainerStatuses"] + statuses["containerStatuses"]]
+    assert restarts == [0, 0], "waiting is no crash"
+
+
 def test_a_strangers_service_is_not_taken_over(world: World, versions: dict[str, str]) -> None:
     world.kubectl("create", "service", "clusterip", NAME, "--tcp=80:80")
     world.apply(program(NAME, versions["good"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from dspy_contract.artifact import digest_of, pack
 from tests.integration.gateway import until
 from tests.integration.runtime import KEY, RunningProvider, Runtime, running_provider, running_runtime, start
 
@@ -375,3 +377,22 @@ async def test_another_python_minor_is_refused_before_it_can_crash(provider: Run
     process, *_ = await start(other, provider.base, tmp_path)
     assert await asyncio.wait_for(process.wait(), 30) == 1
     assert json.loads((tmp_path / "termination").read_text())["reason"] == "PythonMismatch"
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+async def test_an_archive_of_the_operators_serves_and_a_changed_one_does_not(
+    question_model: Path, provider: RunningProvider, tmp_path: Path
+) -> None:
+    files = files_of(question_model)
+    archive = tmp_path / "model.tar.gz"
+    archive.write_bytes(pack(files))
+    digest = digest_of({name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
+    async with running_runtime(archive, provider.base, tmp_path, digest=digest) as runtime:
+        assert (await runtime.predict(question="why?", limit=3))[0] == 200
+    (tmp_path / "termination").touch()
+    process, *_ = await start(archive, provider.base, tmp_path, digest="0" * 64)
+    assert await asyncio.wait_for(process.wait(), 30) == 1
+    assert json.loads((tmp_path / "termination").read_text())["reason"] == "ModelChanged"

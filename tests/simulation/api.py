@@ -96,7 +96,9 @@ class ApiServer:
             self.calls["conflicts"] += 1
             raise
 
-    async def changes(self, path: str, query: Mapping[str, Any], version: str) -> AsyncIterator[tuple[str, Object]]:
+    async def changes(
+        self, path: str, query: Mapping[str, Any], version: str, seconds: int = 0
+    ) -> AsyncIterator[tuple[str, Object]]:
         """The changes of a collection after a version, for ever."""
         call = _parse("GET", path, {**query, "watch": True})
         self._check(call)
@@ -168,7 +170,9 @@ class ApiServer:
         if key not in self.objects:
             if call.verb == "patch" and content_type == APPLY and body is not None:
                 return self._create(key, body)
-            raise refusal(404, f"{call.resource} {call.name} not found")
+            error = refusal(404, f"{call.resource} {call.name} not found")
+            error.body = json.dumps({"reason": "NotFound", "message": error.reason})
+            raise error
         if call.verb == "get":
             return self.objects[key]
         if call.verb == "delete":

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+import functools
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, cast
+
+import pytest
 
 from dspy_kube.client import Kube, Object
 from dspy_kube.store import Name, Store
-from dspy_kube.watch import Watch
+from dspy_kube.watch import HistoryError, Watch
 from dspy_operator.kube.paths import path
 from tests.simulation.api import ApiServer, refusal
 from tests.simulation.clock import VirtualLoop
@@ -30,8 +33,8 @@ def test_an_object_that_went_is_not_brought_back_by_a_late_event_but_its_success
     changes: list[tuple[bool, bool]] = []
     store = Store(lambda kind, before, after: changes.append((before is not None, after is not None)))
     store.put("ConfigMap", routes("a", 5))
-    store.deleted("ConfigMap", "ns", "a")
-    store.put("ConfigMap", routes("a", 6))
+    store.drop("ConfigMap", store.get("ConfigMap", "ns", "a"))
+    store.put("ConfigMap", routes("a", 4))
     assert store.get("ConfigMap", "ns", "a") is None
     store.put("ConfigMap", routes("a", 7, uid="successor"))
     assert store.get("ConfigMap", "ns", "a") is not None
@@ -125,3 +128,42 @@ def test_a_watch_follows_forgets_on_relist_and_survives_faults() -> None:
 
     loop.run_until_complete(story())
     loop.close()
+
+
+def watched(story: Callable[[ApiServer, Watch, Store, VirtualLoop], Awaitable[None]]) -> None:
+    """Runs a story of a watch of routes on virtual time."""
+    loop = VirtualLoop()
+    asyncio.set_event_loop(loop)
+    api, store = ApiServer(), Store()
+    api.put("configmaps", {"metadata": {"name": "a", "namespace": "ns", "labels": {"dspy.dev/routes": "true"}}})
+    watch = Watch(cast("Kube", api), path("ConfigMap", None), {"labelSelector": "dspy.dev/routes"}, Shelf(store))
+    loop.run_until_complete(story(api, watch, store, loop))
+    loop.close()
+
+
+def test_a_history_that_became_another_ends_the_watch() -> None:
+    async def story(api: ApiServer, watch: Watch, store: Store, loop: VirtualLoop) -> None:
+        for data in ({"n": "1"}, {"n": "2"}, {"n": "3"}):
+            api.change("configmaps", "ns", "a", functools.partial(dict.update, data=data))
+        await watch.list()
+        fresh = ApiServer()
+        fresh.put("configmaps", {"metadata": {"name": "a", "namespace": "ns", "labels": {"dspy.dev/routes": "true"}}})
+        watch._kube = cast("Kube", fresh)
+        with pytest.raises(HistoryError, match="etcd was restored"):
+            await watch.run()
+
+    watched(story)
+
+
+def test_a_watch_that_is_refused_backs_off_and_is_silent() -> None:
+    async def story(api: ApiServer, watch: Watch, store: Store, loop: VirtualLoop) -> None:
+        api._rules = [
+            (namespace, {**rule, "verbs": [verb for verb in rule["verbs"] if verb != "watch"]})
+            for namespace, rule in api._rules
+        ]
+        running = asyncio.create_task(watch.run())
+        await asyncio.sleep(600)
+        assert api.calls["list configmaps"] < 100
+        running.cancel()
+
+    watched(story)

@@ -25,7 +25,7 @@ from dspy_operator.domain.snapshot import Version as ResolvedVersion
 from dspy_operator.domain.stored_ledger import read_ledger
 from dspy_operator.kube.paths import path
 from dspy_operator.parts import Parts, assemble
-from dspy_operator.registry.uri import ModelUri
+from dspy_operator.registry.uri import Identity, ModelUri
 from dspy_operator.resources.revision import CONTAINER
 from dspy_operator.settings import RegistrySettings, Settings
 from tests.simulation.api import ApiServer, Call, refusal
@@ -53,14 +53,26 @@ class SimulatedRegistry:
     def __init__(self) -> None:
         self.up = True
         self.asked: list[str] = []
+        self.archives = 0
 
-    async def ask(self, uri: ModelUri, known: Mapping[str, ResolvedVersion]) -> ResolvedVersion | Problem:
+    async def ask(self, uri: ModelUri) -> Identity | Problem:
         """What a uri means."""
         self.asked.append(str(uri))
         if not self.up:
             return Problem("RegistryUnavailable", "The registry did not answer")
-        number = str(uri.version)
-        return ResolvedVersion(str(uri), number, f"m-{number}", f"digest-{number}", "3.12", "3.4.1")
+        return Identity(uri.name, str(uri.version), f"m-{uri.version}", "")
+
+    async def read(self, identity: Identity) -> ResolvedVersion | Problem:
+        """A version, by its files."""
+        if not self.up:
+            return Problem("RegistryUnavailable", "The registry did not answer")
+        number = identity.number
+        return ResolvedVersion(identity.uri, number, f"m-{number}", f"digest-{number}", "3.12", "3.4.1", 1_000)
+
+    async def archive(self, version: ResolvedVersion) -> bytes | None:
+        """The packed files of a version."""
+        self.archives += 1
+        return f"the files of {version.number}".encode() if self.up else None
 
     async def close(self) -> None:
         """Nothing is open."""
@@ -91,6 +103,7 @@ class World:
         self.loop = VirtualLoop(START)
         asyncio.set_event_loop(self.loop)
         self.chance = random.Random(seed)
+        random.seed(seed)  # of backoffs: the same story each time
         self.api = ApiServer(lambda: self.now)
         self.registry = SimulatedRegistry()
         self.versions: dict[int, Version] = {}
@@ -106,6 +119,8 @@ class World:
         """What must never happen to a client's request, and did."""
         self._born: dict[str, float] = {}
         self._down: dict[str, float] = {}
+        self._mounts: dict[str, str] = {}
+        """The Secret with its files that a pod mounts."""
         self._numbers = itertools.count(1)
         self._tasks: list[asyncio.Task[Any]] = []
         if steps is not None:
@@ -385,14 +400,33 @@ class World:
     def _start_pod(self, owner: str, deployment: Object) -> None:
         name = f"{owner}-abc-{next(self._numbers)}"
         self._born[name] = self.now
+        volumes = deployment["spec"]["template"].get("spec", {}).get("volumes", ())
+        for volume in volumes:
+            if volume["name"] == "artifact":
+                self._mounts[name] = volume["secret"]["secretName"]
         self.api.put("pods", _pod(name, owner, deployment))
         if owner == GATEWAY_NAME:
             self.gateways[name] = SimulatedGateway(name, self.ready_pods, self._answer_of)
+
+    def _mounted(self, name: str, item: Object) -> bool:
+        """True once the Secret that a pod mounts is there; the kubelet says so while it is not."""
+        secret = self._mounts.get(name)
+        if secret is None or self.api.get("secrets", NAMESPACE, secret) is not None:
+            self._mounts.pop(name, None)
+            return True
+        if not item["status"]["containerStatuses"]:
+            waiting = {"name": CONTAINER, "state": {"waiting": {"reason": "ContainerCreating"}}}
+            self.edit("pods", lambda item: item["status"].update(containerStatuses=[waiting]), name)
+            self.api.put("events", _failed_mount(item, secret))
+        return False
 
     def _probe(self, name: str, item: Object) -> None:
         revision = item["metadata"]["labels"].get(REVISION_LABEL)
         version = self.versions[self._version_of(revision) or 0] if revision else None
         started = self.now - self._born[name] >= (version.start_seconds if version else GATEWAY_START_SECONDS)
+        if not self._mounted(name, item):
+            self._born[name] = self.now
+            return
         up = started and self.now >= self._down.get(name, 0.0) and (version is None or version.loads)
         if up != (READY in item["status"]["conditions"]):
             conditions = [READY] if up else []
@@ -401,6 +435,16 @@ class World:
             words = json.dumps({"reason": "ModelLoadFailed", "message": "the model does not load: ModuleNotFoundError"})
             ended = {"name": CONTAINER, "state": {"terminated": {"exitCode": 1, "message": words}}}
             self.edit("pods", lambda item: item["status"].update(containerStatuses=[ended]), name)
+
+
+def _failed_mount(pod: Object, secret: str) -> Object:
+    metadata = pod["metadata"]
+    return {
+        "metadata": {"name": f"{metadata['name']}.mount", "namespace": NAMESPACE},
+        "involvedObject": {"kind": "Pod", "name": metadata["name"], "uid": metadata["uid"]},
+        "reason": "FailedMount",
+        "message": f'MountVolume.SetUp failed for volume "artifact": secret "{secret}" not found',
+    }
 
 
 def _pod(name: str, owner: str, deployment: Object) -> Object:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 
 import pytest
 
 from dspy_operator.domain.snapshot import Problem, Version
 from dspy_operator.errors import InvalidSpecError
 from dspy_operator.registry.follower import Follower
-from dspy_operator.registry.uri import ModelUri
+from dspy_operator.registry.uri import Identity, ModelUri
 from tests.simulation.clock import VirtualLoop, close
 
 A, B, C = ("ns", "a"), ("ns", "b"), ("other", "c")
@@ -25,14 +24,24 @@ class FakeRegistry:
         self.champion = "1"
         self.down = False
         self.asked: list[str] = []
+        self.read_files: list[str] = []
 
-    async def ask(self, uri: ModelUri, known: Mapping[str, Version]) -> Version | Problem:
+    async def ask(self, uri: ModelUri) -> Identity | Problem:
         """The version of an alias, or the one that is named."""
         self.asked.append(str(uri))
         if self.down:
             raise RuntimeError("unforeseen")
         number = uri.version or self.champion
-        return known.get(f"m-{number}") or version(number)
+        return Identity(uri.name, number, f"m-{number}", "")
+
+    async def read(self, identity: Identity) -> Version | Problem:
+        """The version."""
+        self.read_files.append(identity.number)
+        return version(identity.number)
+
+    async def archive(self, version: Version) -> bytes | None:
+        """Not asked for."""
+        raise NotImplementedError
 
     async def close(self) -> None:
         """Nothing is open."""
@@ -75,15 +84,18 @@ def test_an_alias_is_asked_for_once_for_all_programs_and_each_hears_of_a_change(
     first = followed.follow(A, "models:/qa@champion")
     assert isinstance(first, Problem)
     assert first.reason == "Resolving"
+    followed.follow(A, "models:/qa@champion")
     assert followed.follow(B, "models:/qa@champion") == version("1")
     followed.loop.pass_time(60)
     assert 6 <= len(followed.registry.asked) <= 8
-    assert followed.woken == [A], "nothing changed since"
+    assert followed.woken == [A, A], "when the version was known, and its files; nothing changed since"
     followed.woken.clear()
     followed.registry.champion = "2"
     followed.loop.pass_time(12)
     assert sorted(followed.woken) == [A, B]
-    assert followed.follow(A, "models:/qa@champion") == version("2")
+    followed.follow(A, "models:/qa@champion")
+    assert followed.follow(B, "models:/qa@champion") == version("2")
+    assert followed.registry.read_files == ["1", "2"], "once for all"
 
 
 def test_a_version_is_asked_for_until_it_is_known(followed: Followed) -> None:
@@ -96,6 +108,7 @@ def test_a_version_is_asked_for_until_it_is_known(followed: Followed) -> None:
     asked = len(followed.registry.asked)
     followed.loop.pass_time(600)
     assert len(followed.registry.asked) == asked
+    followed.follow(A, "models:/qa/3")
     assert followed.follow(A, "models:/qa/3") == version("3")
 
 
@@ -113,7 +126,10 @@ def test_who_asks_for_something_else_or_goes_is_told_no_more(followed: Followed)
 def test_what_a_program_knows_already_is_not_read_again(followed: Followed) -> None:
     had = Version("models:/qa/1", "1", "m-1", "the digest of its revision", "3.12", "3.4.1")
     followed.follow(A, "models:/qa@champion", had)
-    assert followed.follow(A, "models:/qa@champion") == had
+    assert followed.follow(A, "models:/qa@champion", had) == had
+    assert followed.registry.read_files == []
+    followed.follow(C, "models:/qa@champion")
+    assert followed.follow(C, "models:/qa@champion") == version("1"), "what one program says is believed for it only"
 
 
 def test_a_uri_that_is_none_is_refused(followed: Followed) -> None:

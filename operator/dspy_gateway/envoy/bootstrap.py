@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from dspy_contract.routes import PROBE_PORT
 from dspy_contract.stat_names import PREFIX
 from dspy_gateway.envoy.clusters import endpoints
-from dspy_gateway.envoy.common import TYPE, Resource, http_options
 from dspy_gateway.envoy.listeners import MANAGER, bare_listener, router
+from dspy_gateway.envoy.resource import TYPE, Resource, http_options
 
 EVICTION_SECONDS = 60
 _MONITORS = "envoy.extensions.resource_monitors"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dspy_gateway.envoy.common import BUFFER_BYTES, Resource, http_options
+from dspy_gateway.envoy.resource import BUFFER_BYTES, Resource, http_options
 
 MANY = 4_000_000_000
 """Practically unlimited, in Envoy's uint32."""

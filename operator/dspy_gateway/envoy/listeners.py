@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dspy_contract.outcomes import OUTCOME_HEADER
 from dspy_contract.stat_names import ANSWERS, ENDED, OLDER, PREFIX, STARTED
 from dspy_contract.state import EDGES_SECONDS, FAST_EDGES_SECONDS
-from dspy_gateway.envoy.common import BUFFER_BYTES, STREAM_IDLE_SECONDS, TYPE, Resource
+from dspy_gateway.envoy.resource import BUFFER_BYTES, STREAM_IDLE_SECONDS, TYPE, Resource
 
 FLUSH_SECONDS = 0.25
 """How often the age of an open request is looked at."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from dspy_contract.routes import TOTAL_WEIGHT, Routes
 from dspy_contract.stat_names import OTHER, PREDICT, cluster_name
-from dspy_gateway.envoy.common import STREAM_IDLE_SECONDS, TYPE, Resource
+from dspy_gateway.envoy.resource import STREAM_IDLE_SECONDS, TYPE, Resource
 
 
 def route_table(routes: Routes, weights: Mapping[str, int], table: str, pod: str, namespace: str) -> Resource:

@@ -10,10 +10,15 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """`uri` in MLflow's own syntax; `registry` is a name from the operator's configuration."""
+    """`uri` in MLflow's own syntax; `registry` is a name from the operator's configuration.
+
+    `credentials_secret` is a Secret in the program's namespace with the variables by which pods prove themselves to the
+    registry, such as MLFLOW_TRACKING_TOKEN. Only pods whose files are too large to be kept in the cluster need it.
+    """
 
     uri: str
     registry: str = "default"
+    credentials_secret: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ class Reason(StrEnum):
     REGISTRY_UNAVAILABLE = "RegistryUnavailable"
     RESOLVING = "Resolving"
     ALIAS_NOT_FOUND = "AliasNotFound"
+    REGISTRY_DENIED = "RegistryDenied"
     MODEL_NOT_FOUND = "ModelNotFound"
     MODEL_INVALID = "ModelInvalid"
     ARTIFACTS_NOT_SERVED = "ArtifactsNotServed"
@@ -55,6 +56,7 @@ class Reason(StrEnum):
     CRASHING = "Crashing"
     PODS_REFUSED = "PodsRefused"
     MODEL_LOAD_FAILED = "ModelLoadFailed"
+    MODEL_CHANGED = "ModelChanged"
     LM_CONFIGURATION_INVALID = "LMConfigurationInvalid"
     START_FAILED = "StartFailed"
 

@@ -25,6 +25,13 @@ class ServeRevision:
 
 
 @dataclass(frozen=True, slots=True)
+class ServeArchive:
+    """Makes the Secret with a revision's files again, for which a pod of it waits."""
+
+    revision: Revision
+
+
+@dataclass(frozen=True, slots=True)
 class WriteRoutes:
     """Writes the routes of the program over the version that they were derived from.
 
@@ -67,4 +74,6 @@ class KeepLostLedger:
     content: str
 
 
-Action = KeepLostLedger | CreateRevision | ServeRevision | WriteRoutes | ApplyService | MarkStable | Delete
+Action = (
+    KeepLostLedger | CreateRevision | ServeRevision | ServeArchive | WriteRoutes | ApplyService | MarkStable | Delete
+)

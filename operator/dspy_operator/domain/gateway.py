@@ -34,7 +34,7 @@ class GatewaySnapshot:
     service_ports: Mapping[str, int] = field(default_factory=dict)
     existing: Mapping[str, Manifest] = field(default_factory=dict)
     """Our own objects by kind."""
-    strangers: Collection[str] = ()
+    conflicts: Collection[str] = ()
     """The kinds of which somebody else's object has the gateway's name."""
 
 
@@ -73,9 +73,9 @@ def plan_gateway(snapshot: GatewaySnapshot, table: PortTable, desired: Sequence[
     if not snapshot.programs:
         ours = [(kind, str(each["metadata"]["uid"])) for kind, each in snapshot.existing.items()]
         return GatewayPlan(delete=tuple(reversed(ours)))
-    if snapshot.strangers:
+    if snapshot.conflicts:
         name = desired[0]["metadata"]["name"]
-        taken = f"{min(snapshot.strangers)} {name}"
+        taken = f"{min(snapshot.conflicts)} {name}"
         message = f"{taken} exists and is not ours: the namespace's gateway needs that name; remove it"
         return GatewayPlan(problems=dict.fromkeys(snapshot.programs, Problem(Reason.GATEWAY_REFUSED, message)))
     resting = [port.freed_at for port in table.ports.values() if port.freed_at is not None]

@@ -21,20 +21,24 @@ from dspy_operator.domain.actions import (
     Delete,
     KeepLostLedger,
     MarkStable,
+    ServeArchive,
     ServeRevision,
     WriteRoutes,
 )
 from dspy_operator.domain.following import newest_serial, with_all_at_stable
 from dspy_operator.domain.ledger import Ledger, Release
-from dspy_operator.domain.readiness import listening
+from dspy_operator.domain.readiness import can_serve, listening
 from dspy_operator.domain.recovery import recover_ledger
 from dspy_operator.domain.release.rules import advance
-from dspy_operator.domain.snapshot import DesiredRevision, Problem, Snapshot
+from dspy_operator.domain.snapshot import DesiredRevision, Problem, Snapshot, Workload
 from dspy_operator.domain.targets import Target, targets_of
 from dspy_operator.domain.transition import Event
 
 CHECKPOINT_SECONDS = 10.0
 MOVING_SECONDS = 1.0
+UNREADY_SECONDS = 5.0
+"""How often a program whose stable cannot serve is looked at: what its pods wait for may show by time alone."""
+
 KEPT_REVISIONS = 10
 
 
@@ -92,6 +96,13 @@ def needs_polling(ledger: Ledger | None) -> bool:
     return ledger is not None and bool(ledger.release or ledger.draining)
 
 
+def starts_release(before: Ledger | None, after: Ledger) -> bool:
+    """True for a decision that lets another revision than stable begin: the policy must be known for sure."""
+    stable = before.stable if before else None
+    began = after.release is not None and (before is None or before.release is None)
+    return stable is not None and (began or after.stable != stable)
+
+
 def _hands_off(snapshot: Snapshot, version: int, now: float) -> Plan:
     """A newer operator's ledger: nothing of it is touched, and its candidates lose their weight."""
     routes = snapshot.routes
@@ -125,6 +136,8 @@ def _assembled(
     ledger, new_status = status.program_status(snapshot, ledger, now, CHECKPOINT_SECONDS)
     rollouts = _rollouts(snapshot, ledger, now)
     wake = MOVING_SECONDS if needs_polling(ledger) or snapshot.service_port is None else None
+    if wake is None and not can_serve(snapshot, ledger.stable):
+        wake = UNREADY_SECONDS
     return Plan(ledger, new_status, urgent, actions, rollouts, events, wake)
 
 
@@ -193,9 +206,16 @@ def _creations(snapshot: Snapshot, targets: tuple[Target, ...]) -> tuple[Action,
         if target.revision not in snapshot.revisions and isinstance(snapshot.desired, DesiredRevision):
             actions.append(CreateRevision(snapshot.desired))
         workload = snapshot.workloads.get(target.revision)
-        if workload is None or workload.service_uid is None or workload.replicas != target.replicas:
+        if workload is None or not _is_as_wanted(workload, target.replicas):
             actions.append(ServeRevision(revision, target.replicas, create=workload is None))
+        if workload is not None and workload.archive_missing:
+            actions.append(ServeArchive(revision))
     return tuple(actions)
+
+
+def _is_as_wanted(workload: Workload, replicas: int) -> bool:
+    protected = workload.has_budget or replicas <= 1
+    return workload.replicas == replicas and workload.service_uid is not None and protected
 
 
 def _kept_ledger(snapshot: Snapshot) -> tuple[KeepLostLedger, ...]:

@@ -45,7 +45,10 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """What a model uri resolved to. `digest` covers every file; `python` is a minor such as 3.11."""
+    """What a model uri resolved to. `digest` covers every file; `python` is a minor such as 3.11.
+
+    `archive_bytes` is the size of its files when packed; 0 for those that are too large to be kept in the cluster.
+    """
 
     uri: str
     number: str
@@ -53,6 +56,7 @@ class Version:
     digest: str
     python: str
     dspy: str
+    archive_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,8 @@ class Revision:
     registry: str = ""
     python: str = ""
     dspy: str = ""
+    archive_bytes: int = 0
+    """Of its archive, which is a Secret; 0 when its pods download the files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +103,10 @@ class Workload:
     uid: str = ""
     service_uid: str | None = ""
     """Of its headless Service; None while there is none."""
+    has_budget: bool = True
+    """It has a PodDisruptionBudget."""
+    archive_missing: bool = False
+    """A pod waits for the Secret with the revision's files."""
     promoted_at: float | None = None
     """When the revision became stable, as its Deployment remembers it (Unix seconds)."""
 

@@ -52,7 +52,7 @@ def refused_status(snapshot: Snapshot, ledger: Ledger, problem: Problem, now: fl
     stalled = false("Stalled", Reason.PROGRESSING) if resolving else true("Stalled", problem.reason, problem.message)
     conditions = [_accepted(problem), available, current, *_for_machines(available, current, stalled)]
     content = _base(snapshot, ledger, conditions, now)
-    return None if content == dict(snapshot.program.status) else content
+    return content if is_program_due(content, dict(snapshot.program.status), checkpoint=False) else None
 
 
 def held_status(program: Program, problem: Problem, now: float) -> Content | None:

@@ -38,6 +38,13 @@ _POD = ("name", "namespace", "uid", "resourceVersion", "labels", "ownerReference
 _CONTAINER = ("name", "image", "restartCount", "state", "lastState")
 
 
+def selects(kind: str, item: Object) -> bool:
+    """True for an object that its kind's watch hears of: any other would stay in memory for good."""
+    if CHILDREN.get(kind) is not _OURS:
+        return True
+    return bool((item["metadata"].get("labels") or {}).get(MANAGED_BY_LABEL) == FIELD_MANAGER)
+
+
 def project(kind: str, item: Object) -> Object:
     """What of an object is kept: never who manages its fields, and of pods and Deployments what is read of them."""
     metadata = {name: each for name, each in item["metadata"].items() if name != "managedFields"}
@@ -66,12 +73,12 @@ def group(kind: str, item: Object) -> str:
 
 
 def _pod_status(status: Mapping[str, Any]) -> Object:
-    containers = [_only(each, _CONTAINER) for each in status.get("containerStatuses") or ()]
-    return {
-        **_only(status, ("podIP", "phase")),
-        "conditions": _conditions(status),
-        "containerStatuses": containers,
+    statuses = {
+        kind: [_only(each, _CONTAINER) for each in status[kind]]
+        for kind in ("initContainerStatuses", "containerStatuses")
+        if status.get(kind)
     }
+    return {**_only(status, ("podIP", "phase")), "conditions": _conditions(status), **statuses}
 
 
 def _conditions(status: Mapping[str, Any]) -> list[Object]:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from dspy_contract.logs import Logger
 from dspy_contract.routes import FIRST_PORT, Routes
-from dspy_kube.client import APPLY, MERGE, UNREACHABLE, ApiException, ConflictException, Kube, NotFoundException, Object
+from dspy_kube.client import (
+    APPLY,
+    MERGE,
+    UNREACHABLE,
+    ApiException,
+    ConflictException,
+    Kube,
+    NotFoundException,
+    Object,
+    is_gone,
+)
 from dspy_kube.store import Store
 from dspy_operator.api.names import FIELD_MANAGER, STABLE_ANNOTATION
 from dspy_operator.api.reasons import Reason
@@ -20,17 +31,19 @@ from dspy_operator.domain.actions import (
     Delete,
     KeepLostLedger,
     MarkStable,
+    ServeArchive,
     ServeRevision,
     WriteRoutes,
 )
 from dspy_operator.domain.plan import Plan, RolloutStatus
-from dspy_operator.domain.snapshot import Program
-from dspy_operator.errors import InvalidSpecError
+from dspy_operator.domain.snapshot import Program, Revision
+from dspy_operator.errors import InvalidSpecError, RetryError
+from dspy_operator.kube import cache
 from dspy_operator.kube.events import emit
+from dspy_operator.kube.name_conflicts import NameConflicts
 from dspy_operator.kube.paths import path
-from dspy_operator.kube.strangers import Strangers
 from dspy_operator.resources import program as manifests
-from dspy_operator.resources.revision import scaled
+from dspy_operator.resources.revision import archive_secret, disruption_budget, scaled
 
 log = Logger(__name__)
 
@@ -42,11 +55,19 @@ class Executor:
     A write that meets another object than it was made for reads that one object, and nothing else is ever read.
     """
 
-    def __init__(self, kube: Kube, store: Store, met: Callable[[str, str], None]) -> None:
-        """`met` hears of a namespace and a program (empty for a gateway) of which a name is taken."""
+    def __init__(
+        self,
+        kube: Kube,
+        store: Store,
+        on_conflict: Callable[[str, str], None],
+        archive: Callable[[Revision], Awaitable[bytes | None]],
+    ) -> None:
+        """`on_conflict` hears of a namespace and a program (empty for a gateway) of which a name is taken; `archive`
+        gets a revision's packed files, None when they cannot be had now."""
+        self._archive = archive
         self._kube = kube
         self._store = store
-        self.strangers = Strangers(self._read, met)
+        self.conflicts = NameConflicts(store.get, self._read, on_conflict)
 
     async def execute(self, program: Program, plan: Plan, now: float) -> None:
         """Carries out a plan whose ledger is written. An action that fails does not hold independent ones.
@@ -66,7 +87,7 @@ class Executor:
                 await self._act(program, action)
             except ConflictException:
                 raise
-            except (ApiException, *UNREACHABLE) as error:
+            except (ApiException, RetryError, *UNREACHABLE) as error:
                 failures.append(error)
         for rollout in plan.rollouts:
             await self.write_rollout(program.namespace, rollout)
@@ -92,6 +113,14 @@ class Executor:
             await self._send("POST", manifest, {"dryRun": "All"}, keep=False)
         except ConflictException:
             await self._adopt(program.name, manifest)
+
+    async def list_rollouts(self, namespace: str) -> None:
+        """Brings the store up to date with the namespace's rollouts."""
+        found = await self._kube.request("GET", path("DSPyRollout", namespace))
+        for item in found["items"]:
+            self._store.put("DSPyRollout", item)
+        names = {(namespace, item["metadata"]["name"]) for item in found["items"]}
+        self._store.keep("DSPyRollout", names, found["metadata"]["resourceVersion"], namespace)
 
     async def write_status(self, program: Program, status: Mapping[str, Any]) -> None:
         """Replaces the program's status; a program that has changed since it was read refuses with 409."""
@@ -129,15 +158,17 @@ class Executor:
         body: dict[str, Any] = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"}
         if uid is not None:
             body["preconditions"] = {"uid": uid}
+        held = self._store.get(kind, namespace, name)
         try:
             answer = await self._kube.request("DELETE", path(kind, namespace, name), None, body)
-        except NotFoundException:
-            self._store.deleted(kind, namespace, name, uid)
-            return
+        except NotFoundException as error:
+            if not is_gone(error):
+                raise
+            answer = {}
         if (answer.get("metadata") or {}).get("deletionTimestamp"):
-            self._store.put(kind, answer)
+            self._keep(kind, answer)
         else:
-            self._store.deleted(kind, namespace, name, uid)
+            self._store.drop(kind, held)
 
     async def _act(self, program: Program, action: Action) -> None:
         match action:
@@ -146,8 +177,20 @@ class Executor:
             case CreateRevision(desired):
                 await self._create(program.name, desired.manifest)
             case ServeRevision(revision, replicas, create):
+                missing: RetryError | None = None
+                if create and revision.archive_bytes:
+                    try:
+                        await self._serve_archive(program, revision)
+                    except RetryError as error:  # the pods wait for it: nothing else does
+                        missing = error
                 await self.apply(dict(revision.service), program.name, create)
                 await self.apply(scaled(revision.deployment, replicas), program.name, create)
+                if replicas > 1:
+                    await self._protect(program, revision)
+                if missing:
+                    raise missing
+            case ServeArchive(revision):
+                await self._serve_archive(program, revision)
             case WriteRoutes(routes, version):
                 await self._write_routes(program, routes, version)
             case ApplyService(port, create):
@@ -159,6 +202,12 @@ class Executor:
             case Delete(kind, name, uid):
                 await self.delete(kind, program.namespace, name, uid)
 
+    async def _protect(self, program: Program, revision: Revision) -> None:
+        deployment = self._store.get("Deployment", program.namespace, revision.name)
+        budget = self._store.get("PodDisruptionBudget", program.namespace, revision.name)
+        if deployment is not None and budget is None:
+            await self.apply(disruption_budget(revision, deployment), program.name, create=True)
+
     async def _write_routes(self, program: Program, routes: Routes, version: str | None) -> None:
         """Writes routes over the version that they were derived from: 409 when somebody, the guard, was first."""
         manifest = manifests.routes(program, routes)
@@ -166,10 +215,24 @@ class Executor:
             manifest["metadata"]["resourceVersion"] = version
         await self.apply(manifest, program.name, create=version is None)
 
+    async def _serve_archive(self, program: Program, revision: Revision) -> None:
+        """Makes the Secret with a revision's files. One that is there is believed: the pod verifies what it loads.
+
+        Raises RetryError while the registry does not give them.
+        """
+        owner = self._store.get("ControllerRevision", program.namespace, revision.name)
+        archive = await self._archive(revision)
+        if owner is None or archive is None:
+            raise RetryError(f"the files of {revision.name} are not at hand")
+        try:
+            await self._send("POST", archive_secret(revision, owner, archive), keep=False)
+        except ConflictException:
+            return
+
     async def _create(self, owner: str, manifest: Mapping[str, Any]) -> bool:
         """Creates an object, or adopts one of ours. False when somebody else's has its name."""
         metadata = manifest["metadata"]
-        if self.strangers.knows(metadata["namespace"], owner, manifest["kind"], metadata["name"]):
+        if self.conflicts.contains(metadata["namespace"], owner, manifest["kind"], metadata["name"]):
             return False
         try:
             await self._send("POST", manifest)
@@ -186,14 +249,14 @@ class Executor:
         found = await self._read(kind, metadata["namespace"], metadata["name"])
         if found is None:
             raise ConflictException(status=409, reason="the object went while it was read")
-        labels = found["metadata"].get("labels") or {}
-        labelled = all(labels.get(name) == value for name, value in metadata["labels"].items())
-        if _owners(found) != _owners(manifest) or not (labelled or _owners(manifest)):
+        if not _is_ours(manifest, found):
             log.warning("A name is taken", namespace=metadata["namespace"], kind=kind, name=metadata["name"])
-            self.strangers.note(metadata["namespace"], owner, kind, found)
+            is_ours = functools.partial(_is_ours, manifest)
+            self.conflicts.record(metadata["namespace"], owner, kind, metadata["name"], is_ours)
             return False
-        self._store.put(kind, found)
-        if not labelled:
+        if _labelled(manifest, found):
+            self._keep(kind, found)
+        else:
             names = {name: metadata[name] for name in ("namespace", "name", "labels")}
             await self._send("PATCH", {"kind": kind, "metadata": names}, content_type=MERGE)
         return True
@@ -218,22 +281,42 @@ class Executor:
             if method != "POST":
                 await self._read(kind, namespace, name)
             raise
-        except NotFoundException:
-            self._store.deleted(kind, namespace, name)
-            raise
         if keep:
-            self._store.put(kind, answer)
+            self._keep(kind, answer, quiet=subresource == "status")
 
     async def _read(self, kind: str, namespace: str, name: str) -> Object | None:
-        """One object that the store does not hold as it is; what it holds of one that is gone, it forgets."""
+        """One object that may be another than the store holds; what it holds of one that is gone, it drops."""
+        held = self._store.get(kind, namespace, name)
         try:
             found = await self._kube.request("GET", path(kind, namespace, name))
-        except NotFoundException:
-            self._store.deleted(kind, namespace, name)
+        except NotFoundException as error:
+            if not is_gone(error):
+                raise
+            self._store.drop(kind, held)
             return None
-        if self._store.get(kind, namespace, name) is not None:
-            self._store.put(kind, found)
+        if held is not None:
+            self._keep(kind, found)
         return found
+
+    def _keep(self, kind: str, item: Object, quiet: bool = False) -> None:
+        """Puts an object into the store, unless no watch would ever tell what becomes of it.
+
+        A status that a pass has written wakes no other: it was decided by what that pass knows.
+        """
+        if cache.selects(kind, item):
+            self._store.put(kind, item, quiet)
+        else:
+            self._store.forget(kind, item)
+
+
+def _is_ours(manifest: Mapping[str, Any], found: Object) -> bool:
+    """True for an object that was made as this one: by its owner, or where it has none by its labels."""
+    return _owners(found) == _owners(manifest) and (bool(_owners(manifest)) or _labelled(manifest, found))
+
+
+def _labelled(manifest: Mapping[str, Any], found: Object) -> bool:
+    labels = found["metadata"].get("labels") or {}
+    return all(labels.get(name) == value for name, value in manifest["metadata"]["labels"].items())
 
 
 def _owners(item: Mapping[str, Any]) -> set[str]:

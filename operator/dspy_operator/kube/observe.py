@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 import cattrs
@@ -40,13 +41,14 @@ from dspy_operator.domain.snapshot import (
 from dspy_operator.domain.stored_ledger import newer, read_ledger
 from dspy_operator.errors import InvalidSpecError
 from dspy_operator.gateway_poller import Poller
+from dspy_operator.kube.archives import Archives
+from dspy_operator.kube.name_conflicts import NameConflicts
 from dspy_operator.kube.pods import workload
-from dspy_operator.kube.strangers import Strangers
 from dspy_operator.registry.follower import Follower
 from dspy_operator.resources.revision import Runtime, controller_revision, read_revision, revision_name, version_of
 from dspy_operator.settings import Settings
 
-UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 _SECRET = re.compile(r'(secret|configmap) "[^"]+" not found|references non-existent (secret|config) key: \S+')
 
 
@@ -59,12 +61,14 @@ class Observer:
         follower: Follower,
         poller: Poller,
         gateway_problems: Mapping[str, Problem],
-        strangers: Strangers,
+        conflicts: NameConflicts,
+        archives: Archives,
         settings: Settings,
     ) -> None:
         self._store = store
         self._gateway_problems = gateway_problems
-        self._strangers = strangers
+        self._conflicts = conflicts
+        self._archives = archives
         self._follower = follower
         self._poller = poller
         self._settings = settings
@@ -79,36 +83,37 @@ class Observer:
         found = self._store.list("DSPyRollout", namespace, program)
         return policies_of(program, tuple(_policy(item) for item in found))
 
-    async def snapshot(self, manifest: Object, latest: Ledger | None) -> Snapshot:
-        """Everything about a program. `latest` is what the last pass of this process knew beyond the stored ledger."""
+    async def snapshot(self, manifest: Object, latest: Ledger | None, now: float) -> Snapshot:
+        """Everything about a program. `latest` is what the last pass of this process knew beyond the stored ledger,
+        `now` is in Unix seconds."""
         namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
         program = read_program(manifest, latest)
-        strangers = await self._strangers.of(namespace, name)
+        conflicts = await self._conflicts.current(namespace, name)
         revisions, deployments, services = (
             _owned(program, self._store.list(kind, namespace, name))
             for kind in ("ControllerRevision", "Deployment", "Service")
         )
         pods = self._store.list("Pod", namespace, name)
+        budgets = {item["metadata"]["name"] for item in self._store.list("PodDisruptionBudget", namespace, name)}
         revisions_by_name = {item["metadata"]["name"]: read_revision(item) for item in revisions}
+        mounts = self._failed_mounts(namespace, pods)
         services_by_name = {item["metadata"]["name"]: item for item in services}
         routes_map = self._ours(program, "ConfigMap", routes_name(name))
         ports = read_ports(self._store.get("ConfigMap", namespace, GATEWAY_NAME)) or PortTable()
         return Snapshot(
             program=program,
             policies=self.policies(namespace, name),
-            desired=self._desired(program, manifest["spec"], revisions_by_name),
+            desired=self._desired(program, revisions_by_name),
             revisions=revisions_by_name,
-            workloads=_workloads(deployments, pods, services_by_name, self._failed_mounts(namespace, pods)),
+            workloads=_workloads(deployments, pods, services_by_name, budgets, mounts, now),
             routes=read_routes(routes_map),
             routes_version=routes_map["metadata"]["resourceVersion"] if routes_map else None,
             gateway=self._gateway(namespace, program.uid, ports),
             service_port=target_port(services_by_name.get(name)),
-            name_conflict=" ".join(strangers[0]) if strangers else None,
+            name_conflict=" ".join(conflicts[0]) if conflicts else None,
         )
 
-    def _desired(
-        self, program: Program, raw_spec: Mapping[str, Any], existing: Mapping[str, Revision]
-    ) -> DesiredRevision | Problem:
+    def _desired(self, program: Program, existing: Mapping[str, Revision]) -> DesiredRevision | Problem:
         model = program.spec.model
         if model.registry not in self._follower.sources:
             names = ", ".join(sorted(self._follower.sources)) or "none"
@@ -116,7 +121,9 @@ class Observer:
                 Reason.REGISTRY_UNKNOWN,
                 f"spec.model.registry {model.registry!r} is not configured in the operator; known: {names}",
             )
-        known = {each.model_uri: version_of(each) for each in existing.values() if each.registry == model.registry}
+        known = {
+            each.model_uri: version_of(each) for each in existing.values() if each.registry in ("", model.registry)
+        }
         version: Version | Problem
         if model.uri in known:
             # A version means the same for good: one that a revision was made of needs no registry.
@@ -130,7 +137,7 @@ class Observer:
                 return Problem(error.reason, error.message)
         if isinstance(version, Problem):
             return version
-        name = revision_name(program.name, raw_spec, version)
+        name = revision_name(program.name, program.spec, version)
         if name in existing:
             return DesiredRevision(existing[name], {})
         mismatch = _mismatch(program.spec, version, self._settings)
@@ -138,7 +145,8 @@ class Observer:
             return mismatch
         python = version.python or self._settings.runtime_pythons[0]
         registry_url = self._follower.sources[model.registry].url
-        runtime = Runtime(self._settings.runtime_image.format(python=python), registry_url)
+        archived = self._archives.takes(program.namespace, version.archive_bytes)
+        runtime = Runtime(self._settings.runtime_image.format(python=python), registry_url, archived)
         manifest = controller_revision(program, name, version, runtime)
         return DesiredRevision(read_revision(manifest), manifest)
 
@@ -217,7 +225,12 @@ def _policy(item: Object) -> Policy:
 
 
 def _workloads(
-    deployments: list[Object], pods: list[Object], services: Mapping[str, Object], mounts: Mapping[str, str]
+    deployments: list[Object],
+    pods: list[Object],
+    services: Mapping[str, Object],
+    budgets: Collection[str],
+    mounts: Mapping[str, str],
+    now: float,
 ) -> dict[str, Workload]:
     found = {}
     for deployment in deployments:
@@ -225,15 +238,18 @@ def _workloads(
         if deployment["metadata"].get("deletionTimestamp"):
             continue
         own = [pod for pod in pods if pod["metadata"]["labels"].get(REVISION_LABEL) == revision]
-        found[revision] = workload(deployment, own, mounts, services.get(revision))
+        seen = workload(deployment, own, mounts, services.get(revision), now)
+        found[revision] = replace(seen, has_budget=revision in budgets)
     return found
 
 
 def _creating(pod: Object) -> bool:
-    statuses = pod.get("status", {}).get("containerStatuses") or ()
-    return any(
-        ((status.get("state") or {}).get("waiting") or {}).get("reason") == "ContainerCreating" for status in statuses
-    )
+    status = pod.get("status", {})
+    waiting = [
+        ((each.get("state") or {}).get("waiting") or {}).get("reason")
+        for each in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ()))
+    ]
+    return any(reason in ("ContainerCreating", "PodInitializing") for reason in waiting)
 
 
 def _owned(program: Program, items: list[Object]) -> list[Object]:

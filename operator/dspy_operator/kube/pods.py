@@ -11,9 +11,9 @@ from dspy_operator.api.names import STABLE_ANNOTATION
 from dspy_operator.api.reasons import Reason
 from dspy_operator.api.times import seconds
 from dspy_operator.domain.snapshot import Problem, Workload
-from dspy_operator.resources.revision import CONTAINER
+from dspy_operator.resources.revision import CONTAINER, FETCH_CONTAINER, archive_name
 
-FATAL = frozenset({Reason.MODEL_LOAD_FAILED, Reason.PYTHON_MISMATCH, Reason.MODEL_NOT_FOUND})
+FATAL = frozenset({Reason.MODEL_LOAD_FAILED, Reason.MODEL_CHANGED, Reason.PYTHON_MISMATCH, Reason.MODEL_NOT_FOUND})
 """Reasons of the runtime that no time heals."""
 
 _IMAGE = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"})
@@ -21,8 +21,14 @@ _IMAGE = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "Err
 Object = Mapping[str, Any]
 
 
-def workload(deployment: Object, pods: Sequence[Object], mounts: Mapping[str, str], service: Object | None) -> Workload:
-    """A Deployment and its pods. `mounts` are the words of failed mounts by pod name."""
+FETCHING_SECONDS = 20.0
+"""A pod that downloads its files for longer than this says so."""
+
+
+def workload(
+    deployment: Object, pods: Sequence[Object], mounts: Mapping[str, str], service: Object | None, now: float
+) -> Workload:
+    """A Deployment and its pods. `mounts` are the words of failed mounts by pod name, `now` is in Unix seconds."""
     live = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
     messages = [message for pod in live if not is_ready(pod) and (message := _termination(pod))]
     return Workload(
@@ -30,18 +36,21 @@ def workload(deployment: Object, pods: Sequence[Object], mounts: Mapping[str, st
         ready=sum(is_ready(pod) for pod in live),
         crashed=frozenset(pod["metadata"]["name"] for pod in live if _ended_by_itself(pod)),
         fatal=next((problem for problem in messages if problem.reason in FATAL), None),
-        problem=_problem(live, messages, mounts) or _cannot_create(deployment),
+        problem=_problem(live, messages, mounts, now) or _cannot_create(deployment),
         uid=deployment["metadata"]["uid"],
         service_uid=service["metadata"]["uid"] if service else None,
+        archive_missing=any(f'"{archive_name(deployment["metadata"]["name"])}"' in words for words in mounts.values()),
         promoted_at=_promoted_at(deployment),
     )
 
 
-def _problem(pods: Iterable[Object], messages: Sequence[Problem], mounts: Mapping[str, str]) -> Problem | None:
+def _problem(
+    pods: Iterable[Object], messages: Sequence[Problem], mounts: Mapping[str, str], now: float
+) -> Problem | None:
     for pod in pods:
         if is_ready(pod):
             continue
-        found = _unschedulable(pod) or _missing_secret(pod, mounts) or _waiting(pod)
+        found = _unschedulable(pod) or _missing_secret(pod, mounts) or _fetching(pod, now) or _waiting(pod)
         if found:
             return found
     return messages[0] if messages else None
@@ -58,9 +67,10 @@ def _promoted_at(deployment: Object) -> float | None:
         return None
 
 
-def _container(pod: Object) -> Object:
-    statuses = pod.get("status", {}).get("containerStatuses") or ()
-    return next((status for status in statuses if status["name"] == CONTAINER), {})
+def _container(pod: Object, name: str = CONTAINER) -> Object:
+    status = pod.get("status", {})
+    statuses = (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ()))
+    return next((status for status in statuses if status["name"] == name), {})
 
 
 def _restarts(pod: Object) -> int:
@@ -78,8 +88,8 @@ def _ended_by_itself(pod: Object) -> bool:
 
 def _termination(pod: Object) -> Problem | None:
     """The runtime's own words about why it did not start: the one JSON line of its termination message."""
-    status = _container(pod)
-    for state in (status.get("state") or {}, status.get("lastState") or {}):
+    both = (_container(pod), _container(pod, FETCH_CONTAINER))
+    for state in [status.get(name) or {} for status in both for name in ("state", "lastState")]:
         message = (state.get("terminated") or {}).get("message")
         if message:
             try:
@@ -102,6 +112,15 @@ def _missing_secret(pod: Object, mounts: Mapping[str, str]) -> Problem | None:
     if not words:
         return None
     return Problem(Reason.SECRET_NOT_FOUND if "secret" in words else Reason.MOUNT_FAILED, words)
+
+
+def _fetching(pod: Object, now: float) -> Problem | None:
+    running = (_container(pod, FETCH_CONTAINER).get("state") or {}).get("running")
+    if not running or now - seconds(running["startedAt"]) < FETCHING_SECONDS:
+        return None
+    name = pod["metadata"]["name"]
+    words = f"A pod has waited for the version's files for {FETCHING_SECONDS:.0f} s"
+    return Problem(Reason.REGISTRY_UNAVAILABLE, f"{words}: see kubectl logs {name} -c {FETCH_CONTAINER}")
 
 
 def _waiting(pod: Object) -> Problem | None:

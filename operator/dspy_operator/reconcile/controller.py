@@ -57,7 +57,7 @@ class Controller:
             if conflicts > QUICK_CONFLICTS:
                 raise RetryError from error
             return CONFLICT_SECONDS
-        except (ApiException, *UNREACHABLE) as error:
+        except (ApiException, RetryError, *UNREACHABLE) as error:
             result = "failed"
             log.warning("A pass failed and is tried again", key=str(key), error=_brief(error))
             raise RetryError from error

@@ -36,19 +36,19 @@ class GatewayReconciler:
         """One pass. Returns when to look again, and the names of the programs whose problem has changed."""
         found = self._store.list("DSPyProgram", namespace)
         programs = [item for item in found if not item["metadata"].get("deletionTimestamp")]
-        strangers = await self._executor.strangers.of(namespace, "")
-        snapshot = self._observe(namespace, programs, {kind for kind, _ in strangers})
+        conflicts = await self._executor.conflicts.current(namespace, "")
+        snapshot = self._observe(namespace, programs, {kind for kind, _ in conflicts})
         if not programs:
-            self._executor.strangers.forget(namespace, "")
+            self._executor.conflicts.forget(namespace, "")
         table = ports_of(snapshot, now)
         desired = manifests.gateway(namespace, self._gateway_settings(namespace, programs), table)
         decided = plan_gateway(snapshot, table, desired, now)
         await self._execute(namespace, decided)
-        waits = (decided.wake_after_seconds, self._executor.strangers.due_seconds(namespace, ""))
+        waits = (decided.wake_after_seconds, self._executor.conflicts.due_seconds(namespace, ""))
         changed = self._tell(snapshot.programs, decided.problems)
         return min((wait for wait in waits if wait is not None), default=None), changed
 
-    def _observe(self, namespace: str, programs: list[Object], strangers: Set[str]) -> GatewaySnapshot:
+    def _observe(self, namespace: str, programs: list[Object], conflicts: Set[str]) -> GatewaySnapshot:
         named = {kind: self._store.get(kind, namespace, GATEWAY_NAME) for kind in manifests.KINDS}
         found = {kind: item for kind, item in named.items() if item}
         existing = {kind: item for kind, item in found.items() if _is_ours(item)}
@@ -59,7 +59,7 @@ class GatewayReconciler:
             table=table,
             service_ports={} if table else self._service_ports(namespace),
             existing=existing,
-            strangers=strangers | (found.keys() - existing.keys()),
+            conflicts=conflicts | (found.keys() - existing.keys()),
         )
 
     def _service_ports(self, namespace: str) -> dict[str, int]:

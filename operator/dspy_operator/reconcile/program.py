@@ -11,7 +11,7 @@ from dspy_contract.logs import Logger
 from dspy_operator.api.reasons import Reason
 from dspy_operator.api.rollout import Analysis
 from dspy_operator.domain.ledger import Ledger
-from dspy_operator.domain.plan import RolloutStatus, needs_polling, plan
+from dspy_operator.domain.plan import RolloutStatus, needs_polling, plan, starts_release
 from dspy_operator.domain.readiness import routes_acked
 from dspy_operator.domain.release.judging import analysis_of
 from dspy_operator.domain.snapshot import DesiredRevision, Problem, Program, Snapshot
@@ -67,13 +67,13 @@ class ProgramReconciler:
         manifest = self._observer.program(namespace, name)
         if manifest is None:
             self._memories.pop((namespace, name), None)
-            self._executor.strangers.forget(namespace, name)
+            self._executor.conflicts.forget(namespace, name)
             self._follower.leave((namespace, name))
             self._poller.follow(namespace, name, None)
             await self._orphans(namespace, name)
             return None
         try:
-            snapshot = await self._observer.snapshot(manifest, self._memories[namespace, name].ledger)
+            snapshot = await self._observer.snapshot(manifest, self._memories[namespace, name].ledger, self._clock())
         except InvalidSpecError as error:
             await self._hold(read_program({**manifest, "spec": _PLACEHOLDER_SPEC}, None), error)
             return None
@@ -84,6 +84,14 @@ class ProgramReconciler:
         program, now = snapshot.program, self._clock()
         memory = self._memories[program.namespace, program.name]
         decided = plan(self._shown_to_api(snapshot), now)
+        desired = snapshot.desired_revision
+        if desired and starts_release(program.ledger, decided.ledger) and memory.policy_known_for != desired.name:
+            # Programs and rollouts are heard of apart: one that is applied with its policy must not start without it.
+            await self._executor.list_rollouts(program.namespace)
+            memory.policy_known_for = desired.name
+            return 0.0
+        if program.ledger and program.ledger.release is None and not starts_release(program.ledger, decided.ledger):
+            memory.policy_known_for = ""
         watched = needs_polling(decided.ledger) or self._is_unsettled(snapshot, decided.ledger)
         self._poller.follow(program.namespace, program.name, program.uid if watched else None)
         if decided.status is not None:
@@ -97,8 +105,8 @@ class ProgramReconciler:
             memory.kept = stored_kept(program.status)
         if await self._show(snapshot):
             return 0.0
-        strangers = self._executor.strangers.due_seconds(program.namespace, program.name)
-        waits = (decided.wake_after_seconds, strangers, memory.shown.asked_again_after(now) if memory.shown else None)
+        conflicts = self._executor.conflicts.due_seconds(program.namespace, program.name)
+        waits = (decided.wake_after_seconds, conflicts, memory.shown.asked_again_after(now) if memory.shown else None)
         return min((wait for wait in waits if wait is not None), default=None)
 
     def _is_unsettled(self, snapshot: Snapshot, ledger: Ledger) -> bool:
@@ -186,6 +194,8 @@ class _Memory:
     confirmed: tuple[int, str] | None = None
     """Serial and content of the routes that the gateways were seen to obey."""
     shown: _Shown | None = None
+    policy_known_for: str = ""
+    """The revision for which the namespace's rollouts were listed, since it is about to start."""
 
 
 _PLACEHOLDER_SPEC = {"model": {"uri": ""}, "lm": {"model": ""}}

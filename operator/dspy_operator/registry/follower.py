@@ -1,23 +1,25 @@
 """What model uris mean now: each is asked for once, however many programs name it, and they hear of every change.
 
-An alias is asked for again and again; a version only until it is known, since it means the same for good.
+An alias is asked for again and again; a version only until it is known, since it means the same for good. What a uri
+means is a version's identity; its files are read once more only where no revision of the program tells their digest.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 from zlib import crc32
 
 from dspy_contract.logs import Logger
 from dspy_operator.api.reasons import Reason
 from dspy_operator.domain.snapshot import Problem, Version
-from dspy_operator.registry.uri import ModelUri, parse
+from dspy_operator.registry.uri import Identity, ModelUri, parse
 
 AT_ONCE = 8
-"""Questions to all registries at once."""
+"""Questions to one registry at once: one that is slow holds up no other."""
 
 log = Logger(__name__)
 
@@ -29,8 +31,11 @@ class Source(Protocol):
     def url(self) -> str:
         """Where it is."""
 
-    async def ask(self, uri: ModelUri, known: Mapping[str, Version]) -> Version | Problem:
-        """What a uri means now. `known` are versions, by model id, whose files need not be read again."""
+    async def ask(self, uri: ModelUri) -> Identity | Problem:
+        """What a uri means now."""
+
+    async def read(self, identity: Identity) -> Version | Problem:
+        """A version, by its files."""
 
     async def archive(self, version: Version) -> bytes | None:
         """The packed files of a version; None when they cannot be had now."""
@@ -39,14 +44,15 @@ class Source(Protocol):
         """Closes the connections."""
 
 
-@dataclass(slots=True)
-class _Question:
-    """One uri of one registry: the programs that name it, what they know already, and the latest answer."""
+A = TypeVar("A", Identity, Version)
 
-    uri: ModelUri
+
+@dataclass(slots=True)
+class _Question(Generic[A]):
+    """One thing that programs want to know of one registry, and the latest answer."""
+
     programs: set[tuple[str, str]] = field(default_factory=set)
-    known: dict[str, Version] = field(default_factory=dict)
-    answer: Version | Problem | None = None
+    answer: A | Problem | None = None
     task: asyncio.Task[None] | None = None
 
 
@@ -57,60 +63,103 @@ class Follower:
         self.sources = sources
         self._poll_seconds = poll_seconds
         self._wake = wake
-        self._questions: dict[tuple[str, str], _Question] = {}
-        self._asked: dict[tuple[str, str], tuple[str, str]] = {}
-        """The question of each program."""
-        self._places = asyncio.Semaphore(AT_ONCE)
+        self._uris: dict[tuple[str, str], _Question[Identity]] = {}
+        self._versions: dict[tuple[str, Identity], _Question[Version]] = {}
+        self._follows: dict[tuple[str, str], tuple[str, str]] = {}
+        """The registry and the uri that each program follows."""
+        self._reads: dict[tuple[str, str], tuple[str, Identity]] = {}
+        """The registry and the version whose files each program waits for."""
+        self._places: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(AT_ONCE))
 
     def follow(
         self, program: tuple[str, str], registry: str, uri: str, known: Mapping[str, Version]
     ) -> Version | Problem:
         """What the uri means, as far as is known; the program hears of it when that changes, until it asks for another.
 
-        `known` are versions that it had, by model id. Raises InvalidSpecError for a uri that is none, KeyError for a
-        registry that is not configured.
+        `known` are the versions of the program's own revisions, by model id: believed for this program only. Raises
+        InvalidSpecError for a uri that is none, KeyError for a registry that is not configured.
         """
         parsed, key, source = parse(uri), (registry, uri), self.sources[registry]
-        if self._asked.get(program) != key:
+        if self._follows.get(program) != key:
             self.leave(program)
-        question = self._questions.setdefault(key, _Question(parsed))
+        self._follows[program] = key
+        question = self._uris.setdefault(key, _Question())
         question.programs.add(program)
-        question.known.update(known)
-        self._asked[program] = key
         if question.task is None:
-            question.task = asyncio.create_task(self._ask_for_ever(question, source))
-        return question.answer or Problem(Reason.RESOLVING, f"The registry is being asked for {uri}")
+            question.task = asyncio.create_task(self._follow_uri(registry, parsed, question))
+        identity = question.answer
+        if identity is None:
+            return Problem(Reason.RESOLVING, f"The registry is being asked for {uri}")
+        if isinstance(identity, Problem):
+            return identity
+        version = known.get(identity.model_id) if identity.model_id else None
+        if version is not None and version.uri == identity.uri:
+            return version
+        return self._read(program, registry, source, identity)
 
     def leave(self, program: tuple[str, str]) -> None:
         """The program asks for nothing any more."""
-        key = self._asked.pop(program, None)
-        question = self._questions.get(key) if key else None
-        if key is None or question is None:
-            return
-        question.programs.discard(program)
-        if not question.programs:
-            del self._questions[key]
-            if question.task is not None:
-                question.task.cancel()
+        if program in self._follows:
+            _leave(self._uris, self._follows.pop(program), program)
+        if program in self._reads:
+            _leave(self._versions, self._reads.pop(program), program)
 
     async def close(self) -> None:
         """Ends every question, and closes the registries."""
-        for program in list(self._asked):
+        for program in list(self._follows):
             self.leave(program)
         for source in self.sources.values():
             await source.close()
 
-    async def _ask_for_ever(self, question: _Question, source: Source) -> None:
+    def _read(self, program: tuple[str, str], registry: str, source: Source, identity: Identity) -> Version | Problem:
+        key = (registry, identity)
+        if self._reads.get(program, key) != key:
+            _leave(self._versions, self._reads[program], program)
+        self._reads[program] = key
+        question = self._versions.setdefault(key, _Question())
+        question.programs.add(program)
+        if question.task is None:
+            question.task = asyncio.create_task(self._read_version(question, source, identity))
+        return question.answer or Problem(Reason.RESOLVING, f"The files of {identity.uri} are being read")
+
+    async def _follow_uri(self, registry: str, uri: ModelUri, question: _Question[Identity]) -> None:
+        source = self.sources[registry]
         while True:
-            async with self._places:
-                answer = await _answer_of(question, source)
-            if answer != question.answer:
-                question.answer = answer
-                for program in sorted(question.programs):
-                    self._wake(*program)
-            if question.uri.version is not None and isinstance(answer, Version):
+            async with self._places[registry]:
+                answer = await _guarded(source.ask(uri), source)
+            self._take(question, answer)
+            if uri.version is not None and isinstance(answer, Identity):
                 return
-            await asyncio.sleep(self._poll_seconds * _spread(question.uri))
+            await asyncio.sleep(self._poll_seconds * _spread(uri))
+
+    async def _read_version(self, question: _Question[Version], source: Source, identity: Identity) -> None:
+        """Reads until the files are known, or known to be none that could serve."""
+        while True:
+            answer = await _guarded(source.read(identity), source)
+            self._take(question, answer)
+            if isinstance(answer, Version) or answer.reason == Reason.MODEL_INVALID:
+                return
+            await asyncio.sleep(self._poll_seconds)
+
+    def _take(self, question: _Question[A], answer: A | Problem) -> None:
+        if answer != question.answer:
+            question.answer = answer
+            for program in sorted(question.programs):
+                self._wake(*program)
+
+
+K = TypeVar("K")
+
+
+def _leave(questions: dict[K, _Question[A]], key: K, program: tuple[str, str]) -> None:
+    question = questions.get(key)
+    if question is None:
+        return
+    question.programs.discard(program)
+    if not question.programs:
+        del questions[key]
+        if question.task is not None:
+            question.task.cancel()
 
 
 def _spread(uri: ModelUri) -> float:
@@ -118,9 +167,9 @@ def _spread(uri: ModelUri) -> float:
     return 0.9 + 0.2 * (crc32(str(uri).encode()) % 1_000) / 1_000
 
 
-async def _answer_of(question: _Question, source: Source) -> Version | Problem:
+async def _guarded(asking: Awaitable[A | Problem], source: Source) -> A | Problem:
     try:
-        return await source.ask(question.uri, question.known)
+        return await asking
     except Exception as error:  # one question that fails in an unforeseen way ends neither itself nor the others
         log.exception("A registry could not be asked", registry=source.url)
         return Problem(Reason.REGISTRY_UNAVAILABLE, f"The registry could not be asked: {type(error).__name__}")

@@ -7,6 +7,7 @@ Three refusals are told apart: no such alias, no such model or version, and a re
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import re
 from collections.abc import AsyncIterator, Mapping
@@ -17,9 +18,11 @@ from urllib.parse import quote
 import aiohttp
 import yaml
 
+from dspy_contract.artifact import digest_of, pack
+from dspy_contract.logs import Logger
 from dspy_operator.api.reasons import Reason
 from dspy_operator.domain.snapshot import Problem, Version
-from dspy_operator.registry.uri import ModelUri
+from dspy_operator.registry.uri import Identity, ModelUri, parse
 from dspy_operator.settings import RegistrySettings
 
 API = "/api/2.0/mlflow"
@@ -29,9 +32,25 @@ FILE_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=3, sock_read=20)
 STREAMED_AT_ONCE = 2
 """Versions whose files are read at once."""
 
+REFUSALS = (401, 403)
 LARGEST_TEXT_BYTES = 1 << 20
+_READ = ("python_env.yaml", "requirements.txt")
+"""Files that say what a version needs."""
+
+LARGEST_ARCHIVE_BYTES = 256 << 10
+"""Of the packed files of a version that is kept in the cluster, as a Secret; a Secret holds 1 MiB."""
+
+LARGEST_KEPT_BYTES = 8 << 20
+"""Of all files of a version, unpacked: larger ones are not tried to be packed."""
+
+ARCHIVES_BYTES = 16 << 20
+"""Archives that are held in memory until their Secrets are made; one that is not is read again."""
+
 LARGEST_VERSION = 2**31 - 1
 """A greater number does not fit the registry's own tables, which it answers with a failure of its own."""
+
+_UNANSWERED = (aiohttp.ClientError, TimeoutError, OSError, KeyError, ValueError)
+log = Logger(__name__)
 
 
 class Registry:
@@ -39,9 +58,9 @@ class Registry:
 
     def __init__(self, settings: RegistrySettings) -> None:
         self.url = settings.url.rstrip("/")
-        self._token_file = settings.token_file
+        self._settings = settings
         self._sessions: dict[str, aiohttp.ClientSession] = {}
-        self._versions: dict[tuple[str, str, str], Version] = {}
+        self._archives: dict[str, bytes] = {}
         self._streaming = asyncio.Semaphore(STREAMED_AT_ONCE)
 
     async def close(self) -> None:
@@ -49,19 +68,37 @@ class Registry:
         for session in self._sessions.values():
             await session.close()
 
-    async def ask(self, uri: ModelUri, known: Mapping[str, Version]) -> Version | Problem:
-        """What a uri means now. `known` are versions, by model id, whose files need not be read again."""
+    async def ask(self, uri: ModelUri) -> Identity | Problem:
+        """What a uri means now."""
         try:
             found = await self._find(uri)
-            if isinstance(found, Problem):
-                return found
-            return await self._identify(uri.name, found, known)
+        except _UNANSWERED as error:
+            return _unavailable(uri, error)
+        if isinstance(found, Problem):
+            return found
+        source = str(found.get("source", ""))
+        model_id = source.removeprefix("models:/") if source.startswith("models:/m-") else ""
+        return Identity(uri.name, str(found["version"]), model_id, f"{source} {found.get('creation_timestamp')}")
+
+    async def read(self, identity: Identity) -> Version | Problem:
+        """A version, by its files, which are streamed."""
+        try:
+            async with self._streaming:
+                return await self._read(identity.name, identity.number, identity.model_id)
         except (yaml.YAMLError, AttributeError, TypeError) as error:
-            return Problem(Reason.MODEL_INVALID, f"The files of {uri} cannot be read: {type(error).__name__}")
-        except (aiohttp.ClientError, TimeoutError, OSError, KeyError, ValueError) as error:
-            return Problem(
-                Reason.REGISTRY_UNAVAILABLE, f"The registry did not answer for {uri}: {type(error).__name__}"
-            )
+            return Problem(Reason.MODEL_INVALID, f"The files of {identity.uri} cannot be read: {type(error).__name__}")
+        except _UNANSWERED as error:
+            return _unavailable(identity.uri, error)
+
+    async def archive(self, version: Version) -> bytes | None:
+        """The packed files of a version, read again if need be; None when the registry does not give them now."""
+        if version.digest not in self._archives:
+            try:
+                async with self._streaming:
+                    await self._read(parse(version.uri).name, version.number, version.model_id)
+            except _UNANSWERED as error:
+                log.warning("A version's files could not be read", uri=version.uri, error=type(error).__name__)
+        return self._archives.get(version.digest)
 
     async def _find(self, parsed: ModelUri) -> dict[str, Any] | Problem:
         if parsed.version is not None and int(parsed.version) > LARGEST_VERSION:
@@ -76,6 +113,8 @@ class Registry:
             )
         if status == 200:
             return dict(content["model_version"])
+        if status in REFUSALS:
+            return Problem(Reason.REGISTRY_DENIED, _denied(status))
         code = content.get("error_code")
         if code == "INVALID_PARAMETER_VALUE" and parsed.alias is not None:
             advice = f"set it, or name a version such as models:/{parsed.name}/1"
@@ -85,43 +124,49 @@ class Registry:
             return _no_version(parsed)
         return Problem(Reason.REGISTRY_UNAVAILABLE, f"The registry answered {status} for {parsed.name}")
 
-    async def _identify(self, name: str, found: dict[str, Any], known: Mapping[str, Version]) -> Version | Problem:
-        number, source = str(found["version"]), str(found.get("source", ""))
-        uri = f"models:/{name}/{number}"
-        model_id = source.removeprefix("models:/") if source.startswith("models:/m-") else ""
-        if model_id and model_id in known and known[model_id].uri == uri:
-            return known[model_id]
-        key = (name, number, f"{source} {found.get('creation_timestamp')}")
-        async with self._streaming:
-            if key not in self._versions:
-                status, content = await self._get(
-                    f"{API}/model-versions/get-download-uri", {"name": name, "version": number}
-                )
-                place = str(content.get("artifact_uri", ""))
-                if status != 200 or not place.startswith("mlflow-artifacts:/"):
-                    words = f"The files of {name} version {number} are at {place or 'no place'}"
-                    advice = "the server must run with --serve-artifacts"
-                    return Problem(Reason.ARTIFACTS_NOT_SERVED, f"{words}: {advice}")
-                root = place.removeprefix("mlflow-artifacts:").lstrip("/")
-                self._versions[key] = await self._read(uri, number, model_id, root)
-        return self._versions[key]
-
-    async def _read(self, uri: str, number: str, model_id: str, root: str) -> Version:
-        digest = hashlib.sha256()
-        texts: dict[str, str] = {}
+    async def _read(self, name: str, number: str, model_id: str) -> Version | Problem:
+        status, content = await self._get(f"{API}/model-versions/get-download-uri", {"name": name, "version": number})
+        if status in REFUSALS:
+            return Problem(Reason.REGISTRY_DENIED, _denied(status))
+        place = str(content.get("artifact_uri", ""))
+        if status != 200 or not place.startswith("mlflow-artifacts:/"):
+            words = f"The files of {name} version {number} are at {place or 'no place'}"
+            return Problem(Reason.ARTIFACTS_NOT_SERVED, f"{words}: the server must run with --serve-artifacts")
+        root = place.removeprefix("mlflow-artifacts:").lstrip("/")
+        hashes: dict[str, str] = {}
+        files: dict[str, bytes] = {}
+        left = LARGEST_KEPT_BYTES
         async for path in self._files(root, ""):
-            content = await self._hash(f"{root}/{path}", keep=path in ("python_env.yaml", "requirements.txt"))
-            digest.update(f"{path}\0{content[0]}\0".encode())
-            texts[path] = content[1]
-        environment = yaml.safe_load(texts.get("python_env.yaml", "")) or {}
+            hashes[path], kept = await self._hash(f"{root}/{path}", LARGEST_TEXT_BYTES if path in _READ else left)
+            if kept is not None:
+                files[path] = kept
+                left -= min(left, len(kept))
+        return self._version(f"models:/{name}/{number}", number, model_id, hashes, files)
+
+    def _version(
+        self, uri: str, number: str, model_id: str, hashes: Mapping[str, str], files: Mapping[str, bytes]
+    ) -> Version:
+        digest = digest_of(hashes)
+        environment = yaml.safe_load(files.get("python_env.yaml", b"")) or {}
         return Version(
             uri=uri,
             number=number,
             model_id=model_id,
-            digest=digest.hexdigest(),
+            digest=digest,
             python=".".join(str(environment.get("python", "")).split(".")[:2]),
-            dspy=_pinned(texts.get("requirements.txt", ""), "dspy"),
+            dspy=_pinned(files.get("requirements.txt", b"").decode("utf-8", "replace"), "dspy"),
+            archive_bytes=self._keep(digest, files) if files.keys() == hashes.keys() else 0,
         )
+
+    def _keep(self, digest: str, files: Mapping[str, bytes]) -> int:
+        """Keeps the packed files for a while; returns their size, 0 for those that are too large."""
+        archive = pack(files)
+        if len(archive) > LARGEST_ARCHIVE_BYTES:
+            return 0
+        self._archives[digest] = archive
+        while sum(map(len, self._archives.values())) > ARCHIVES_BYTES:
+            del self._archives[next(iter(self._archives))]
+        return len(archive)
 
     async def _files(self, root: str, folder: str) -> AsyncIterator[str]:
         """Every file below the root, in a fixed order. MLflow lists one folder at a time."""
@@ -136,20 +181,23 @@ class Registry:
             else:
                 yield path
 
-    async def _hash(self, path: str, keep: bool) -> tuple[str, str]:
-        digest, text = hashlib.sha256(), b""
+    async def _hash(self, path: str, most_bytes: int) -> tuple[str, bytes | None]:
+        """The hash of a file, and the file; None for one that is larger."""
+        digest, content = hashlib.sha256(), bytearray()
         place = f"{self.url}{ARTIFACTS}/{quote(path)}"
         async with self._open("files", FILE_TIMEOUT).get(place, headers=self._headers()) as response:
             response.raise_for_status()
             async for chunk in response.content.iter_chunked(1 << 16):
                 digest.update(chunk)
-                if keep and len(text) < LARGEST_TEXT_BYTES:
-                    text += chunk
-        return digest.hexdigest(), text.decode("utf-8", "replace")
+                if len(content) <= most_bytes:
+                    content += chunk
+        return digest.hexdigest(), bytes(content) if len(content) <= most_bytes else None
 
     async def _get(self, path: str, query: dict[str, str]) -> tuple[int, dict[str, Any]]:
         session = self._open("questions", TIMEOUT)
         async with session.get(f"{self.url}{path}", params=query, headers=self._headers()) as response:
+            if response.status in REFUSALS:
+                return response.status, {}
             if response.status >= 500 or "json" not in response.content_type:
                 raise ValueError(f"the registry answered {response.status}")
             return response.status, await response.json()
@@ -160,7 +208,22 @@ class Registry:
         return self._sessions[purpose]
 
     def _headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {Path(self._token_file).read_text().strip()}"} if self._token_file else {}
+        """The credentials, read anew each time: they may be rotated."""
+        if self._settings.token_file:
+            return {"Authorization": f"Bearer {Path(self._settings.token_file).read_text().strip()}"}
+        if self._settings.basic_auth_file:
+            words = Path(self._settings.basic_auth_file).read_text().strip()
+            return {"Authorization": f"Basic {base64.b64encode(words.encode()).decode()}"}
+        return {}
+
+
+def _unavailable(uri: object, error: Exception) -> Problem:
+    return Problem(Reason.REGISTRY_UNAVAILABLE, f"The registry did not answer for {uri}: {type(error).__name__}")
+
+
+def _denied(status: int) -> str:
+    advice = "token_file or basic_auth_file in DSPY_OPERATOR_REGISTRIES names the credentials"
+    return f"The registry refuses the operator (HTTP {status}): {advice}"
 
 
 def _no_version(parsed: ModelUri) -> Problem:

@@ -1,4 +1,4 @@
-"""Model uris in MLflow's own syntax: `models:/name/3` and `models:/name@alias`. Pure."""
+"""Model uris in MLflow's own syntax, `models:/name/3` and `models:/name@alias`, and what they name. Pure."""
 
 from __future__ import annotations
 
@@ -21,6 +21,22 @@ class ModelUri:
 
     def __str__(self) -> str:
         return f"models:/{self.name}" + (f"/{self.version}" if self.version else f"@{self.alias}")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A version, as the registry names it. `model_id` is empty for those of older MLflow; `stamp` says whether another
+    was made under the same number."""
+
+    name: str
+    number: str
+    model_id: str
+    stamp: str
+
+    @property
+    def uri(self) -> str:
+        """The version's own uri."""
+        return f"models:/{self.name}/{self.number}"
 
 
 def parse(uri: str) -> ModelUri:

@@ -6,6 +6,7 @@ operator changes no running Deployment.
 
 from __future__ import annotations
 
+import base64
 import copy
 import hashlib
 import json
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dspy_contract.routes import PROGRAM_LABEL, REVISION_LABEL, RUNTIME_PORT, RUNTIME_PROBE_PORT
+from dspy_operator.api.convert import to_dict
 from dspy_operator.api.names import API_VERSION, FIELD_MANAGER, MANAGED_BY_LABEL, NAME_LABEL
 from dspy_operator.api.program import NOT_IN_REVISION, ProgramSpec
 from dspy_operator.domain.snapshot import Program, Revision, Version
@@ -22,25 +24,46 @@ PRE_STOP_SECONDS = 2
 """Longer than an endpoint takes to leave every gateway, so that no request meets a pod that has stopped."""
 
 CREDENTIALS_FOLDER = "/var/run/secrets/dspy.dev/lm"
+PROJECTION = 1
+"""The version of what a revision's name is a hash of; tests/unit/revisions has what it must give."""
+
+ARTIFACT_FOLDER = "/var/run/dspy/artifact"
+ARCHIVE = "model.tar.gz"
 CONTAINER = "runtime"
+FETCH_CONTAINER = "fetch"
+_SECURITY = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
 
 Manifest = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """What the operator's configuration adds to a revision: the image of its Python minor, and the registry's
-    address."""
+    """What the operator's configuration adds to a revision: the image of its Python minor, the registry's address, and
+    whether the files are kept in the cluster."""
 
     image: str
     registry_url: str
+    archived: bool
 
 
-def revision_name(program: str, spec: Mapping[str, Any], version: Version) -> str:
-    """`<program>-<hash8>` over the fields that the user set, before defaults, and the version's identity."""
-    settings = {name: value for name, value in spec.items() if name not in NOT_IN_REVISION}
-    settings["model"] = {name: value for name, value in spec.get("model", {}).items() if name != "uri"}
-    identity = {"spec": settings, "modelId": version.model_id, "digest": version.digest}
+def revision_name(program: str, spec: ProgramSpec, version: Version) -> str:
+    """`<program>-<hash8>` over what the spec says that is no default, and the version's identity.
+
+    The names in it are those of PROJECTION, which stay when the API's change: an upgrade of the operator, a field that
+    gets another name, and a default that is written down start no release.
+    """
+    settings = {name: value for name, value in to_dict(spec).items() if name not in NOT_IN_REVISION}
+    settings["model"] = {name: value for name, value in settings["model"].items() if name != "uri"}
+    identity = {
+        "projection": PROJECTION,
+        "spec": settings,
+        "modelId": version.model_id,
+        "digest": version.digest,
+    }
     return f"{program}-{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]}"
 
 
@@ -54,6 +77,7 @@ def controller_revision(program: Program, name: str, version: Version, runtime: 
             "version": version.number,
             "modelId": version.model_id,
             "digest": version.digest,
+            "archiveBytes": version.archive_bytes if runtime.archived else 0,
         },
         "python": version.python,
         "dspy": version.dspy,
@@ -93,13 +117,37 @@ def read_revision(manifest: Mapping[str, Any]) -> Revision:
         registry=data["model"].get("registry", ""),
         python=data["python"],
         dspy=data.get("dspy", ""),
+        archive_bytes=data["model"].get("archiveBytes", 0),
     )
 
 
 def version_of(revision: Revision) -> Version:
     """The version that a revision was made of."""
     identity = (revision.model_uri, revision.version, revision.model_id, revision.digest)
-    return Version(*identity, revision.python, revision.dspy)
+    return Version(*identity, revision.python, revision.dspy, revision.archive_bytes)
+
+
+def archive_secret(revision: Revision, controller_revision: Mapping[str, Any], archive: bytes) -> Manifest:
+    """The Secret with a revision's files, which goes with its ControllerRevision."""
+    metadata = controller_revision["metadata"]
+    owner_of = {"apiVersion": "apps/v1", "kind": "ControllerRevision", "name": revision.name, "uid": metadata["uid"]}
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": archive_name(revision.name),
+            "namespace": metadata["namespace"],
+            "labels": metadata["labels"],
+            "ownerReferences": [owner_of],
+        },
+        "immutable": True,
+        "data": {ARCHIVE: base64.b64encode(archive).decode()},
+    }
+
+
+def archive_name(revision: str) -> str:
+    """The name of the Secret with a revision's files."""
+    return f"{revision}-artifact"
 
 
 def scaled(deployment: Mapping[str, Any], replicas: int) -> Manifest:
@@ -123,6 +171,31 @@ def owner(program: Program) -> Manifest:
 
 def _labels(program: str, revision: str) -> dict[str, str]:
     return {NAME_LABEL: program, MANAGED_BY_LABEL: FIELD_MANAGER, PROGRAM_LABEL: program, REVISION_LABEL: revision}
+
+
+def disruption_budget(revision: Revision, deployment: Mapping[str, Any]) -> Manifest:
+    """At most one pod of a revision may be evicted at once. It goes with the Deployment.
+
+    One of a single pod needs none, and a budget of the program would count a candidate that never gets ready against
+    stable.
+    """
+    metadata = deployment["metadata"]
+    owner_of = {"apiVersion": "apps/v1", "kind": "Deployment", "name": revision.name, "uid": metadata["uid"]}
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": {
+            "name": revision.name,
+            "namespace": metadata["namespace"],
+            "labels": metadata["labels"],
+            "ownerReferences": [owner_of],
+        },
+        "spec": {
+            "maxUnavailable": 1,
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+            "selector": {"matchLabels": {REVISION_LABEL: revision.name}},
+        },
+    }
 
 
 def _headless_service(program: Program, name: str) -> Manifest:
@@ -171,12 +244,18 @@ def _deployment(program: Program, name: str, version: Version, runtime: Runtime)
 
 def _pod_spec(spec: ProgramSpec, name: str, version: Version, runtime: Runtime) -> Manifest:
     pod = spec.pod
-    volumes = [{"name": "tmp", "emptyDir": {}}, *_credential_volumes(spec), *map(dict, pod.volumes)]
+    files = {"secret": {"secretName": archive_name(name)}} if runtime.archived else {"emptyDir": {}}
+    volumes = [
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "artifact", **files},
+        *_credential_volumes(spec),
+        *map(dict, pod.volumes),
+    ]
     optional = {
         "nodeSelector": dict(pod.node_selector),
         "tolerations": [*map(dict, pod.tolerations)],
         "affinity": dict(pod.affinity),
-        "topologySpreadConstraints": [*map(dict, pod.topology_spread_constraints)],
+        "topologySpreadConstraints": [*map(dict, pod.topology_spread_constraints)] or _spread(name),
         "priorityClassName": pod.priority_class_name,
         "serviceAccountName": pod.service_account_name,
         "imagePullSecrets": [*map(dict, pod.image_pull_secrets)],
@@ -186,10 +265,47 @@ def _pod_spec(spec: ProgramSpec, name: str, version: Version, runtime: Runtime) 
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": spec.serving.timeout_seconds + PRE_STOP_SECONDS + 30,
         "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+        **({} if runtime.archived else {"initContainers": [_fetch(spec, version, runtime)]}),
         "containers": [_container(spec, name, version, runtime)],
         "volumes": volumes,
         **{key: value for key, value in optional.items() if value},
     }
+
+
+def _spread(name: str) -> list[Manifest]:
+    """Over nodes, as far as there are any."""
+    selector = {"matchLabels": {REVISION_LABEL: name}}
+    return [
+        {
+            "maxSkew": 1,
+            "topologyKey": "kubernetes.io/hostname",
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": selector,
+        }
+    ]
+
+
+def _fetch(spec: ProgramSpec, version: Version, runtime: Runtime) -> Manifest:
+    """Downloads the version's files. It alone knows the registry and its credentials, and waits for it without end."""
+    variables = {
+        "DSPY_RUNTIME_MODEL": f"models:/{version.model_id}" if version.model_id else version.uri,
+        "DSPY_RUNTIME_DIGEST": version.digest,
+        "MLFLOW_TRACKING_URI": runtime.registry_url,
+    }
+    container: Manifest = {
+        "name": FETCH_CONTAINER,
+        "image": spec.image or runtime.image,
+        "command": ["python", "-m", "dspy_runtime.artifact"],
+        "args": [f"{ARTIFACT_FOLDER}/model"],
+        "env": [{"name": key, "value": value} for key, value in variables.items()],
+        "securityContext": _SECURITY,
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, {"name": "artifact", "mountPath": ARTIFACT_FOLDER}],
+    }
+    if spec.resources:
+        container["resources"] = dict(spec.resources)
+    if spec.model.credentials_secret:
+        container["envFrom"] = [{"secretRef": {"name": spec.model.credentials_secret}}]
+    return container
 
 
 def _container(spec: ProgramSpec, name: str, version: Version, runtime: Runtime) -> Manifest:
@@ -206,13 +322,10 @@ def _container(spec: ProgramSpec, name: str, version: Version, runtime: Runtime)
         "livenessProbe": _probe("/livez", 10, failures=6),
         "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_SECONDS}}},
         "terminationMessagePath": "/dev/termination-log",
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": _SECURITY,
         "volumeMounts": [
             {"name": "tmp", "mountPath": "/tmp"},
+            {"name": "artifact", "mountPath": ARTIFACT_FOLDER, "readOnly": True},
             *_credential_mounts(spec),
             *map(dict, spec.pod.volume_mounts),
         ],
@@ -227,7 +340,8 @@ def _container(spec: ProgramSpec, name: str, version: Version, runtime: Runtime)
 def _environment(spec: ProgramSpec, name: str, version: Version, runtime: Runtime) -> list[Manifest]:
     lm, serving = spec.lm, spec.serving
     variables = {
-        "DSPY_RUNTIME_MODEL": f"models:/{version.model_id}" if version.model_id else version.uri,
+        "DSPY_RUNTIME_MODEL": f"{ARTIFACT_FOLDER}/{ARCHIVE if runtime.archived else 'model'}",
+        "DSPY_RUNTIME_DIGEST": version.digest,
         "DSPY_RUNTIME_REVISION": name,
         "DSPY_RUNTIME_LM_MODEL": lm.model,
         "DSPY_RUNTIME_LM_API_BASE": lm.api_base,
@@ -241,7 +355,6 @@ def _environment(spec: ProgramSpec, name: str, version: Version, runtime: Runtim
         "DSPY_RUNTIME_QUEUE": serving.queue,
         "DSPY_RUNTIME_TIMEOUT_SECONDS": serving.timeout_seconds,
         "DSPY_RUNTIME_DRAIN_SECONDS": serving.timeout_seconds + 10,
-        "MLFLOW_TRACKING_URI": runtime.registry_url,
     }
     return [{"name": key, "value": str(value)} for key, value in variables.items() if value is not None]
 

@@ -1,4 +1,4 @@
-"""What several of Envoy's resources share."""
+"""What every resource of Envoy is made of: type prefix, limits that several share, and how HTTP is spoken upstream."""
 
 from __future__ import annotations
 

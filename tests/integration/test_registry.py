@@ -1,0 +1,148 @@
+"""A real MLflow server that asks who calls: the operator reads versions, and an init container downloads them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import Popen
+
+import pytest
+import requests
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
+
+from dspy_contract.artifact import digest_of, unpack
+from dspy_operator.domain.snapshot import Problem, Version
+from dspy_operator.registry.mlflow import Registry
+from dspy_operator.registry.uri import Identity, parse
+from dspy_operator.settings import RegistrySettings
+from tests.integration.gateway import free_port
+
+PASSWORD, TOKEN = "a-long-password-123", "the-token-of-the-test"
+URI = "models:/questions/1"
+FUNCTIONS = {
+    "basic": "mlflow.server.auth:authenticate_request_basic_auth",
+    "token": "tests.integration.token_auth:authenticate",
+}
+
+
+@dataclass
+class Server:
+    """A registry, the variables of a client that may call it, and the operator's settings for it."""
+
+    url: str
+    variables: dict[str, str]
+    settings: RegistrySettings
+
+
+@pytest.fixture(scope="module", params=["basic", "token"])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder, port = tmp_path_factory.mktemp("registry"), free_port()
+    (folder / "auth.ini").write_text(
+        f"[mlflow]\ndefault_permission = NO_PERMISSIONS\ndatabase_uri = sqlite:///{folder}/auth.db\n"
+        f"admin_username = admin\nadmin_password = {PASSWORD}\nauthorization_function = {FUNCTIONS[request.param]}\n"
+    )
+    environment = {
+        **os.environ,
+        "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": "of the test",
+        "TEST_REGISTRY_TOKEN": TOKEN,
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    options = ["--port", str(port), "--workers", "1", "--serve-artifacts", "--artifacts-destination", f"{folder}/files"]
+    command = [sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth", *options]
+    with (folder / "log").open("w") as log:
+        process = Popen(
+            [*command, "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"], env=environment, stdout=log, stderr=log
+        )
+    url = f"http://127.0.0.1:{port}"
+    (folder / "secret").write_text(TOKEN if request.param == "token" else f"admin:{PASSWORD}")
+    variables = (
+        {"MLFLOW_TRACKING_TOKEN": TOKEN}
+        if request.param == "token"
+        else {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": PASSWORD}
+    )
+    file = {"token_file" if request.param == "token" else "basic_auth_file": str(folder / "secret")}
+    try:
+        _await(url, process, folder / "log")
+        _log_version(url, variables)
+        yield Server(url, variables, RegistrySettings(url=url, **file))
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@retry(retry=retry_if_exception_type(requests.ConnectionError), stop=stop_after_delay(60), wait=wait_fixed(0.2))
+def _await(url: str, process: Popen[bytes], log: Path) -> None:
+    assert process.poll() is None, log.read_text()
+    assert requests.get(f"{url}/health", timeout=10).status_code == 200, log.read_text()
+
+
+def _log_version(url: str, variables: dict[str, str]) -> None:
+    """Logs and registers a program, in a process of its own: MLflow keeps its address for good."""
+    program = (
+        "import dspy, mlflow, mlflow.dspy\n"
+        "with mlflow.start_run():\n"
+        "    mlflow.dspy.log_model(dspy.Predict('question -> answer'), name='m', registered_model_name='questions',"
+        " pip_requirements=['dspy==3.4.1'])\n"
+    )
+    environment = {**os.environ, **variables, "MLFLOW_TRACKING_URI": url}
+    with Popen([sys.executable, "-W", "ignore", "-c", program], env=environment) as process:
+        assert process.wait(120) == 0
+
+
+async def resolved(registry: Registry) -> Version:
+    identity = await registry.ask(parse(URI))
+    assert isinstance(identity, Identity), identity
+    version = await registry.read(identity)
+    assert isinstance(version, Version), version
+    return version
+
+
+async def test_the_operator_reads_and_packs_a_version(server: Server) -> None:
+    registry = Registry(server.settings)
+    found = await resolved(registry)
+    archive = await registry.archive(found)
+    await registry.close()
+    assert archive is not None
+    assert found.archive_bytes == len(archive)
+    assert "MLmodel" in unpack(archive)
+    assert (found.number, found.dspy) == ("1", "3.4.1")
+
+
+async def test_an_operator_whom_the_registry_does_not_know_says_so(server: Server) -> None:
+    registry = Registry(RegistrySettings(url=server.url))
+    found = await registry.ask(parse(URI))
+    await registry.close()
+    assert isinstance(found, Problem)
+    assert found.reason == "RegistryDenied"
+
+
+@pytest.mark.parametrize("digest", ["its own", "another"])
+async def test_an_init_container_downloads_what_the_revision_was_made_of(
+    server: Server, digest: str, tmp_path: Path
+) -> None:
+    registry = Registry(server.settings)
+    found = await resolved(registry)
+    await registry.close()
+    (tmp_path / "termination").touch()
+    variables = {
+        **server.variables,
+        "MLFLOW_TRACKING_URI": server.url,
+        "DSPY_RUNTIME_MODEL": f"models:/{found.model_id}" if found.model_id else URI,
+        "DSPY_RUNTIME_DIGEST": found.digest if digest == "its own" else digest_of({}),
+        "DSPY_RUNTIME_TERMINATION_LOG": str(tmp_path / "termination"),
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "dspy_runtime.artifact", str(tmp_path / "model"), env={**os.environ, **variables}
+    )
+    code = await asyncio.wait_for(process.wait(), 60)
+    if digest == "its own":
+        assert code == 0
+        assert (tmp_path / "model" / "MLmodel").is_file()
+    else:
+        assert code == 1
+        assert "ModelChanged" in (tmp_path / "termination").read_text()
