@@ -1,4 +1,7 @@
-"""A real MLflow server that asks who calls: the operator reads versions, and an init container downloads them."""
+"""A real MLflow server that asks who calls: the operator reads versions, and an init container downloads them.
+
+The server runs in an environment of its own, as in its image: its libraries and the gateway's do not go together.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,7 @@ from tests.integration.gateway import free_port
 
 PASSWORD, TOKEN = "a-long-password-123", "the-token-of-the-test"
 URI = "models:/questions/1"
+REGISTRY_PYTHON = ("uv", "run", "--frozen", "--quiet", "--isolated", "--only-group", "registry", "python")
 FUNCTIONS = {
     "basic": "mlflow.server.auth:authenticate_request_basic_auth",
     "token": "tests.integration.token_auth:authenticate",
@@ -38,9 +42,15 @@ class Server:
     settings: RegistrySettings
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where one server after the other keeps the same versions."""
+    return tmp_path_factory.mktemp("registry")
+
+
 @pytest.fixture(scope="module", params=["basic", "token"])
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder, port = tmp_path_factory.mktemp("registry"), free_port()
+def server(request: pytest.FixtureRequest, folder: Path) -> Iterator[Server]:
+    port = free_port()
     (folder / "auth.ini").write_text(
         f"[mlflow]\ndefault_permission = NO_PERMISSIONS\ndatabase_uri = sqlite:///{folder}/auth.db\n"
         f"admin_username = admin\nadmin_password = {PASSWORD}\nauthorization_function = {FUNCTIONS[request.param]}\n"
@@ -53,11 +63,10 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         "PYTHONPATH": str(Path(__file__).parents[2]),
     }
     options = ["--port", str(port), "--workers", "1", "--serve-artifacts", "--artifacts-destination", f"{folder}/files"]
-    command = [sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth", *options]
+    options += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
+    command = [*REGISTRY_PYTHON, "-m", "mlflow", "server", "--app-name", "basic-auth", *options]
     with (folder / "log").open("w") as log:
-        process = Popen(
-            [*command, "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"], env=environment, stdout=log, stderr=log
-        )
+        process = Popen(command, env=environment, stdout=log, stderr=log)
     url = f"http://127.0.0.1:{port}"
     (folder / "secret").write_text(TOKEN if request.param == "token" else f"admin:{PASSWORD}")
     variables = (
@@ -68,7 +77,8 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     file = {"token_file" if request.param == "token" else "basic_auth_file": str(folder / "secret")}
     try:
         _await(url, process, folder / "log")
-        _log_version(url, variables)
+        if not (folder / "files").exists():
+            _log_version(url, variables)
         yield Server(url, variables, RegistrySettings(url=url, **file))
     finally:
         process.terminate()
@@ -90,7 +100,7 @@ def _log_version(url: str, variables: dict[str, str]) -> None:
         " pip_requirements=['dspy==3.4.1'])\n"
     )
     environment = {**os.environ, **variables, "MLFLOW_TRACKING_URI": url}
-    with Popen([sys.executable, "-W", "ignore", "-c", program], env=environment) as process:
+    with Popen([*REGISTRY_PYTHON, "-W", "ignore", "-c", program], env=environment) as process:
         assert process.wait(120) == 0
 
 
