@@ -3,7 +3,7 @@ answered.
 
 Whoever writes puts the answer in, so a reader sees its own writes; an older resourceVersion is ignored. An object that
 went is not brought back by an event that comes late; one that only lost the label by which it is watched may come back,
-under a later version. Objects are shared: who reads them changes nothing in them.
+under a later version.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+
+import msgspec
 
 from dspy_kube.client import Object
 
@@ -20,11 +22,25 @@ Name = tuple[str, str]
 MOST_TOMBSTONES = 10_000
 
 
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """An object as it is kept: packed, since ten thousand programs have a hundred thousand of them."""
+
+    uid: str
+    version: int
+    group: str
+    packed: bytes
+
+    def unpack(self) -> Object:
+        """The object, which is whoever's who asks."""
+        return dict(msgspec.json.decode(self.packed))
+
+
 @dataclass(slots=True)
 class _Shelf:
     """The objects of one kind in one namespace, and their names by group."""
 
-    objects: dict[str, Object] = field(default_factory=dict)
+    entries: dict[str, _Entry] = field(default_factory=dict)
     groups: defaultdict[str, dict[str, None]] = field(default_factory=lambda: defaultdict(dict))
 
 
@@ -46,16 +62,16 @@ class Store:
 
     def get(self, kind: str, namespace: str, name: str) -> Object | None:
         """An object; None when it is not there."""
-        shelf = self._shelves[kind].get(namespace)
-        return shelf.objects.get(name) if shelf else None
+        entry = self._entry(kind, namespace, name)
+        return entry.unpack() if entry else None
 
     def list(self, kind: str, namespace: str | None = None, group: str | None = None) -> list[Object]:
         """The objects of a kind, in a namespace or in all; with a group, those of it only."""
         shelves = self._shelves[kind]
         chosen = shelves.values() if namespace is None else filter(None, [shelves.get(namespace)])
         if group is None:
-            return [item for shelf in chosen for item in shelf.objects.values()]
-        return [shelf.objects[name] for shelf in chosen for name in shelf.groups.get(group, ())]
+            return [entry.unpack() for shelf in chosen for entry in shelf.entries.values()]
+        return [shelf.entries[name].unpack() for shelf in chosen for name in shelf.groups.get(group, ())]
 
     def put(self, kind: str, item: Object, quiet: bool = False) -> None:
         """Takes an object, unless a newer one is known or it is gone already. `quiet`: whoever puts it knows it."""
@@ -63,21 +79,28 @@ class Store:
         if version <= self._tombstones.get(metadata["uid"], -1):
             return
         shelf = self._shelves[kind].setdefault(metadata["namespace"], _Shelf())
-        before = shelf.objects.get(metadata["name"])
-        if before is not None and _version(before) >= version:
+        before = shelf.entries.get(metadata["name"])
+        if before is not None and before.version >= version:
             return
         after = self._project(kind, item)
-        self._place(shelf, kind, before, after)
-        if not quiet and (before is None or _content(before) != _content(after)):
-            self._on_change(kind, before, after)
+        entry = _Entry(metadata["uid"], version, self._group(kind, after), msgspec.json.encode(after))
+        if before is not None:
+            _leave(shelf, before.group, metadata["name"])
+        shelf.entries[metadata["name"]] = entry
+        shelf.groups[entry.group][metadata["name"]] = None
+        if quiet:
+            return
+        old, new = before.unpack() if before else None, entry.unpack()
+        if old is None or _content(old) != _content(new):
+            self._on_change(kind, old, new)
 
     def forget(self, kind: str, item: Object) -> None:
         """Drops an object that went, as it was last: that one, and never its successor."""
-        metadata = item["metadata"]
-        self._bury(metadata["uid"], _version(item))
-        held = self.get(kind, metadata["namespace"], metadata["name"])
-        if held is not None and held["metadata"]["uid"] == metadata["uid"] and _version(held) <= _version(item):
-            self._remove(kind, held)
+        metadata, version = item["metadata"], _version(item)
+        self._bury(metadata["uid"], version)
+        held = self._entry(kind, metadata["namespace"], metadata["name"])
+        if held is not None and held.uid == metadata["uid"] and held.version <= version:
+            self._remove(kind, metadata["namespace"], metadata["name"])
 
     def drop(self, kind: str, held: Object | None) -> None:
         """Drops an object as it was held, of which the API server says that it is not there; None is none.
@@ -90,27 +113,25 @@ class Store:
     def keep(self, kind: str, found: Collection[Name], version: str, namespace: str | None = None) -> None:
         """Drops every object of a kind that a listing (of a namespace, or of all) did not find, unless it is newer."""
         at = _number(version)
-        for item in self.list(kind, namespace):
-            name = (item["metadata"]["namespace"], item["metadata"]["name"])
-            if name not in found and _version(item) <= at:
-                self._bury(item["metadata"]["uid"], at)
-                self._remove(kind, item)
+        shelves = self._shelves[kind]
+        names = [(each, name) for each in list(shelves) if namespace in (None, each) for name in shelves[each].entries]
+        for place, name in names:
+            entry = shelves[place].entries[name]
+            if (place, name) not in found and entry.version <= at:
+                self._bury(entry.uid, at)
+                self._remove(kind, place, name)
 
-    def _place(self, shelf: _Shelf, kind: str, before: Object | None, after: Object) -> None:
-        name = after["metadata"]["name"]
-        if before is not None:
-            _leave(shelf, self._group(kind, before), name)
-        shelf.objects[name] = after
-        shelf.groups[self._group(kind, after)][name] = None
+    def _entry(self, kind: str, namespace: str, name: str) -> _Entry | None:
+        shelf = self._shelves[kind].get(namespace)
+        return shelf.entries.get(name) if shelf else None
 
-    def _remove(self, kind: str, item: Object) -> None:
-        namespace, name = item["metadata"]["namespace"], item["metadata"]["name"]
+    def _remove(self, kind: str, namespace: str, name: str) -> None:
         shelf = self._shelves[kind][namespace]
-        del shelf.objects[name]
-        _leave(shelf, self._group(kind, item), name)
-        if not shelf.objects:
+        entry = shelf.entries.pop(name)
+        _leave(shelf, entry.group, name)
+        if not shelf.entries:
             del self._shelves[kind][namespace]
-        self._on_change(kind, item, None)
+        self._on_change(kind, entry.unpack(), None)
 
     def _bury(self, uid: str, version: int) -> None:
         self._tombstones[uid] = max(version, self._tombstones.pop(uid, -1))

@@ -88,6 +88,8 @@ def assemble(
         """A release that moves is polled and guarded from the moment its routes are seen, whatever else waits."""
         if kind == "ControllerRevision":
             archives.note(before, after)
+        if after is None and before is not None:
+            executor.repairs.forget(before)
         for key in woken_keys(kind, before, after, store):
             passes.add(key)
         routes = read_routes(after) if kind == "ConfigMap" else None
@@ -123,7 +125,7 @@ def assemble(
     follower = Follower(
         registries, settings.registry_poll_seconds, lambda *program: passes.add(Key("program", *program))
     )
-    observer = Observer(store, follower, poller, gateways.problems, executor.conflicts, archives, settings)
+    observer = Observer(store, follower, poller, gateways.problems, executor, archives, settings)
     programs = ProgramReconciler(observer, executor, poller, follower, now)
     guard = Guard(kube, store, poller, programs.known, passes.add, now)
     controller = Controller(programs, gateways, passes.add, now)

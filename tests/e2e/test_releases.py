@@ -308,6 +308,25 @@ def test_pods_start_while_the_registry_is_away(world: World, versions: dict[str,
     assert restarts == [0, 0], "waiting is no crash"
 
 
+def test_what_somebody_changed_is_repaired_and_its_writer_named(world: World, versions: dict[str, str]) -> None:
+    world.apply(program(NAME, versions["good"]))
+    world.wait_condition(NAME, "Available", "True")
+    (revision,) = (name for name in world.names("deployments", f"dspy.dev/program={NAME}"))
+    before = world.get("deployment", revision)["spec"]["template"]
+    world.kubectl("set", "image", f"deployment/{revision}", "runtime=localhost/somebody:1")
+    world.wait(lambda: world.get("deployment", revision)["spec"]["template"] == before, "the image is as it was")
+    world.kubectl("patch", "service", revision, "--type=merge", "-p", '{"spec":{"selector":{"app":"somebody"}}}')
+    selector = {"dspy.dev/revision": revision}
+    world.wait(lambda: world.get("service", revision)["spec"]["selector"] == selector, "the selector is as it was")
+    told = world.kubectl(
+        "get", "events", "-o", "jsonpath={range .items[?(@.reason=='Repaired')]}{.message}{'\\n'}{end}"
+    )
+    by_image, by_selector = sorted(told.strip().splitlines())
+    assert "somebody changed .spec.template.spec.containers[0].image" in by_image
+    assert 'conflict with "kubectl-set"' in by_image
+    assert "somebody changed .spec.selector" in by_selector
+
+
 def test_a_strangers_service_is_not_taken_over(world: World, versions: dict[str, str]) -> None:
     world.kubectl("create", "service", "clusterip", NAME, "--tcp=80:80")
     world.apply(program(NAME, versions["good"]))

@@ -27,10 +27,7 @@ from tests.integration.gateway import free_port
 PASSWORD, TOKEN = "a-long-password-123", "the-token-of-the-test"
 URI = "models:/questions/1"
 REGISTRY_PYTHON = ("uv", "run", "--frozen", "--quiet", "--isolated", "--only-group", "registry", "python")
-FUNCTIONS = {
-    "basic": "mlflow.server.auth:authenticate_request_basic_auth",
-    "token": "tests.integration.token_auth:authenticate",
-}
+AUTHENTICATE = "tests.integration.registry_auth:authenticate"
 
 
 @dataclass
@@ -43,17 +40,12 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where one server after the other keeps the same versions."""
-    return tmp_path_factory.mktemp("registry")
-
-
-@pytest.fixture(scope="module", params=["basic", "token"])
-def server(request: pytest.FixtureRequest, folder: Path) -> Iterator[Server]:
-    port = free_port()
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a registry with one version."""
+    folder, port = tmp_path_factory.mktemp("registry"), free_port()
     (folder / "auth.ini").write_text(
         f"[mlflow]\ndefault_permission = NO_PERMISSIONS\ndatabase_uri = sqlite:///{folder}/auth.db\n"
-        f"admin_username = admin\nadmin_password = {PASSWORD}\nauthorization_function = {FUNCTIONS[request.param]}\n"
+        f"admin_username = admin\nadmin_password = {PASSWORD}\nauthorization_function = {AUTHENTICATE}\n"
     )
     environment = {
         **os.environ,
@@ -67,22 +59,26 @@ def server(request: pytest.FixtureRequest, folder: Path) -> Iterator[Server]:
     command = [*REGISTRY_PYTHON, "-m", "mlflow", "server", "--app-name", "basic-auth", *options]
     with (folder / "log").open("w") as log:
         process = Popen(command, env=environment, stdout=log, stderr=log)
-    url = f"http://127.0.0.1:{port}"
-    (folder / "secret").write_text(TOKEN if request.param == "token" else f"admin:{PASSWORD}")
-    variables = (
-        {"MLFLOW_TRACKING_TOKEN": TOKEN}
-        if request.param == "token"
-        else {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": PASSWORD}
-    )
-    file = {"token_file" if request.param == "token" else "basic_auth_file": str(folder / "secret")}
+    address = f"http://127.0.0.1:{port}"
     try:
-        _await(url, process, folder / "log")
-        if not (folder / "files").exists():
-            _log_version(url, variables)
-        yield Server(url, variables, RegistrySettings(url=url, **file))
+        _await(address, process, folder / "log")
+        _log_version(address, {"MLFLOW_TRACKING_TOKEN": TOKEN})
+        yield address
     finally:
         process.terminate()
         process.wait(20)
+
+
+@pytest.fixture(params=["basic", "token"])
+def server(request: pytest.FixtureRequest, url: str, tmp_path: Path) -> Server:
+    """The registry, as somebody calls it with a password or a token."""
+    secret = tmp_path / "secret"
+    if request.param == "token":
+        secret.write_text(TOKEN)
+        return Server(url, {"MLFLOW_TRACKING_TOKEN": TOKEN}, RegistrySettings(url=url, token_file=str(secret)))
+    secret.write_text(f"admin:{PASSWORD}")
+    variables = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": PASSWORD}
+    return Server(url, variables, RegistrySettings(url=url, basic_auth_file=str(secret)))
 
 
 @retry(retry=retry_if_exception_type(requests.ConnectionError), stop=stop_after_delay(60), wait=wait_fixed(0.2))

@@ -517,6 +517,72 @@ def test_pods_of_a_revision_are_not_all_evicted_at_once(world: World) -> None:
     assert world.api.named("poddisruptionbudgets", NAMESPACE).keys() == {"dspy-gateway", world.revision(2)}
 
 
+@pytest.mark.parametrize("resource", ["deployments", "services", "the program's Service"])
+def test_what_somebody_changed_is_repaired_and_told_once_a_minute_at_most(world: World, resource: str) -> None:
+    name = PROGRAM if resource == "the program's Service" else world.revision(1)
+    resource = resource if resource == "deployments" else "services"
+    before = world.api.get(resource, NAMESPACE, name)
+    assert before is not None
+
+    def change(item: dict[str, Any]) -> None:
+        if resource == "deployments":
+            item["spec"]["template"]["spec"]["containers"][0]["image"] = "evil:1"
+        else:
+            item["spec"]["selector"] = {"app": "evil"}
+
+    for _ in range(2):
+        world.edit(resource, change, name)
+        world.settle(10)
+    repaired = world.events().count("Repaired")
+    assert repaired == 1
+    world.settle(70)
+    after = world.api.get(resource, NAMESPACE, name)
+    assert after is not None
+    assert after["spec"] == before["spec"]
+    assert world.events().count("Repaired") == 2
+
+
+@pytest.mark.steps(QUICK)
+def test_refresh_makes_the_revision_anew_and_releases_it(world: World) -> None:
+    before = world.ledger.stable
+    world.ask("refresh qa-other 1")
+    world.settle(5)
+    assert world.ledger.stable == before
+    assert "does nothing" in world.status["request"]
+    world.ask(f"refresh {before} 2")
+    world.settle(3)
+    assert world.ledger.release is not None
+    world.settle(60, rate=20)
+    after = world.ledger.stable
+    assert after is not None
+    assert after != before
+    assert world.stable == 1, "of the same version"
+    world.edit("dspyprograms", lambda item: item.update(status={}))
+    world.restart_operator()
+    world.settle(30)
+    assert world.ledger.stable == after, "a lost status takes nothing back"
+    assert world.ledger.release is None
+
+
+@pytest.mark.steps(QUICK)
+def test_an_upgrade_replaces_no_gateway_while_a_release_moves(world: World) -> None:
+    def image() -> str:
+        gateway = world.api.get("deployments", NAMESPACE, "dspy-gateway")
+        assert gateway is not None
+        return str(gateway["spec"]["template"]["spec"]["containers"][0]["image"])
+
+    world.publish(2)
+    world.want(2)
+    world.settle_until(lambda: world.weight(2) > 0, 30)
+    world.gateway_image = "gateway:2"
+    world.restart_operator()
+    world.settle(3, rate=20)
+    assert (image(), world.ledger.release is not None) == ("gateway:1", True)
+    world.settle(90, rate=20)
+    assert world.stable == 2
+    assert image() == "gateway:2"
+
+
 # What a stranger's experiments found in the store.
 
 

@@ -111,6 +111,7 @@ class World:
         self.gateways: dict[str, SimulatedGateway] = {}
         self.rate = 0.0
         self.replicas = replicas
+        self.gateway_image = "gateway:1"
         self.reachable = True
         self.leads = True
         self.behind_seconds = 0.0
@@ -305,7 +306,9 @@ class World:
         await self._start_operator()
 
     async def _start_operator(self) -> None:
-        settings = Settings(registries={"default": RegistrySettings(url="http://registry")})
+        settings = Settings(
+            registries={"default": RegistrySettings(url="http://registry")}, gateway_image=self.gateway_image
+        )
         self.parts: Parts = assemble(
             cast("Kube", self.api),
             {"default": self.registry},

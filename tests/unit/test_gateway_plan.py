@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from dspy_contract.routes import FIRST_PORT, LAST_PORT, Port, PortTable
-from dspy_operator.domain.gateway import GatewayPlan, GatewaySnapshot, covers, plan_gateway, ports_of
+from dspy_operator.domain.gateway import GatewayPlan, GatewaySnapshot, is_rolled_out, plan_gateway, ports_of
 from dspy_operator.resources.gateway import KINDS, GatewaySettings, gateway, grace_seconds
 
 SETTINGS = GatewaySettings("image", 2, 630, "token")
@@ -96,12 +99,37 @@ def test_a_strangers_object_is_left_alone_and_the_programs_say_so() -> None:
     assert "Deployment dspy-gateway" in decided.problems["uid-a"].message
 
 
-def test_what_the_api_server_adds_is_no_drift() -> None:
-    assert covers({"a": 1, "defaulted": True, "list": [{"x": 1, "y": 2}]}, {"a": 1, "list": [{"x": 1}]})
-    assert not covers({"list": [{"x": 1}]}, {"list": [{"x": 1}, {"x": 2}]})
-    assert not covers({"a": 2}, {"a": 1})
-
-
 def test_grace_covers_the_longest_request_and_seldom_changes() -> None:
     assert grace_seconds(60) == grace_seconds(300) == 630
     assert grace_seconds(3_600) == 3_660
+
+
+def test_another_version_of_a_gateway_waits_for_its_turn_and_a_hand_is_taken_back_at_once() -> None:
+    table = ports_of(GatewaySnapshot({"uid-a": "a"}, None), 0.0)
+    newer = gateway("ns", replace(SETTINGS, image="newer"), table)
+    waiting = GatewaySnapshot({"uid-a": "a"}, table, {}, existing(table), may_roll=False)
+    decided = plan_gateway(waiting, table, newer, 0.0)
+    assert (decided.apply, decided.wake_after_seconds) == ((), 5.0)
+    rolled = plan_gateway(replace(waiting, may_roll=True), table, newer, 0.0)
+    assert [each["kind"] for each in rolled.apply] == ["Deployment"]
+    edited = existing(table)
+    edited["Deployment"] = {**edited["Deployment"], "spec": {**edited["Deployment"]["spec"], "replicas": 0}}
+    decided = plan_gateway(replace(waiting, existing=edited), table, desired(table), 0.0)
+    assert [each["kind"] for each in decided.apply] == ["Deployment"]
+
+
+@pytest.mark.parametrize(
+    ("status", "rolled_out"),
+    [
+        ({"observedGeneration": 2, "replicas": 2, "updatedReplicas": 2, "availableReplicas": 2}, True),
+        ({"observedGeneration": 1, "replicas": 2, "updatedReplicas": 2, "availableReplicas": 2}, False),
+        ({"observedGeneration": 2, "replicas": 3, "updatedReplicas": 2, "availableReplicas": 2}, False),
+        ({"observedGeneration": 2, "replicas": 2, "updatedReplicas": 2, "availableReplicas": 1}, False),
+        ({}, False),
+    ],
+)
+def test_a_gateway_has_been_replaced_when_all_its_pods_are_new_and_answer(
+    status: dict[str, int], rolled_out: bool
+) -> None:
+    deployment = {"metadata": {"generation": 2}, "spec": {"replicas": 2}, "status": status}
+    assert is_rolled_out(deployment) is rolled_out

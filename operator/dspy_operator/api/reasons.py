@@ -102,6 +102,7 @@ class Reason(StrEnum):
     LOWERED_TOO_LATE = "LoweredTooLate"
     WEIGHT_SET = "WeightSet"
     DRAIN_TIMEOUT = "DrainTimeout"
+    REPAIRED = "Repaired"
     REQUEST_DONE = "RequestDone"
     REQUEST_IGNORED = "RequestIgnored"
     REQUEST_UNKNOWN = "RequestUnknown"

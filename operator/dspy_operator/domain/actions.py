@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from dspy_contract.routes import Routes
 from dspy_operator.domain.snapshot import DesiredRevision, Revision
@@ -29,6 +31,22 @@ class ServeArchive:
     """Makes the Secret with a revision's files again, for which a pod of it waits."""
 
     revision: Revision
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """Applies an object again of which somebody changed a field."""
+
+    manifest: Mapping[str, Any]
+    field: str
+
+
+@dataclass(frozen=True, slots=True)
+class RepairService:
+    """The same for the program's own Service."""
+
+    port: int
+    field: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,5 +93,14 @@ class KeepLostLedger:
 
 
 Action = (
-    KeepLostLedger | CreateRevision | ServeRevision | ServeArchive | WriteRoutes | ApplyService | MarkStable | Delete
+    KeepLostLedger
+    | CreateRevision
+    | ServeRevision
+    | ServeArchive
+    | Repair
+    | RepairService
+    | WriteRoutes
+    | ApplyService
+    | MarkStable
+    | Delete
 )

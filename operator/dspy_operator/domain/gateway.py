@@ -12,7 +12,15 @@ from typing import Any
 
 from dspy_contract.routes import Port, PortTable, next_port
 from dspy_operator.api.reasons import Reason
+from dspy_operator.domain.drift import difference
 from dspy_operator.domain.snapshot import Problem
+
+ROLL_SECONDS = 5.0
+"""How soon a gateway asks again whether it may be replaced."""
+
+CONTENT_ANNOTATION = "dspy.dev/content"
+"""On the gateway's Deployment, a hash of what it should be: it tells another version of the operator from somebody's
+hand, which is taken back at once."""
 
 PORT_REST_SECONDS = 600.0
 """How long the port of a program that is gone is not given to another, whose clients may still know it."""
@@ -36,6 +44,8 @@ class GatewaySnapshot:
     """Our own objects by kind."""
     conflicts: Collection[str] = ()
     """The kinds of which somebody else's object has the gateway's name."""
+    may_roll: bool = True
+    """No release moves here, and no other namespace's gateway is being replaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,31 +90,33 @@ def plan_gateway(snapshot: GatewaySnapshot, table: PortTable, desired: Sequence[
         return GatewayPlan(problems=dict.fromkeys(snapshot.programs, Problem(Reason.GATEWAY_REFUSED, message)))
     resting = [port.freed_at for port in table.ports.values() if port.freed_at is not None]
     full = Problem(Reason.NO_PORT, "All ports of the namespace's gateway are taken: use another namespace")
+    drifted = [each for each in desired if _drifted(snapshot.existing.get(each["kind"]), each)]
+    waiting = [each for each in drifted if not snapshot.may_roll and _rolls(snapshot.existing[each["kind"]], each)]
+    wakes = [*(rest + PORT_REST_SECONDS - now for rest in resting), *(ROLL_SECONDS for _ in waiting)]
     return GatewayPlan(
         create=tuple(each for each in desired if each["kind"] not in snapshot.existing),
-        apply=tuple(each for each in desired if _drifted(snapshot.existing.get(each["kind"]), each)),
+        apply=tuple(each for each in drifted if each not in waiting),
         problems={uid: full for uid in snapshot.programs if uid not in table.ports},
-        wake_after_seconds=min(resting) + PORT_REST_SECONDS - now if resting else None,
+        wake_after_seconds=min(wakes, default=None),
     )
 
 
-def covers(actual: Any, desired: Any) -> bool:
-    """True when an object holds all that is desired; what the API server added beside it does not count."""
-    if isinstance(desired, Mapping):
-        return isinstance(actual, Mapping) and all(
-            key in actual and covers(actual[key], each) for key, each in desired.items()
-        )
-    if isinstance(desired, list | tuple):
-        return (
-            isinstance(actual, list)
-            and len(actual) == len(desired)
-            and all(covers(left, right) for left, right in zip(actual, desired, strict=True))
-        )
-    return bool(actual == desired)
+def is_rolled_out(deployment: Manifest) -> bool:
+    """True when every pod of a Deployment is of its newest template, and can answer."""
+    status, replicas = deployment.get("status", {}), deployment["spec"].get("replicas", 1)
+    seen = status.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 0)
+    counts = (status.get("replicas", 0), status.get("updatedReplicas", 0), status.get("availableReplicas", 0))
+    return seen and counts == (replicas, replicas, replicas)
+
+
+def _rolls(existing: Manifest, desired: Manifest) -> bool:
+    """True for a Deployment that another version of the operator, or other settings, made."""
+    both = [(each["metadata"].get("annotations") or {}).get(CONTENT_ANNOTATION) for each in (existing, desired)]
+    return desired["kind"] == "Deployment" and both[0] != both[1]
 
 
 def _drifted(existing: Manifest | None, desired: Manifest) -> bool:
-    return existing is not None and not covers(existing, desired)
+    return existing is not None and difference(existing, desired) is not None
 
 
 def _recovered(snapshot: GatewaySnapshot) -> dict[str, Port]:

@@ -142,6 +142,8 @@ class Ledger:
     refused: tuple[Refused, ...] = ()
     draining: tuple[Draining, ...] = ()
     history: tuple[Ended, ...] = ()
+    refreshed: int = 0
+    """How often a person asked to make the desired revision anew; part of its name."""
     request: str = ""
     """The request annotation that was handled last."""
     request_outcome: str = ""

@@ -21,6 +21,8 @@ from dspy_operator.domain.actions import (
     Delete,
     KeepLostLedger,
     MarkStable,
+    Repair,
+    RepairService,
     ServeArchive,
     ServeRevision,
     WriteRoutes,
@@ -37,7 +39,8 @@ from dspy_operator.domain.transition import Event
 CHECKPOINT_SECONDS = 10.0
 MOVING_SECONDS = 1.0
 UNREADY_SECONDS = 5.0
-"""How often a program whose stable cannot serve is looked at: what its pods wait for may show by time alone."""
+"""How often a program whose stable cannot serve, or of which somebody changed an object, is looked at: what its pods
+wait for may show by time alone, and an object is not repaired twice within a minute."""
 
 KEPT_REVISIONS = 10
 
@@ -136,7 +139,9 @@ def _assembled(
     ledger, new_status = status.program_status(snapshot, ledger, now, CHECKPOINT_SECONDS)
     rollouts = _rollouts(snapshot, ledger, now)
     wake = MOVING_SECONDS if needs_polling(ledger) or snapshot.service_port is None else None
-    if wake is None and not can_serve(snapshot, ledger.stable):
+    if events:
+        wake = MOVING_SECONDS  # what was decided now may let something else be decided
+    if wake is None and not (can_serve(snapshot, ledger.stable) and _is_unchanged(snapshot)):
         wake = UNREADY_SECONDS
     return Plan(ledger, new_status, urgent, actions, rollouts, events, wake)
 
@@ -208,14 +213,22 @@ def _creations(snapshot: Snapshot, targets: tuple[Target, ...]) -> tuple[Action,
         workload = snapshot.workloads.get(target.revision)
         if workload is None or not _is_as_wanted(workload, target.replicas):
             actions.append(ServeRevision(revision, target.replicas, create=workload is None))
-        if workload is not None and workload.archive_missing:
+            continue
+        if workload.archive_missing:
             actions.append(ServeArchive(revision))
+        deployment = {**revision.deployment, "spec": {**revision.deployment["spec"], "replicas": target.replicas}}
+        pinned: dict[str, Mapping[str, Any]] = {"Deployment": deployment, "Service": revision.service}
+        actions += [Repair(pinned[kind], changed) for kind, changed in workload.changed.items()]
     return tuple(actions)
 
 
 def _is_as_wanted(workload: Workload, replicas: int) -> bool:
     protected = workload.has_budget or replicas <= 1
     return workload.replicas == replicas and workload.service_uid is not None and protected
+
+
+def _is_unchanged(snapshot: Snapshot) -> bool:
+    return not (snapshot.service_changed or any(each.changed for each in snapshot.workloads.values()))
 
 
 def _kept_ledger(snapshot: Snapshot) -> tuple[KeepLostLedger, ...]:
@@ -226,10 +239,13 @@ def _kept_ledger(snapshot: Snapshot) -> tuple[KeepLostLedger, ...]:
     return (KeepLostLedger(content),)
 
 
-def _service(snapshot: Snapshot) -> tuple[ApplyService, ...]:
-    """The program's own Service, once its listener is open and whenever its port is another."""
+def _service(snapshot: Snapshot) -> tuple[ApplyService | RepairService, ...]:
+    """The program's own Service, once its listener is open and whenever it is another than it should be."""
     port = snapshot.gateway.port
-    if port is None or snapshot.service_port == port or not listening(snapshot.gateway, snapshot.program.uid):
+    if port is not None and snapshot.service_port == port:
+        changed = snapshot.service_changed
+        return (RepairService(port, changed),) if changed else ()
+    if port is None or not listening(snapshot.gateway, snapshot.program.uid):
         return ()
     return (ApplyService(port, create=snapshot.service_port is None),)
 

@@ -15,7 +15,11 @@ def recover_ledger(snapshot: Snapshot, now: float) -> Ledger:
     if routes is not None and routes.backends:
         stable, *others = routes.backends
         releases = max(routes.releases, routes.release.id if routes.release else 0)
-        ledger = Ledger(serial=routes.serial, releases=releases, stable=stable.revision, stable_proven=True)
+        known = snapshot.revisions.get(stable.revision)
+        refreshed = known.refreshed if known else 0
+        ledger = Ledger(
+            serial=routes.serial, releases=releases, stable=stable.revision, stable_proven=True, refreshed=refreshed
+        )
         for backend in others:
             ledger = ledger.with_draining(backend.revision)
         for revision in routes.refused:
@@ -24,4 +28,8 @@ def recover_ledger(snapshot: Snapshot, now: float) -> Ledger:
     promoted = {
         name: workload.promoted_at for name, workload in snapshot.workloads.items() if workload.promoted_at is not None
     }
-    return Ledger(stable=max(promoted, key=lambda name: promoted[name]), stable_proven=True) if promoted else Ledger()
+    if not promoted:
+        return Ledger()
+    newest = max(promoted, key=lambda name: promoted[name])
+    known = snapshot.revisions.get(newest)
+    return Ledger(stable=newest, stable_proven=True, refreshed=known.refreshed if known else 0)

@@ -74,6 +74,16 @@ def _retry(ledger: Ledger, snapshot: Snapshot, request: Request, now: float) -> 
     return replace(ledger, refused=kept), (Event(Reason.REQUEST_DONE, message),)
 
 
+def _refresh(ledger: Ledger, snapshot: Snapshot, request: Request, now: float) -> Transition:
+    """Makes the desired revision anew: with the operator's images and registries as they are now, and what its uri
+    means now. It is released like any other."""
+    desired = snapshot.desired_revision
+    if desired is None or desired.name != request.revision:
+        return _ignored(ledger, request, f"what the spec asks for is {desired.name if desired else 'not known'}")
+    message = f"{snapshot.label(request.revision)} is made anew"
+    return replace(ledger, refreshed=ledger.refreshed + 1), (Event(Reason.REQUEST_DONE, message),)
+
+
 def _names_candidate(ledger: Ledger, request: Request) -> bool:
     return ledger.release is not None and ledger.release.candidate == request.revision
 
@@ -91,4 +101,5 @@ VERBS: Mapping[str, Callable[[Ledger, Snapshot, Request, float], Transition]] = 
     "abort": _abort,
     "promote": _promote,
     "retry": _retry,
+    "refresh": _refresh,
 }

@@ -76,6 +76,8 @@ class Revision:
     registry: str = ""
     python: str = ""
     dspy: str = ""
+    refreshed: int = 0
+    """How often a person had asked to make the program's revision anew when it was made."""
     archive_bytes: int = 0
     """Of its archive, which is a Secret; 0 when its pods download the files."""
 
@@ -103,6 +105,8 @@ class Workload:
     uid: str = ""
     service_uid: str | None = ""
     """Of its headless Service; None while there is none."""
+    changed: Mapping[str, str] = field(default_factory=dict)
+    """By kind (Deployment, Service), the first field that somebody changed."""
     has_budget: bool = True
     """It has a PodDisruptionBudget."""
     archive_missing: bool = False
@@ -141,6 +145,8 @@ class Snapshot:
     gateway: Gateway = Gateway()
     service_port: int | None = None
     """The target port of the program's Service; None when there is no Service."""
+    service_changed: str | None = None
+    """The field of the program's Service, other than its port, that somebody changed."""
     name_conflict: str | None = None
     """The kind and name of an object that has a child's name and is not ours."""
 

@@ -35,6 +35,7 @@ RESOURCES = ("DSPyProgram", "DSPyRollout")
 
 _NOISE = "kubectl.kubernetes.io/last-applied-configuration"
 _POD = ("name", "namespace", "uid", "resourceVersion", "labels", "ownerReferences", "deletionTimestamp")
+_COUNTS = ("observedGeneration", "replicas", "updatedReplicas", "availableReplicas")
 _CONTAINER = ("name", "image", "restartCount", "state", "lastState")
 
 
@@ -55,7 +56,10 @@ def project(kind: str, item: Object) -> Object:
         case "Pod":
             return {"metadata": _only(metadata, _POD), "status": _pod_status(status)}
         case "Deployment":
-            return {**item, "metadata": metadata, "status": {"conditions": _conditions(status)}}
+            # How far a gateway has been replaced matters; of programs, their pods tell.
+            counts = () if PROGRAM_LABEL in (metadata.get("labels") or {}) else _COUNTS
+            kept = {"conditions": _conditions(status), **_only(status, counts)}
+            return {**item, "metadata": metadata, "status": kept}
         case "Event":
             about = _only(item.get("involvedObject") or {}, ("name", "uid"))
             return {"metadata": metadata, "involvedObject": about, "message": item.get("message", "")}

@@ -31,17 +31,21 @@ from dspy_operator.domain.actions import (
     Delete,
     KeepLostLedger,
     MarkStable,
+    Repair,
+    RepairService,
     ServeArchive,
     ServeRevision,
     WriteRoutes,
 )
 from dspy_operator.domain.plan import Plan, RolloutStatus
 from dspy_operator.domain.snapshot import Program, Revision
+from dspy_operator.domain.transition import Event
 from dspy_operator.errors import InvalidSpecError, RetryError
 from dspy_operator.kube import cache
 from dspy_operator.kube.events import emit
 from dspy_operator.kube.name_conflicts import NameConflicts
 from dspy_operator.kube.paths import path
+from dspy_operator.kube.repairs import Repairs
 from dspy_operator.resources import program as manifests
 from dspy_operator.resources.revision import archive_secret, disruption_budget, scaled
 
@@ -67,6 +71,7 @@ class Executor:
         self._archive = archive
         self._kube = kube
         self._store = store
+        self.repairs = Repairs()
         self.conflicts = NameConflicts(store.get, self._read, on_conflict)
 
     async def execute(self, program: Program, plan: Plan, now: float) -> None:
@@ -77,14 +82,14 @@ class Executor:
         """
         try:
             for action in plan.urgent:
-                await self._act(program, action)
+                await self._act(program, action, now)
         finally:
             for event in plan.events:
                 await emit(self._kube, program, event, now)
         failures: list[Exception] = []
         for action in plan.actions:
             try:
-                await self._act(program, action)
+                await self._act(program, action, now)
             except ConflictException:
                 raise
             except (ApiException, RetryError, *UNREACHABLE) as error:
@@ -170,7 +175,7 @@ class Executor:
         else:
             self._store.drop(kind, held)
 
-    async def _act(self, program: Program, action: Action) -> None:
+    async def _act(self, program: Program, action: Action, now: float) -> None:
         match action:
             case KeepLostLedger(content):
                 await self._create(program.name, manifests.lost_ledger(program, content))
@@ -191,6 +196,10 @@ class Executor:
                     raise missing
             case ServeArchive(revision):
                 await self._serve_archive(program, revision)
+            case Repair(desired, changed):
+                await self._repair(program, desired, changed, now)
+            case RepairService(port, changed):
+                await self._repair(program, manifests.service(program, port), changed, now)
             case WriteRoutes(routes, version):
                 await self._write_routes(program, routes, version)
             case ApplyService(port, create):
@@ -201,6 +210,31 @@ class Executor:
                 await self._send("PATCH", {"kind": "Deployment", "metadata": metadata}, content_type=MERGE)
             case Delete(kind, name, uid):
                 await self.delete(kind, program.namespace, name, uid)
+
+    async def _repair(self, program: Program, manifest: Mapping[str, Any], changed: str, now: float) -> None:
+        """Applies an object again, first in a way that makes the API server name who changed it."""
+        kind, name = manifest["kind"], manifest["metadata"]["name"]
+        before = self._store.get(kind, program.namespace, name)
+        if before is None or not self.repairs.is_due(before):
+            return
+        writer = ""
+        try:
+            await self._send("PATCH", manifest, content_type=APPLY)
+        except ConflictException as error:
+            writer = f" ({api_message(error)})"
+            await self._send("PATCH", manifest, {"force": True}, content_type=APPLY)
+        after = self._store.get(kind, program.namespace, name)
+        selector = manifest["spec"].get("selector", {})
+        if after is not None and kind == "Service" and after["spec"].get("selector") != selector:
+            # Applying takes no label out of a selector that somebody else put in.
+            spec = {"selector": _replacing(after["spec"].get("selector", {}), selector)}
+            await self._send(
+                "PATCH", {"kind": kind, "metadata": manifest["metadata"], "spec": spec}, content_type=MERGE
+            )
+            after = self._store.get(kind, program.namespace, name)
+        if after is not None and self.repairs.record(before, after):
+            message = f"{kind} {name}: somebody changed {changed}, which is as it was again{writer}"
+            await emit(self._kube, program, Event(Reason.REPAIRED, message, warning=True), now)
 
     async def _protect(self, program: Program, revision: Revision) -> None:
         deployment = self._store.get("Deployment", program.namespace, revision.name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +28,7 @@ from dspy_operator.api.program import ProgramSpec
 from dspy_operator.api.reasons import Reason
 from dspy_operator.api.rollout import Policy, ProgramRef, RolloutSpec, Strategy, policies_of
 from dspy_operator.domain.ledger import Ledger
+from dspy_operator.domain.recovery import recover_ledger
 from dspy_operator.domain.snapshot import (
     DesiredRevision,
     Gateway,
@@ -42,9 +43,10 @@ from dspy_operator.domain.stored_ledger import newer, read_ledger
 from dspy_operator.errors import InvalidSpecError
 from dspy_operator.gateway_poller import Poller
 from dspy_operator.kube.archives import Archives
-from dspy_operator.kube.name_conflicts import NameConflicts
+from dspy_operator.kube.execute import Executor
 from dspy_operator.kube.pods import workload
 from dspy_operator.registry.follower import Follower
+from dspy_operator.resources import program as manifests
 from dspy_operator.resources.revision import Runtime, controller_revision, read_revision, revision_name, version_of
 from dspy_operator.settings import Settings
 
@@ -61,13 +63,14 @@ class Observer:
         follower: Follower,
         poller: Poller,
         gateway_problems: Mapping[str, Problem],
-        conflicts: NameConflicts,
+        executor: Executor,
         archives: Archives,
         settings: Settings,
     ) -> None:
         self._store = store
         self._gateway_problems = gateway_problems
-        self._conflicts = conflicts
+        self._conflicts = executor.conflicts
+        self._repairs = executor.repairs
         self._archives = archives
         self._follower = follower
         self._poller = poller
@@ -90,30 +93,65 @@ class Observer:
         program = read_program(manifest, latest)
         conflicts = await self._conflicts.current(namespace, name)
         revisions, deployments, services = (
-            _owned(program, self._store.list(kind, namespace, name))
+            {item["metadata"]["name"]: item for item in _owned(program, self._store.list(kind, namespace, name))}
             for kind in ("ControllerRevision", "Deployment", "Service")
         )
-        pods = self._store.list("Pod", namespace, name)
-        budgets = {item["metadata"]["name"] for item in self._store.list("PodDisruptionBudget", namespace, name)}
-        revisions_by_name = {item["metadata"]["name"]: read_revision(item) for item in revisions}
-        mounts = self._failed_mounts(namespace, pods)
-        services_by_name = {item["metadata"]["name"]: item for item in services}
+        found = {revision: read_revision(item) for revision, item in revisions.items()}
         routes_map = self._ours(program, "ConfigMap", routes_name(name))
         ports = read_ports(self._store.get("ConfigMap", namespace, GATEWAY_NAME)) or PortTable()
-        return Snapshot(
+        snapshot = Snapshot(
             program=program,
             policies=self.policies(namespace, name),
-            desired=self._desired(program, revisions_by_name),
-            revisions=revisions_by_name,
-            workloads=_workloads(deployments, pods, services_by_name, budgets, mounts, now),
+            revisions=found,
+            workloads=self._workloads(program, found, deployments, services, now),
             routes=read_routes(routes_map),
             routes_version=routes_map["metadata"]["resourceVersion"] if routes_map else None,
             gateway=self._gateway(namespace, program.uid, ports),
-            service_port=target_port(services_by_name.get(name)),
+            service_port=target_port(services.get(name)),
+            service_changed=self._service_changed(program, services.get(name)),
             name_conflict=" ".join(conflicts[0]) if conflicts else None,
         )
+        refreshed = (program.ledger or recover_ledger(snapshot, now)).refreshed
+        return replace(snapshot, desired=self._desired(program, found, refreshed))
 
-    def _desired(self, program: Program, existing: Mapping[str, Revision]) -> DesiredRevision | Problem:
+    def _workloads(
+        self,
+        program: Program,
+        revisions: Mapping[str, Revision],
+        deployments: Mapping[str, Object],
+        services: Mapping[str, Object],
+        now: float,
+    ) -> dict[str, Workload]:
+        """What serves each revision, by its name."""
+        pods = self._store.list("Pod", program.namespace, program.name)
+        budgets = self._store.list("PodDisruptionBudget", program.namespace, program.name)
+        protected = {item["metadata"]["name"] for item in budgets}
+        mounts = self._failed_mounts(program.namespace, pods)
+        found = {}
+        for name, deployment in deployments.items():
+            if deployment["metadata"].get("deletionTimestamp"):
+                continue
+            own = [pod for pod in pods if pod["metadata"]["labels"].get(REVISION_LABEL) == name]
+            seen = workload(deployment, own, mounts, services.get(name), now)
+            changed = self._changed(revisions.get(name), deployment, services.get(name))
+            found[name] = replace(seen, has_budget=name in protected, changed=changed)
+        return found
+
+    def _changed(self, revision: Revision | None, deployment: Object, service: Object | None) -> dict[str, str]:
+        """What somebody changed in a revision's objects, by kind."""
+        if revision is None:
+            return {}
+        pairs = {"Deployment": (deployment, revision.deployment), "Service": (service, revision.service)}
+        fields = {kind: self._repairs.field(item, pinned) for kind, (item, pinned) in pairs.items() if item}
+        return {kind: changed for kind, changed in fields.items() if changed}
+
+    def _service_changed(self, program: Program, service: Object | None) -> str | None:
+        port = target_port(service)
+        if service is None or port is None:
+            return None
+        return self._repairs.field(service, manifests.service(program, port))
+
+    def _desired(self, program: Program, existing: Mapping[str, Revision], refreshed: int) -> DesiredRevision | Problem:
         model = program.spec.model
         if model.registry not in self._follower.sources:
             names = ", ".join(sorted(self._follower.sources)) or "none"
@@ -122,7 +160,9 @@ class Observer:
                 f"spec.model.registry {model.registry!r} is not configured in the operator; known: {names}",
             )
         known = {
-            each.model_uri: version_of(each) for each in existing.values() if each.registry in ("", model.registry)
+            each.model_uri: version_of(each)
+            for each in existing.values()
+            if each.registry in ("", model.registry) and each.refreshed == refreshed
         }
         version: Version | Problem
         if model.uri in known:
@@ -137,7 +177,7 @@ class Observer:
                 return Problem(error.reason, error.message)
         if isinstance(version, Problem):
             return version
-        name = revision_name(program.name, program.spec, version)
+        name = revision_name(program.name, program.spec, version, refreshed)
         if name in existing:
             return DesiredRevision(existing[name], {})
         mismatch = _mismatch(program.spec, version, self._settings)
@@ -147,7 +187,7 @@ class Observer:
         registry_url = self._follower.sources[model.registry].url
         archived = self._archives.takes(program.namespace, version.archive_bytes)
         runtime = Runtime(self._settings.runtime_image.format(python=python), registry_url, archived)
-        manifest = controller_revision(program, name, version, runtime)
+        manifest = controller_revision(program, name, version, runtime, refreshed)
         return DesiredRevision(read_revision(manifest), manifest)
 
     def _gateway(self, namespace: str, uid: str, table: PortTable) -> Gateway:
@@ -222,25 +262,6 @@ def _policy(item: Object) -> Policy:
         metadata["resourceVersion"],
         unreadable,
     )
-
-
-def _workloads(
-    deployments: list[Object],
-    pods: list[Object],
-    services: Mapping[str, Object],
-    budgets: Collection[str],
-    mounts: Mapping[str, str],
-    now: float,
-) -> dict[str, Workload]:
-    found = {}
-    for deployment in deployments:
-        revision = deployment["metadata"]["labels"].get(REVISION_LABEL, deployment["metadata"]["name"])
-        if deployment["metadata"].get("deletionTimestamp"):
-            continue
-        own = [pod for pod in pods if pod["metadata"]["labels"].get(REVISION_LABEL) == revision]
-        seen = workload(deployment, own, mounts, services.get(revision), now)
-        found[revision] = replace(seen, has_budget=revision in budgets)
-    return found
 
 
 def _creating(pod: Object) -> bool:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Set
 
 from dspy_contract.logs import Logger
-from dspy_contract.routes import GATEWAY_NAME, PROGRAM_LABEL
+from dspy_contract.routes import GATEWAY_NAME, PROGRAM_LABEL, TOTAL_WEIGHT
 from dspy_kube.client import Object
 from dspy_kube.store import Store
 from dspy_operator.api.names import FIELD_MANAGER, GATEWAY_LABEL, MANAGED_BY_LABEL
 from dspy_operator.api.program import Serving
-from dspy_operator.domain.gateway import GatewayPlan, GatewaySnapshot, plan_gateway, ports_of
+from dspy_operator.api.reasons import Reason
+from dspy_operator.domain.gateway import GatewayPlan, GatewaySnapshot, is_rolled_out, plan_gateway, ports_of
 from dspy_operator.domain.snapshot import Problem
 from dspy_operator.kube.execute import Executor
-from dspy_operator.kube.observe import read_ports, target_port
+from dspy_operator.kube.observe import read_ports, read_routes, target_port
 from dspy_operator.resources import gateway as manifests
 from dspy_operator.resources.gateway import GatewaySettings
 from dspy_operator.settings import Settings
 
+LONGEST_ROLL_SECONDS = 600.0
 log = Logger(__name__)
 
 
@@ -31,6 +34,7 @@ class GatewayReconciler:
         self._settings = settings
         self._token = token
         self.problems: dict[str, Problem] = {}
+        self._rolling_since: dict[str, float] = {}
 
     async def work(self, namespace: str, now: float) -> tuple[float | None, set[str]]:
         """One pass. Returns when to look again, and the names of the programs whose problem has changed."""
@@ -60,7 +64,32 @@ class GatewayReconciler:
             service_ports={} if table else self._service_ports(namespace),
             existing=existing,
             conflicts=conflicts | (found.keys() - existing.keys()),
+            may_roll=not self._is_releasing(namespace) and not self._rolls_elsewhere(namespace),
         )
+
+    def _is_releasing(self, namespace: str) -> bool:
+        """True while a candidate of the namespace has traffic, other than one that waits for newer gateways."""
+        for item in self._store.list("ConfigMap", namespace):
+            routes = read_routes(item)
+            if routes is None or routes.release is None or routes.weight(routes.release.stable) == TOTAL_WEIGHT:
+                continue
+            program = self._store.get("DSPyProgram", namespace, routes.program) or {}
+            release = ((program.get("status") or {}).get("release") or {}).get("release") or {}
+            if (release.get("paused") or {}).get("reason") != Reason.GATEWAY_TOO_OLD:
+                return True
+        return False
+
+    def _rolls_elsewhere(self, namespace: str) -> bool:
+        """True while another namespace's gateway is being replaced, for at most LONGEST_ROLL_SECONDS: an image that
+        cannot run is met once, and a namespace that is ill holds up the others for a while only."""
+        now = asyncio.get_running_loop().time()
+        rolling = {
+            item["metadata"]["namespace"]
+            for item in self._store.list("Deployment", None, "")
+            if item["metadata"]["name"] == GATEWAY_NAME and not is_rolled_out(item)
+        } - {namespace}
+        self._rolling_since = {each: self._rolling_since.get(each, now) for each in rolling}
+        return any(now - since < LONGEST_ROLL_SECONDS for since in self._rolling_since.values())
 
     def _service_ports(self, namespace: str) -> dict[str, int]:
         ports = {}

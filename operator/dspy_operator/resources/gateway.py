@@ -4,6 +4,8 @@ port table."""
 from __future__ import annotations
 
 import base64
+import hashlib
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +23,7 @@ from dspy_contract.routes import (
     dump,
 )
 from dspy_operator.api.names import FIELD_MANAGER, GATEWAY_CLUSTER_ROLE, GATEWAY_LABEL, MANAGED_BY_LABEL, NAME_LABEL
+from dspy_operator.domain.gateway import CONTENT_ANNOTATION
 
 FOLDER = "/run/dspy-gateway"
 GRACES_SECONDS = (630, 3_660)
@@ -89,8 +92,15 @@ def gateway(namespace: str, settings: GatewaySettings, table: PortTable) -> list
             "data": {TOKEN_KEY: base64.b64encode(settings.token.encode()).decode()},
         },
         port_table(namespace, table),
-        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": _deployment(settings)},
+        _annotated(
+            {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": _deployment(settings)}
+        ),
     ]
+
+
+def _annotated(deployment: Manifest) -> Manifest:
+    content = hashlib.sha256(json.dumps(deployment, sort_keys=True).encode()).hexdigest()[:16]
+    return {**deployment, "metadata": {**deployment["metadata"], "annotations": {CONTENT_ANNOTATION: content}}}
 
 
 def grace_seconds(longest_request_seconds: int) -> int:

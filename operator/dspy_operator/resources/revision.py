@@ -50,8 +50,9 @@ class Runtime:
     archived: bool
 
 
-def revision_name(program: str, spec: ProgramSpec, version: Version) -> str:
-    """`<program>-<hash8>` over what the spec says that is no default, and the version's identity.
+def revision_name(program: str, spec: ProgramSpec, version: Version, refreshed: int = 0) -> str:
+    """`<program>-<hash8>` over what the spec says that is no default, the version's identity, and how often a person
+    asked to make the revision anew.
 
     The names in it are those of PROJECTION, which stay when the API's change: an upgrade of the operator, a field that
     gets another name, and a default that is written down start no release.
@@ -63,11 +64,14 @@ def revision_name(program: str, spec: ProgramSpec, version: Version) -> str:
         "spec": settings,
         "modelId": version.model_id,
         "digest": version.digest,
+        **({"refreshed": refreshed} if refreshed else {}),
     }
     return f"{program}-{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]}"
 
 
-def controller_revision(program: Program, name: str, version: Version, runtime: Runtime) -> Manifest:
+def controller_revision(
+    program: Program, name: str, version: Version, runtime: Runtime, refreshed: int = 0
+) -> Manifest:
     """The ControllerRevision of a version with the program's settings as they are now."""
     labels = _labels(program.name, name)
     data = {
@@ -82,6 +86,7 @@ def controller_revision(program: Program, name: str, version: Version, runtime: 
         "python": version.python,
         "dspy": version.dspy,
         "lm": program.spec.lm.model,
+        "refreshed": refreshed,
         "timeoutSeconds": program.spec.serving.timeout_seconds,
         "deployment": _deployment(program, name, version, runtime),
         "service": _headless_service(program, name),
@@ -118,6 +123,7 @@ def read_revision(manifest: Mapping[str, Any]) -> Revision:
         python=data["python"],
         dspy=data.get("dspy", ""),
         archive_bytes=data["model"].get("archiveBytes", 0),
+        refreshed=data.get("refreshed", 0),
     )
 
 
