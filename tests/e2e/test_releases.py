@@ -327,6 +327,29 @@ def test_what_somebody_changed_is_repaired_and_its_writer_named(world: World, ve
     assert "somebody changed .spec.selector" in by_selector
 
 
+def test_under_default_deny_predictions_come_through_the_gateway_only(world: World, versions: dict[str, str]) -> None:
+    spec = {"podSelector": {}, "policyTypes": ["Ingress"]}
+    deny = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "deny"}, "spec": spec}
+    world.apply(deny, program(NAME, versions["good"]))
+    world.wait_condition(NAME, "Available", "True")
+    with world.traffic(NAME) as traffic:
+        world.wait(lambda: len(traffic.answers) >= 20, "twenty answers")
+    assert not traffic.failed()
+    (pod,) = world.names("pods", f"dspy.dev/program={NAME}")
+    address = world.get("pod", pod)["status"]["podIP"]
+    ask = f"""
+import urllib.error, urllib.request
+try:
+    print(urllib.request.urlopen('http://{address}:8080/schema', timeout=3).status)
+except (TimeoutError, urllib.error.URLError) as error:
+    print(error)
+"""
+    told = kubectl(world.cluster, "exec", "-n", SYSTEM, "deploy/client", "--", "python", "-c", ask)
+    if told.strip() == "200":
+        pytest.skip("this cluster's network enforces no policies: that nobody else reaches the pods was not seen")
+    assert "timed out" in told
+
+
 def test_a_strangers_service_is_not_taken_over(world: World, versions: dict[str, str]) -> None:
     world.kubectl("create", "service", "clusterip", NAME, "--tcp=80:80")
     world.apply(program(NAME, versions["good"]))
