@@ -37,7 +37,7 @@ class _Entry:
 
 
 @dataclass(slots=True)
-class _Shelf:
+class _Place:
     """The objects of one kind in one namespace, and their names by group."""
 
     entries: dict[str, _Entry] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class Store:
         self._on_change = on_change
         self._project = project
         self._group = group
-        self._shelves: defaultdict[str, dict[str, _Shelf]] = defaultdict(dict)
+        self._shelves: defaultdict[str, dict[str, _Place]] = defaultdict(dict)
         self._tombstones: dict[str, int] = {}
 
     def get(self, kind: str, namespace: str, name: str) -> Object | None:
@@ -78,7 +78,7 @@ class Store:
         metadata, version = item["metadata"], _version(item)
         if version <= self._tombstones.get(metadata["uid"], -1):
             return
-        shelf = self._shelves[kind].setdefault(metadata["namespace"], _Shelf())
+        shelf = self._shelves[kind].setdefault(metadata["namespace"], _Place())
         before = shelf.entries.get(metadata["name"])
         if before is not None and before.version >= version:
             return
@@ -139,7 +139,27 @@ class Store:
             del self._tombstones[next(iter(self._tombstones))]
 
 
-def _leave(shelf: _Shelf, group: str, name: str) -> None:
+class Shelf:
+    """The store as a watch of one kind sees it."""
+
+    def __init__(self, store: Store, kind: str) -> None:
+        self._store = store
+        self._kind = kind
+
+    def put(self, item: Object) -> None:
+        """An object is there."""
+        self._store.put(self._kind, item)
+
+    def forget(self, item: Object) -> None:
+        """An object went."""
+        self._store.forget(self._kind, item)
+
+    def keep(self, found: Collection[Name], version: str) -> None:
+        """Only these are there."""
+        self._store.keep(self._kind, found, version)
+
+
+def _leave(shelf: _Place, group: str, name: str) -> None:
     del shelf.groups[group][name]
     if not shelf.groups[group]:
         del shelf.groups[group]

@@ -6,13 +6,13 @@ Two speeds: the guard has a queue and workers of its own, and never waits for a 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from dspy_contract.logs import Logger
 from dspy_contract.state import Interest
 from dspy_kube.client import Kube, Object
-from dspy_kube.store import Name, Store
+from dspy_kube.store import Shelf, Store
 from dspy_kube.watch import Watch
 from dspy_operator.agent_client import Agents
 from dspy_operator.domain.snapshot import Revision
@@ -110,7 +110,7 @@ def assemble(
         return Interest(guarding, programs.kept(namespace, program).get(series, 0))
 
     def watch(kind: str, query: Mapping[str, str]) -> Watch:
-        sink = _Shelves(store, kind)
+        sink = Shelf(store, kind)
         return Watch(kube, path(kind, settings.namespace), query, sink, bookmarks=kind != "Event")
 
     async def archive(revision: Revision) -> bytes | None:
@@ -169,23 +169,3 @@ def _same_wish(before: Object | None, after: Object | None) -> bool:
         return False
     fields = ("generation", "deletionTimestamp", "uid")
     return all(before["metadata"].get(name) == after["metadata"].get(name) for name in fields)
-
-
-class _Shelves:
-    """Where a watch of one kind puts what it learns."""
-
-    def __init__(self, store: Store, kind: str) -> None:
-        self._store = store
-        self._kind = kind
-
-    def put(self, item: Object) -> None:
-        """An object is there."""
-        self._store.put(self._kind, item)
-
-    def forget(self, item: Object) -> None:
-        """An object went."""
-        self._store.forget(self._kind, item)
-
-    def keep(self, found: Collection[Name], version: str) -> None:
-        """Only these are there."""
-        self._store.keep(self._kind, found, version)

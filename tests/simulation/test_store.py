@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import pytest
 
 from dspy_kube.client import Kube, Object
-from dspy_kube.store import Name, Store
+from dspy_kube.store import Shelf, Store
 from dspy_kube.watch import HistoryError, Watch
 from dspy_operator.kube.paths import path
 from tests.simulation.api import ApiServer, refusal
@@ -86,22 +86,6 @@ def test_what_is_kept_and_by_which_word_it_is_found() -> None:
     assert (store.list("ConfigMap", "ns", "1"), len(store.list("ConfigMap", "ns", "3"))) == ([], 1)
 
 
-class Shelf:
-    """The sink of a watch of ConfigMaps."""
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-
-    def put(self, item: Object) -> None:
-        self.store.put("ConfigMap", item)
-
-    def forget(self, item: Object) -> None:
-        self.store.forget("ConfigMap", item)
-
-    def keep(self, found: Collection[Name], version: str) -> None:
-        self.store.keep("ConfigMap", found, version)
-
-
 def test_a_watch_follows_forgets_on_relist_and_survives_faults() -> None:
     loop = VirtualLoop()
     asyncio.set_event_loop(loop)
@@ -110,7 +94,7 @@ def test_a_watch_follows_forgets_on_relist_and_survives_faults() -> None:
         api, store = ApiServer(), Store()
         api.put("configmaps", {"metadata": {"name": "a", "namespace": "ns", "labels": {"dspy.dev/routes": "true"}}})
         selector = {"labelSelector": "dspy.dev/routes"}
-        watch = Watch(cast("Kube", api), path("ConfigMap", None), selector, Shelf(store))
+        watch = Watch(cast("Kube", api), path("ConfigMap", None), selector, Shelf(store, "ConfigMap"))
         running = asyncio.create_task(watch.run())
         await watch.listed.wait()
         labels: dict[str, Any] = {"dspy.dev/routes": "true"}
@@ -136,7 +120,9 @@ def watched(story: Callable[[ApiServer, Watch, Store, VirtualLoop], Awaitable[No
     asyncio.set_event_loop(loop)
     api, store = ApiServer(), Store()
     api.put("configmaps", {"metadata": {"name": "a", "namespace": "ns", "labels": {"dspy.dev/routes": "true"}}})
-    watch = Watch(cast("Kube", api), path("ConfigMap", None), {"labelSelector": "dspy.dev/routes"}, Shelf(store))
+    watch = Watch(
+        cast("Kube", api), path("ConfigMap", None), {"labelSelector": "dspy.dev/routes"}, Shelf(store, "ConfigMap")
+    )
     loop.run_until_complete(story(api, watch, store, loop))
     loop.close()
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from dspy_contract.routes import Routes
 from dspy_operator.domain.snapshot import DesiredRevision, Revision
@@ -35,9 +33,11 @@ class ServeArchive:
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """Applies an object again of which somebody changed a field."""
+    """Applies a revision's Deployment (with that many replicas) or Service again, of which somebody changed a field."""
 
-    manifest: Mapping[str, Any]
+    kind: str
+    revision: Revision
+    replicas: int
     field: str
 
 

@@ -216,9 +216,7 @@ def _creations(snapshot: Snapshot, targets: tuple[Target, ...]) -> tuple[Action,
             continue
         if workload.archive_missing:
             actions.append(ServeArchive(revision))
-        deployment = {**revision.deployment, "spec": {**revision.deployment["spec"], "replicas": target.replicas}}
-        pinned: dict[str, Mapping[str, Any]] = {"Deployment": deployment, "Service": revision.service}
-        actions += [Repair(pinned[kind], changed) for kind, changed in workload.changed.items()]
+        actions += [Repair(kind, revision, target.replicas, changed) for kind, changed in workload.changed.items()]
     return tuple(actions)
 
 

@@ -196,8 +196,9 @@ class Executor:
                     raise missing
             case ServeArchive(revision):
                 await self._serve_archive(program, revision)
-            case Repair(desired, changed):
-                await self._repair(program, desired, changed, now)
+            case Repair(kind, revision, replicas, changed):
+                pinned = scaled(revision.deployment, replicas) if kind == "Deployment" else revision.service
+                await self._repair(program, pinned, changed, now)
             case RepairService(port, changed):
                 await self._repair(program, manifests.service(program, port), changed, now)
             case WriteRoutes(routes, version):

@@ -44,7 +44,7 @@ from dspy_operator.errors import InvalidSpecError
 from dspy_operator.gateway_poller import Poller
 from dspy_operator.kube.archives import Archives
 from dspy_operator.kube.execute import Executor
-from dspy_operator.kube.pods import workload
+from dspy_operator.kube.pods import container_statuses, workload
 from dspy_operator.registry.follower import Follower
 from dspy_operator.resources import program as manifests
 from dspy_operator.resources.revision import Runtime, controller_revision, read_revision, revision_name, version_of
@@ -265,11 +265,7 @@ def _policy(item: Object) -> Policy:
 
 
 def _creating(pod: Object) -> bool:
-    status = pod.get("status", {})
-    waiting = [
-        ((each.get("state") or {}).get("waiting") or {}).get("reason")
-        for each in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ()))
-    ]
+    waiting = [((each.get("state") or {}).get("waiting") or {}).get("reason") for each in container_statuses(pod)]
     return any(reason in ("ContainerCreating", "PodInitializing") for reason in waiting)
 
 

@@ -68,9 +68,13 @@ def _promoted_at(deployment: Object) -> float | None:
 
 
 def _container(pod: Object, name: str = CONTAINER) -> Object:
+    return next((status for status in container_statuses(pod) if status["name"] == name), {})
+
+
+def container_statuses(pod: Object) -> list[Object]:
+    """Of a pod's init containers and containers."""
     status = pod.get("status", {})
-    statuses = (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ()))
-    return next((status for status in statuses if status["name"] == name), {})
+    return [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
 
 
 def _restarts(pod: Object) -> int:

@@ -24,6 +24,7 @@ from dspy_contract.routes import (
 )
 from dspy_operator.api.names import FIELD_MANAGER, GATEWAY_CLUSTER_ROLE, GATEWAY_LABEL, MANAGED_BY_LABEL, NAME_LABEL
 from dspy_operator.domain.gateway import CONTENT_ANNOTATION
+from dspy_operator.resources.pods import RESTRICTED, spread_over_nodes
 
 FOLDER = "/run/dspy-gateway"
 GRACES_SECONDS = (630, 3_660)
@@ -160,14 +161,7 @@ def _pod(settings: GatewaySettings) -> Manifest:
         },
         "initContainers": [_agent(settings)],
         "containers": [_envoy(settings)],
-        "topologySpreadConstraints": [
-            {
-                "maxSkew": 1,
-                "topologyKey": "kubernetes.io/hostname",
-                "whenUnsatisfiable": "ScheduleAnyway",
-                "labelSelector": {"matchLabels": {GATEWAY_LABEL: "true"}},
-            }
-        ],
+        "topologySpreadConstraints": spread_over_nodes({GATEWAY_LABEL: "true"}),
         "volumes": [
             {"name": "run", "emptyDir": {}},
             {"name": "tmp", "emptyDir": {}},
@@ -231,11 +225,7 @@ def _container(name: str, image: str) -> Manifest:
     return {
         "name": name,
         "image": image,
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": RESTRICTED,
         "volumeMounts": [
             {"name": "run", "mountPath": FOLDER},
             {"name": "tmp", "mountPath": "/tmp"},

@@ -19,6 +19,7 @@ from dspy_operator.api.convert import to_dict
 from dspy_operator.api.names import API_VERSION, FIELD_MANAGER, MANAGED_BY_LABEL, NAME_LABEL
 from dspy_operator.api.program import NOT_IN_REVISION, ProgramSpec
 from dspy_operator.domain.snapshot import Program, Revision, Version
+from dspy_operator.resources.pods import RESTRICTED, spread_over_nodes
 
 PRE_STOP_SECONDS = 2
 """Longer than an endpoint takes to leave every gateway, so that no request meets a pod that has stopped."""
@@ -31,11 +32,6 @@ ARTIFACT_FOLDER = "/var/run/dspy/artifact"
 ARCHIVE = "model.tar.gz"
 CONTAINER = "runtime"
 FETCH_CONTAINER = "fetch"
-_SECURITY = {
-    "allowPrivilegeEscalation": False,
-    "readOnlyRootFilesystem": True,
-    "capabilities": {"drop": ["ALL"]},
-}
 
 Manifest = dict[str, Any]
 
@@ -73,7 +69,6 @@ def controller_revision(
     program: Program, name: str, version: Version, runtime: Runtime, refreshed: int = 0
 ) -> Manifest:
     """The ControllerRevision of a version with the program's settings as they are now."""
-    labels = _labels(program.name, name)
     data = {
         "model": {
             "registry": program.spec.model.registry,
@@ -94,12 +89,7 @@ def controller_revision(
     return {
         "apiVersion": "apps/v1",
         "kind": "ControllerRevision",
-        "metadata": {
-            "name": name,
-            "namespace": program.namespace,
-            "labels": labels,
-            "ownerReferences": [owner(program)],
-        },
+        "metadata": _metadata(program, name),
         "data": data,
         "revision": int(version.number) if version.number.isdigit() else 0,
     }
@@ -135,17 +125,10 @@ def version_of(revision: Revision) -> Version:
 
 def archive_secret(revision: Revision, controller_revision: Mapping[str, Any], archive: bytes) -> Manifest:
     """The Secret with a revision's files, which goes with its ControllerRevision."""
-    metadata = controller_revision["metadata"]
-    owner_of = {"apiVersion": "apps/v1", "kind": "ControllerRevision", "name": revision.name, "uid": metadata["uid"]}
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": {
-            "name": archive_name(revision.name),
-            "namespace": metadata["namespace"],
-            "labels": metadata["labels"],
-            "ownerReferences": [owner_of],
-        },
+        "metadata": _metadata_below("ControllerRevision", controller_revision, archive_name(revision.name)),
         "immutable": True,
         "data": {ARCHIVE: base64.b64encode(archive).decode()},
     }
@@ -179,23 +162,37 @@ def _labels(program: str, revision: str) -> dict[str, str]:
     return {NAME_LABEL: program, MANAGED_BY_LABEL: FIELD_MANAGER, PROGRAM_LABEL: program, REVISION_LABEL: revision}
 
 
+def _metadata(program: Program, name: str) -> Manifest:
+    return {
+        "name": name,
+        "namespace": program.namespace,
+        "labels": _labels(program.name, name),
+        "ownerReferences": [owner(program)],
+    }
+
+
+def _metadata_below(kind: str, parent: Mapping[str, Any], name: str) -> Manifest:
+    """Of an object that goes with another of the revision's; one that was listed does not say its kind."""
+    metadata = parent["metadata"]
+    reference = {"apiVersion": "apps/v1", "kind": kind, "name": metadata["name"], "uid": metadata["uid"]}
+    return {
+        "name": name,
+        "namespace": metadata["namespace"],
+        "labels": metadata["labels"],
+        "ownerReferences": [reference],
+    }
+
+
 def disruption_budget(revision: Revision, deployment: Mapping[str, Any]) -> Manifest:
     """At most one pod of a revision may be evicted at once. It goes with the Deployment.
 
     One of a single pod needs none, and a budget of the program would count a candidate that never gets ready against
     stable.
     """
-    metadata = deployment["metadata"]
-    owner_of = {"apiVersion": "apps/v1", "kind": "Deployment", "name": revision.name, "uid": metadata["uid"]}
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
-        "metadata": {
-            "name": revision.name,
-            "namespace": metadata["namespace"],
-            "labels": metadata["labels"],
-            "ownerReferences": [owner_of],
-        },
+        "metadata": _metadata_below("Deployment", deployment, revision.name),
         "spec": {
             "maxUnavailable": 1,
             "unhealthyPodEvictionPolicy": "AlwaysAllow",
@@ -206,16 +203,10 @@ def disruption_budget(revision: Revision, deployment: Mapping[str, Any]) -> Mani
 
 def _headless_service(program: Program, name: str) -> Manifest:
     """Only for its EndpointSlices, which tell the gateways where the pods are."""
-    labels = _labels(program.name, name)
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": {
-            "name": name,
-            "namespace": program.namespace,
-            "labels": labels,
-            "ownerReferences": [owner(program)],
-        },
+        "metadata": _metadata(program, name),
         "spec": {
             "clusterIP": "None",
             "selector": {REVISION_LABEL: name},
@@ -230,12 +221,7 @@ def _deployment(program: Program, name: str, version: Version, runtime: Runtime)
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": {
-            "name": name,
-            "namespace": program.namespace,
-            "labels": labels,
-            "ownerReferences": [owner(program)],
-        },
+        "metadata": _metadata(program, name),
         "spec": {
             "selector": {"matchLabels": {REVISION_LABEL: name}},
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
@@ -261,7 +247,8 @@ def _pod_spec(spec: ProgramSpec, name: str, version: Version, runtime: Runtime) 
         "nodeSelector": dict(pod.node_selector),
         "tolerations": [*map(dict, pod.tolerations)],
         "affinity": dict(pod.affinity),
-        "topologySpreadConstraints": [*map(dict, pod.topology_spread_constraints)] or _spread(name),
+        "topologySpreadConstraints": [*map(dict, pod.topology_spread_constraints)]
+        or spread_over_nodes({REVISION_LABEL: name}),
         "priorityClassName": pod.priority_class_name,
         "serviceAccountName": pod.service_account_name,
         "imagePullSecrets": [*map(dict, pod.image_pull_secrets)],
@@ -278,19 +265,6 @@ def _pod_spec(spec: ProgramSpec, name: str, version: Version, runtime: Runtime) 
     }
 
 
-def _spread(name: str) -> list[Manifest]:
-    """Over nodes, as far as there are any."""
-    selector = {"matchLabels": {REVISION_LABEL: name}}
-    return [
-        {
-            "maxSkew": 1,
-            "topologyKey": "kubernetes.io/hostname",
-            "whenUnsatisfiable": "ScheduleAnyway",
-            "labelSelector": selector,
-        }
-    ]
-
-
 def _fetch(spec: ProgramSpec, version: Version, runtime: Runtime) -> Manifest:
     """Downloads the version's files. It alone knows the registry and its credentials, and waits for it without end."""
     variables = {
@@ -304,7 +278,7 @@ def _fetch(spec: ProgramSpec, version: Version, runtime: Runtime) -> Manifest:
         "command": ["python", "-m", "dspy_runtime.artifact"],
         "args": [f"{ARTIFACT_FOLDER}/model"],
         "env": [{"name": key, "value": value} for key, value in variables.items()],
-        "securityContext": _SECURITY,
+        "securityContext": RESTRICTED,
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, {"name": "artifact", "mountPath": ARTIFACT_FOLDER}],
     }
     if spec.resources:
@@ -328,7 +302,7 @@ def _container(spec: ProgramSpec, name: str, version: Version, runtime: Runtime)
         "livenessProbe": _probe("/livez", 10, failures=6),
         "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_SECONDS}}},
         "terminationMessagePath": "/dev/termination-log",
-        "securityContext": _SECURITY,
+        "securityContext": RESTRICTED,
         "volumeMounts": [
             {"name": "tmp", "mountPath": "/tmp"},
             {"name": "artifact", "mountPath": ARTIFACT_FOLDER, "readOnly": True},
