@@ -33,7 +33,7 @@ unit: setup ## The pure core, and what is said in two places
 	@$(PYTEST) tests/unit tests/contract
 
 sim: setup ## The operator in a simulated cluster, on virtual time
-	@$(PYTEST) tests/simulation
+	@$(PYTEST) -n auto tests/simulation
 
 soak: setup ## The simulation with fresh seeds, for MINUTES (10 unless given)
 	@DSPY_SOAK_MINUTES=$${MINUTES:-10} $(PYTEST) tests/simulation/test_disorder.py

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from dev.cluster.cgroups import make_cgroups, remove_cgroups
 from dev.cluster.interface import CACHE, REPOSITORY, ClusterError
 from dev.cluster.node import build, configuration
 from dev.cluster.node.layout import Layout
@@ -22,6 +23,7 @@ PACKAGES = [
     "runc",
     "containernetworking-plugins",
     "iptables",
+    "ipset",
     "conntrack",
     "buildah",
     "debootstrap",
@@ -59,7 +61,7 @@ class NativeCluster:
         layout = Layout(self.name, _free_slot(), self.folder)
         configuration.write(layout)
         (self.folder / "slot").write_text(str(layout.slot))
-        _make_cgroups(layout)
+        make_cgroups(layout.cgroup)
         self._start(layout)
         return layout
 
@@ -92,7 +94,7 @@ class NativeCluster:
         if (self.folder / "slot").exists():
             layout = self._layout()
             subprocess.run(["ip", "link", "delete", layout.host_interface], capture_output=True)
-            _remove_cgroups(layout)
+            remove_cgroups(layout.cgroup)
         if self.folder.exists():
             shutil.rmtree(self.folder)
 
@@ -207,40 +209,6 @@ def _connect(layout: Layout, pid: int) -> None:
         f"ip route add {layout.service_subnet} via {layout.node_address}",
     ):
         subprocess.run(command.split(), check=True)
-
-
-def _controllers() -> list[Path]:
-    root = Path("/sys/fs/cgroup")
-    return (
-        [root]
-        if (root / "cgroup.controllers").exists()
-        else [path for path in root.iterdir() if path.is_dir() and not path.is_symlink()]
-    )
-
-
-def _make_cgroups(layout: Layout) -> None:
-    for controller in _controllers():
-        folder = controller / layout.cgroup
-        folder.mkdir(exist_ok=True)
-        for file in ("cpuset.cpus", "cpuset.mems"):
-            if (folder / file).exists():
-                (folder / file).write_text((controller / file).read_text())
-
-
-def _remove_cgroups(layout: Layout) -> None:
-    for controller in _controllers():
-        for folder, _, _ in os.walk(controller / layout.cgroup, topdown=False):
-            _wait(lambda folder=folder: _removed(folder), 10, f"{folder} is still in use")
-
-
-def _removed(folder: str) -> bool:
-    try:
-        Path(folder).rmdir()
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    return True
 
 
 def _wait(condition, seconds: float, otherwise: str, pause_seconds: float = 0.05) -> None:  # type: ignore[no-untyped-def]

@@ -115,13 +115,14 @@ def main() -> None:
         cluster.create()
         deploy(cluster)
         console.print(f"Ready after {time.monotonic() - started:.0f} s")
-        _play(console, cluster)
+        play(console, cluster)
         console.print(f"\nThe demo took {time.monotonic() - started:.0f} s.")
     except ClusterError as error:
         sys.exit(f"Error: {error}")
 
 
-def _play(console: Console, cluster: Cluster) -> None:
+def play(console: Console, cluster: Cluster) -> None:
+    """A good release and a bad one on a cluster with the operator, and the figures of both."""
     world = _clean_world(cluster)
     console.rule("Three versions of a program go to the registry; the first one serves")
     good, better, bad = world.log(*({"name": NAME, "kind": kind} for kind in ("good", "better", "bad")))

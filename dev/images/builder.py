@@ -12,12 +12,13 @@ import os
 import shutil
 import subprocess
 import tomllib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dev.cluster.interface import CACHE, REPOSITORY, ClusterError
 from dev.cluster.node.configuration import PAUSE_IMAGE
+from dev.images.debian import root_file_system
 
 BASE_IMAGE = "localhost/dspy-operator-base:bookworm-2"
 DEBIAN = "bookworm"
@@ -121,7 +122,14 @@ def _docker_build(image: Image, reference: str) -> None:
     if subprocess.run(["docker", "image", "inspect", reference], capture_output=True).returncode == 0:
         return
     print(f"Building {reference} ...", flush=True)
-    _run(["docker", "build", "--quiet", "--tag", reference, "--file", image.dockerfile, str(REPOSITORY)])
+    # Docker before 23 builds without BuildKit unless told; the Dockerfiles' cache mounts need it.
+    buildkit = {**os.environ, "DOCKER_BUILDKIT": "1"}
+    command = ["docker", "build", "--quiet", "--tag", reference, "--file", image.dockerfile, str(REPOSITORY)]
+    _run(command, environment=buildkit)
+    repository = reference.rpartition(":")[0]
+    built = _run(["docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}", repository]).split()
+    if old := [each for each in built if each != reference]:
+        _run(["docker", "image", "rm", *old])
 
 
 def _buildah_build(image: Image, reference: str) -> None:
@@ -160,29 +168,11 @@ def _base() -> None:
         == 0
     ):
         return
-    print("Making the base image from Debian's packages (once; about a minute) ...", flush=True)
-    folder = CACHE / "base"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    root = folder / "rootfs"
-    include = "--include=python3,python3-venv,ca-certificates"
-    _run(["debootstrap", "--variant=minbase", include, DEBIAN, str(root)], quiet=True)
-    for needless in (
-        "var/cache/apt",
-        "var/lib/apt/lists",
-        "usr/share/doc",
-        "usr/share/man",
-        "usr/share/locale",
-        "var/log",
-    ):
-        shutil.rmtree(root / needless, ignore_errors=True)
-    (root / "var/log").mkdir()
-    (root / "var/lib/apt/lists").mkdir(parents=True)
+    root = root_file_system(DEBIAN, ("python3", "python3-venv", "ca-certificates"))
     container = _buildah("from", "scratch")
     _buildah("add", container, str(root), "/")
     _buildah("config", "--env", "LANG=C.UTF-8", "--env", f"PATH={SEARCH_PATH}", container)
     _buildah("commit", "--rm", container, BASE_IMAGE)
-    shutil.rmtree(folder)
 
 
 def _from_base(reference: str, configuration: Sequence[str]) -> None:
@@ -206,9 +196,9 @@ def _buildah(*arguments: str) -> str:
     return _run(["buildah", *STORAGE, *arguments])
 
 
-def _run(command: Sequence[str], quiet: bool = False) -> str:
-    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+def _run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
+    result = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
     if result.returncode != 0:
         words = (result.stdout + result.stderr)[-4000:]
         raise ClusterError(f"{' '.join(command[:4])} ... failed:\n{words}")
-    return "" if quiet else result.stdout.strip()
+    return result.stdout.strip()

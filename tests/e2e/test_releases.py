@@ -347,7 +347,8 @@ except (TimeoutError, urllib.error.URLError) as error:
     told = kubectl(world.cluster, "exec", "-n", SYSTEM, "deploy/client", "--", "python", "-c", ask)
     if told.strip() == "200":
         pytest.skip("this cluster's network enforces no policies: that nobody else reaches the pods was not seen")
-    assert "timed out" in told
+    # A network drops the packets of those who may not, or refuses them; the pod itself just answered the gateway.
+    assert "timed out" in told or "refused" in told
 
 
 def test_a_strangers_service_is_not_taken_over(world: World, versions: dict[str, str]) -> None:

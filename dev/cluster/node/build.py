@@ -1,5 +1,5 @@
-"""Builds the node's single binary (Kubernetes, etcd, CoreDNS, kubectl) and keeps it in the cache, keyed by its
-source."""
+"""Builds the node's single binary (Kubernetes, etcd, CoreDNS, network policies, kubectl) and keeps it in the cache,
+keyed by its source."""
 
 from __future__ import annotations
 
@@ -23,18 +23,28 @@ def binary() -> Path:
     target = CACHE / "node" / _key() / "node"
     if not target.exists():
         print("Building Kubernetes from source (once; about ten minutes on two cores) ...", flush=True)
-        _build(target)
+        _build(target, ".")
+    return target
+
+
+def kubectl() -> Path:
+    """The path of kubectl alone, of the node's version; built as the node's binary is."""
+    target = CACHE / "node" / _key() / "kubectl"
+    if not target.exists():
+        print("Building kubectl from source (once; about two minutes on two cores) ...", flush=True)
+        _build(target, "./kubectl")
     return target
 
 
 def _key() -> str:
     digest = hashlib.sha256()
-    for name in ("go.mod", "go.sum", "main.go"):
-        digest.update((SOURCE / name).read_bytes())
+    for path in sorted(path for path in SOURCE.rglob("*") if path.is_file()):
+        digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def _version() -> str:
+def version() -> str:
+    """The Kubernetes version of the node, such as v1.34.4."""
     match = re.search(r"k8s.io/kubernetes (v\S+)", (SOURCE / "go.mod").read_text())
     if match is None:
         raise ClusterError(f"{SOURCE}/go.mod requires no k8s.io/kubernetes")
@@ -56,12 +66,11 @@ def go() -> str:
     return str(environment / "bin" / "go")
 
 
-def _build(target: Path) -> None:
+def _build(target: Path, package: str) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    version = _version()
-    major, minor = version.lstrip("v").split(".")[:2]
+    major, minor = version().lstrip("v").split(".")[:2]
     stamps = {
-        "gitVersion": version,
+        "gitVersion": version(),
         "gitMajor": major,
         "gitMinor": minor,
         "gitTreeState": "clean",
@@ -70,8 +79,8 @@ def _build(target: Path) -> None:
     }
     flags = " ".join(["-s -w", *(f"-X {PACKAGE}.{name}={value}" for name, value in stamps.items())])
     partial = target.with_suffix(".partial")
-    command = [go(), "build", "-tags", "providerless", "-trimpath", "-ldflags", flags, "-o", str(partial), "."]
+    command = [go(), "build", "-tags", "providerless", "-trimpath", "-ldflags", flags, "-o", str(partial), package]
     result = subprocess.run(command, cwd=SOURCE, env={**os.environ, "CGO_ENABLED": "0"}, stdout=sys.stderr)
     if result.returncode != 0:
-        raise ClusterError("the node's binary did not build; see the Go errors above")
+        raise ClusterError(f"{target.name} did not build; see the Go errors above")
     partial.rename(target)

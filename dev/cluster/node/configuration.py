@@ -47,6 +47,7 @@ def _certificates(layout: Layout) -> None:
         "scheduler": ("system:kube-scheduler", "system:kube-scheduler"),
         "proxy": ("system:kube-proxy", "system:node-proxier"),
         "coredns": ("coredns", "system:masters"),
+        "kube-router": ("kube-router", "system:masters"),
     }
     for file, (user, group) in identities.items():
         pair = authority.issue_cert(layout.name, common_name=user, organization_name=group)

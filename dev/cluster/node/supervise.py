@@ -83,6 +83,13 @@ def commands(layout: Layout, node: str) -> dict[str, list[str]]:
         ],
         "kube-proxy": [node, "kube-proxy", f"--config={folder}/proxy.yaml"],
         "coredns": [node, "coredns", "-conf", f"{folder}/Corefile"],
+        "kube-router": [
+            node,
+            "kube-router",
+            f"--kubeconfig={folder}/kube-router.kubeconfig",
+            f"--hostname-override={layout.name}",
+            f"--service-cluster-ip-range={layout.service_subnet}",
+        ],
     }
 
 

@@ -1,11 +1,14 @@
 // One executable that holds a whole Kubernetes node, for tests and the demo on a machine without Docker.
-// The first argument names the component; the rest are that component's own flags.
+// Called under a component's name (a link), it is that component; else the first argument names it, and the rest are
+// that component's own flags.
 package main
 
 import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strings"
 
 	"github.com/coredns/coredns/core/dnsserver"
 	"github.com/coredns/coredns/coremain"
@@ -15,7 +18,9 @@ import (
 	_ "github.com/coredns/coredns/plugin/forward"
 	_ "github.com/coredns/coredns/plugin/health"
 	_ "github.com/coredns/coredns/plugin/kubernetes"
+	_ "github.com/coredns/coredns/plugin/loadbalance"
 	_ "github.com/coredns/coredns/plugin/loop"
+	_ "github.com/coredns/coredns/plugin/metrics"
 	_ "github.com/coredns/coredns/plugin/ready"
 	_ "github.com/coredns/coredns/plugin/reload"
 	"github.com/spf13/cobra"
@@ -29,20 +34,29 @@ import (
 	controllermanager "k8s.io/kubernetes/cmd/kube-controller-manager/app"
 	proxy "k8s.io/kubernetes/cmd/kube-proxy/app"
 	scheduler "k8s.io/kubernetes/cmd/kube-scheduler/app"
+	kubeadm "k8s.io/kubernetes/cmd/kubeadm/app"
 	kubelet "k8s.io/kubernetes/cmd/kubelet/app"
 )
 
 func main() {
-	if len(os.Args) < 2 {
-		fail("name a component")
+	name := filepath.Base(os.Args[0])
+	if !strings.HasPrefix(name, "kube") && name != "etcd" && name != "coredns" {
+		if len(os.Args) < 2 {
+			fail("name a component")
+		}
+		name = os.Args[1]
+		os.Args = append([]string{name}, os.Args[2:]...)
 	}
-	name := os.Args[1]
-	os.Args = append([]string{name}, os.Args[2:]...)
 	switch name {
+	case "kubeadm":
+		if err := kubeadm.Run(); err != nil {
+			os.Exit(1)
+		}
 	case "etcd":
 		etcdmain.Main(os.Args)
 	case "coredns":
-		dnsserver.Directives = []string{"bind", "reload", "errors", "health", "ready", "cache", "loop", "kubernetes", "forward"}
+		dnsserver.Directives = []string{"bind", "reload", "errors", "health", "ready", "prometheus", "cache", "loadbalance", "loop",
+			"kubernetes", "forward"}
 		coremain.Run()
 	default:
 		os.Exit(cli.Run(command(name)))
@@ -61,6 +75,8 @@ func command(name string) *cobra.Command {
 		return kubelet.NewKubeletCommand(context.Background())
 	case "kube-proxy":
 		return proxy.NewProxyCommand()
+	case "kube-router":
+		return newPoliciesCommand()
 	case "kubectl":
 		return kubectl.NewDefaultKubectlCommand()
 	}
