@@ -6,10 +6,10 @@ SHELL := /bin/bash
 RUN := uv run --frozen --all-extras --quiet
 PYTEST := $(RUN) pytest -q
 
-.PHONY: help setup demo test lint fmt unit sim soak integration e2e cluster images bench docs clean
+.PHONY: help setup demo test test-kind lint fmt unit sim soak integration e2e cluster images bench docs clean
 
 help: ## Print this list
-	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 20
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 20
 
 setup: # uv, and with it everything else that Python brings
 	@command -v uv >/dev/null || { echo "Installing uv from PyPI ..."; python3 -m pip install --quiet --break-system-packages uv 2>/dev/null || python3 -m pip install --quiet uv || { echo "uv is missing and pip cannot install it: install uv, then run this again" >&2; exit 1; }; }
@@ -40,6 +40,9 @@ soak: setup ## The simulation with fresh seeds, for MINUTES (10 unless given)
 
 integration: setup ## Parts against a real Envoy, a real MLflow artifact, a real API server
 	@$(PYTEST) tests/integration
+
+test-kind: setup ## The main stories on kind; without Docker, on a Docker made of Debian's packages
+	@$(RUN) python -m dev.cluster.bare_debian $(PYTEST) tests/e2e -k "demo or good_version or bad_version or default_deny"
 
 e2e: images ## The whole thing on a cluster that is made and removed
 	@$(PYTEST) tests/e2e

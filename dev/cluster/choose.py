@@ -17,6 +17,8 @@ def cluster(name: str) -> Cluster:
     kind = os.environ.get("CLUSTER") or ("kind" if docker_answers() else "native")
     match kind:
         case "kind":
+            if not docker_answers():
+                raise ClusterError("CLUSTER=kind, but no Docker answers: start Docker and run this again")
             return KindCluster(name)
         case "native":
             return NativeCluster(name)

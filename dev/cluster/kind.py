@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
+
+from dev.cluster import kind_tools
 from dev.cluster.interface import CACHE, REPOSITORY, ClusterError
+
+READY_SECONDS = 120
 
 
 class KindCluster:
@@ -17,33 +22,48 @@ class KindCluster:
         self.name = name
 
     def prepare(self) -> None:
-        """Nothing: kind brings its own node."""
+        """Finds or builds kind and kubectl; kind brings its own node."""
+        kind_tools.kind()
+        kind_tools.kubectl()
 
     def create(self) -> None:
-        """Creates the cluster from kind-config.yaml unless it is there."""
-        for tool in ("kind", "kubectl"):
-            if shutil.which(tool) is None:
-                raise ClusterError(f"Docker answers but {tool} is not installed: install {tool} and run this again")
+        """Creates the cluster from kind-config.yaml unless it is there and whole. KIND_IMAGE names another node
+        image."""
+        self.prepare()
         if self.name in self._kind("get", "clusters").split():
-            self._kind("export", "kubeconfig", "--name", self.name, "--kubeconfig", str(self.kubeconfig()))
-            return
+            if self.kubeconfig().exists() and self._ready():
+                return
+            print(f"The cluster {self.name} is there but not whole: making it anew ...", flush=True)
+            self.delete()
+        # The kubeconfig gets its name when the cluster is whole: a creation that was interrupted does not count.
+        partial = self.kubeconfig().with_suffix(".partial")
         config = str(REPOSITORY / "kind-config.yaml")
+        image = ["--image", os.environ["KIND_IMAGE"]] if os.environ.get("KIND_IMAGE") else []
+        print(f"Creating the kind cluster {self.name} ...", flush=True)
         self._kind(
             "create",
             "cluster",
+            "--quiet",
             "--name",
             self.name,
             "--config",
             config,
             "--kubeconfig",
-            str(self.kubeconfig()),
-            "--wait",
-            "120s",
+            str(partial),
+            *image,
         )
+        partial.rename(self.kubeconfig())
+        if not self._ready():
+            raise ClusterError(
+                f"the cluster {self.name} was not ready within {READY_SECONDS} s; "
+                f"see {' '.join(self.kubectl())} describe node"
+            )
 
     def load(self, images: Sequence[str]) -> None:
-        """Loads images from Docker onto the cluster's nodes."""
-        self._kind("load", "docker-image", "--name", self.name, *images)
+        """Loads images from Docker onto the cluster's nodes, one by one: of several, kind loads all when one is
+        missing."""
+        for image in images:
+            self._kind("load", "docker-image", "--name", self.name, image)
 
     def kubeconfig(self) -> Path:
         """The cluster's own kubeconfig file; the user's is left alone."""
@@ -52,16 +72,36 @@ class KindCluster:
         return path
 
     def kubectl(self) -> list[str]:
-        """The machine's kubectl with the cluster's kubeconfig."""
-        return ["kubectl", "--kubeconfig", str(self.kubeconfig())]
+        """kubectl with the cluster's kubeconfig."""
+        return [kind_tools.kubectl(), "--kubeconfig", str(self.kubeconfig())]
 
     def delete(self) -> None:
         """Deletes the cluster and its kubeconfig."""
-        self._kind("delete", "cluster", "--name", self.name)
+        self._kind("delete", "cluster", "--quiet", "--name", self.name, "--kubeconfig", str(self.kubeconfig()))
         self.kubeconfig().unlink(missing_ok=True)
 
+    def _ready(self) -> bool:
+        """Starts nodes that stand still, and waits until the API server and all nodes are ready: after a restart of
+        Docker that takes a while."""
+        nodes = self._kind("get", "nodes", "--name", self.name).split()
+        subprocess.run(["docker", "start", *nodes], capture_output=True)
+        waiting = Retrying(
+            stop=stop_after_delay(READY_SECONDS), wait=wait_fixed(0.5), retry=retry_if_result(lambda ready: not ready)
+        )
+        try:
+            return waiting(self._answers)
+        except RetryError:
+            return False
+
+    def _answers(self) -> bool:
+        asked = (
+            ["get", "--raw", "/readyz", "--request-timeout=5s"],
+            ["wait", "node", "--all", "--for=condition=Ready", "--timeout=5s"],
+        )
+        return all(subprocess.run([*self.kubectl(), *each], capture_output=True).returncode == 0 for each in asked)
+
     def _kind(self, *arguments: str) -> str:
-        result = subprocess.run(["kind", *arguments], stdout=subprocess.PIPE, text=True)
+        result = subprocess.run([kind_tools.kind(), *arguments], stdout=subprocess.PIPE, text=True)
         if result.returncode != 0:
             raise ClusterError(f"kind {' '.join(arguments[:2])} failed; see its words above")
         return result.stdout

@@ -11,13 +11,14 @@ from typing import Any
 import aiohttp
 
 LONGEST_ANSWER = aiohttp.ClientTimeout(total=30, connect=5)
+FIRST_ANSWER = aiohttp.ClientTimeout(total=2)
 
 
 async def send(url: str, rate: float, seconds: float) -> None:
     """Sends `rate` predictions a second, for that long or until standard input is closed."""
     closed = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
+    await _reachable(url)
     async with aiohttp.ClientSession(timeout=LONGEST_ANSWER, connector=aiohttp.TCPConnector(limit=0)) as session:
-        await _reachable(session, url)
         started = time.time()
         waiting: set[asyncio.Task[None]] = set()
         sent = 0
@@ -30,13 +31,20 @@ async def send(url: str, rate: float, seconds: float) -> None:
         await asyncio.gather(*waiting)
 
 
-async def _reachable(session: aiohttp.ClientSession, url: str) -> None:
-    """Waits until the node knows the Service's address, which takes a moment after the Service was made."""
-    while True:
-        try:
-            async with session.get(url):
-                return
-        except aiohttp.ClientConnectionError:
+async def _reachable(url: str) -> None:
+    """Waits until the Service's address leads to a gateway: its node learns that a moment after the Service was made.
+
+    Until then its packets may leave the cluster, and somebody else may answer them: no connection is kept.
+    """
+    connector = aiohttp.TCPConnector(force_close=True)
+    async with aiohttp.ClientSession(timeout=FIRST_ANSWER, connector=connector) as session:
+        while True:
+            try:
+                async with session.get(url) as response:
+                    if "x-dspy-gateway" in response.headers:
+                        return
+            except (aiohttp.ClientError, TimeoutError):
+                pass
             await asyncio.sleep(0.05)
 
 

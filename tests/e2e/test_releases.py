@@ -128,7 +128,7 @@ def test_a_required_policy_is_waited_for(world: World, versions: dict[str, str])
     world.apply(program(NAME, versions["good"], rolloutPolicy="Required"))
     world.wait_condition(NAME, "Current", "True")
     world.set_model(NAME, versions["better"])
-    assert "PolicyMissing" in world.wait_condition(NAME, "Current", "False", "Waiting")
+    world.wait(lambda: "PolicyMissing" in world.condition(NAME, "Current")[2], "it waits for a policy")
     world.apply(rollout(NAME, [{"setWeight": 50}], analysis={"onUndecided": "Promote"}))
     world.wait_condition(NAME, "Current", "True")
 
