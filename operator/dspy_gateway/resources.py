@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 from dspy_contract.routes import RUNTIME_PORT, PortTable, Routes, effective_weights
@@ -129,16 +130,14 @@ def program_resources(
     clusters, assignments, emptied = {}, {}, set()
     for backend in routes.backends:
         usable = desired.usable(backend.revision)
-        addresses = [socket_address(endpoint.address, endpoint.port) for endpoint in usable]
         for route in (PREDICT, OTHER):
             name = cluster_name(backend.revision, route)
-            clusters[name] = _resource(cluster(name))
-            assignments[name] = _resource(endpoints(name, addresses))
-            if not addresses:
+            clusters[name] = _cluster(name)
+            assignments[name] = _assignment(name, usable)
+            if not usable:
                 emptied.add(name)
-    content = route_table(routes, weights, table, pod, namespace)
-    version = f"{routes.serial}:{routes.content}:{table}"
-    table_resource = _resource(content, prefix=version)
+    drawn = _route_table(routes, tuple(weights.items()), table, pod, namespace)
+    table_resource = Resource(f"{routes.serial}:{routes.content}:{table}:{drawn.version}", drawn.content)
     return ProgramResources(uid, clusters, assignments, frozenset(emptied), port.port, table_resource)
 
 
@@ -150,6 +149,25 @@ def obeyed(version: str | None) -> tuple[int, str, int]:
     return int(parts[0]), parts[1], int(parts[2].rpartition("-")[2])
 
 
-def _resource(content: Mapping[str, Any], prefix: str = "") -> Resource:
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-    return Resource(f"{prefix}:{digest}" if prefix else digest, content)
+# A program is looked at anew with every answer of Envoy: what was made of the same facts is not made again.
+
+
+@lru_cache(maxsize=8192)
+def _cluster(name: str) -> Resource:
+    return _resource(cluster(name))
+
+
+@lru_cache(maxsize=8192)
+def _assignment(name: str, usable: tuple[Endpoint, ...]) -> Resource:
+    return _resource(endpoints(name, [socket_address(endpoint.address, endpoint.port) for endpoint in usable]))
+
+
+@lru_cache(maxsize=2048)
+def _route_table(
+    routes: Routes, weights: tuple[tuple[str, int], ...], table: str, pod: str, namespace: str
+) -> Resource:
+    return _resource(route_table(routes, dict(weights), table, pod, namespace))
+
+
+def _resource(content: Mapping[str, Any]) -> Resource:
+    return Resource(hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16], content)
