@@ -33,10 +33,12 @@ class Lease:
         self._holder = holder
         self._renewed_at = float("-inf")
         self._seen = ("", 0.0)
+        self._written: Object | None = None
+        """What we wrote last: while nobody else writes, renewing takes no read."""
 
     def held(self, within_seconds: float = DURATION_SECONDS) -> bool:
         """True when the Lease was renewed by us within that time."""
-        return asyncio.get_running_loop().time() - self._renewed_at <= within_seconds
+        return asyncio.get_running_loop().time() - self._renewed_at < within_seconds
 
     async def acquire(self) -> None:
         """Waits until the Lease is ours."""
@@ -56,7 +58,7 @@ class Lease:
         if not self.held():
             return
         try:
-            await self._write(await self._kube.request("GET", self._path), "")
+            await self._write(self._written or await self._kube.request("GET", self._path), "")
         except (ApiException, *UNREACHABLE):
             log.warning("The Lease could not be given back", lease=self._name)
 
@@ -64,7 +66,7 @@ class Lease:
         """Takes or renews the Lease if it is free or ours."""
         asked_at = asyncio.get_running_loop().time()
         try:
-            lease = await self._kube.request("GET", self._path)
+            lease = self._written or await self._kube.request("GET", self._path)
         except NotFoundException:
             lease = {"metadata": {"name": self._name}}
         except (ApiException, *UNREACHABLE) as error:
@@ -73,12 +75,13 @@ class Lease:
         if not self._is_free(lease, asked_at):
             return False
         try:
-            await self._write(lease, self._holder)
-        except ConflictException:
-            return False
+            written = await self._write(lease, self._holder)
         except (ApiException, *UNREACHABLE) as error:
-            log.warning("The Lease could not be written", error=type(error).__name__)
+            self._written = None
+            if not isinstance(error, ConflictException):
+                log.warning("The Lease could not be written", error=type(error).__name__)
             return False
+        self._written = written
         self._renewed_at = asked_at
         return True
 
@@ -92,7 +95,7 @@ class Lease:
             self._seen = (version, now)
         return now - self._seen[1] >= DURATION_SECONDS
 
-    async def _write(self, lease: Object, holder: str) -> None:
+    async def _write(self, lease: Object, holder: str) -> Object:
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         spec = {"holderIdentity": holder, "leaseDurationSeconds": int(DURATION_SECONDS), "renewTime": now}
         metadata = {"name": self._name}
@@ -100,6 +103,5 @@ class Lease:
             metadata["resourceVersion"] = lease["metadata"]["resourceVersion"]
         body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}
         if "resourceVersion" in metadata:
-            await self._kube.request("PUT", self._path, None, body)
-        else:
-            await self._kube.request("POST", self._collection, None, body)
+            return await self._kube.request("PUT", self._path, None, body)
+        return await self._kube.request("POST", self._collection, None, body)

@@ -45,6 +45,21 @@ def test_one_leads_and_another_takes_over_within_eight_seconds_of_its_end(loop: 
     assert loop.run_until_complete(story()) <= 8.0
 
 
+def test_renewing_reads_nothing(loop: VirtualLoop) -> None:
+    async def story() -> None:
+        api = ApiServer()
+        leader = lease(api, "first")
+        await leader.acquire()
+        read = api.calls["get leases"]
+        keeping = asyncio.create_task(leader.keep())
+        await asyncio.sleep(60)
+        keeping.cancel()
+        assert api.calls["get leases"] == read
+        assert api.calls["update leases"] >= 30
+
+    loop.run_until_complete(story())
+
+
 def test_a_lease_that_is_given_back_is_taken_at_once(loop: VirtualLoop) -> None:
     async def story() -> float:
         api = ApiServer()
