@@ -39,7 +39,7 @@ soak: setup ## The simulation with fresh seeds, for MINUTES (10 unless given)
 	@DSPY_SOAK_MINUTES=$${MINUTES:-10} $(PYTEST) tests/simulation/test_disorder.py
 
 integration: setup ## Parts against a real Envoy, a real MLflow artifact, a real API server
-	@$(PYTEST) tests/integration
+	@$(PYTEST) -n 2 --dist loadfile tests/integration
 
 test-kind: setup ## The main stories on kind; without Docker, on a Docker made of Debian's packages
 	@$(RUN) python -m dev.cluster.bare_debian $(PYTEST) tests/e2e -k "demo or good_version or bad_version or default_deny"

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import aiohttp
@@ -175,11 +176,13 @@ async def _releases(bench: Bench, namespaces: int, uris: list[str]) -> None:
     told, lowered = bench.gateways.told_at, bench.gateways.lowered_at
     seconds = [max(0.0, lowered[uid] - told[uid]) for uid in uids if uid in told]
     rows = [
-        ["median", f"{percentile(seconds, 50):.2f} s", ""],
+        ["median", f"{median(seconds):.2f} s", ""],
         ["99th percentile", f"{percentile(seconds, 99):.2f} s", "<= 1 s"],
         ["longest", f"{max(seconds):.2f} s", ""],
     ]
     show("Bad answer in /state to routes without the candidate", ["", "", "aim"], rows)
+    for number in range(namespaces):
+        await bench.kube.request("DELETE", ROLLOUTS.format(_namespace(number)))
 
 
 async def _restart(bench: Bench, uris: list[str]) -> None:
