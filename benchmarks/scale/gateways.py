@@ -65,11 +65,13 @@ class Gateways:
         """By uid: when routes without weight for the candidate were seen, after failures were told."""
         self.guarded: dict[str, float] = {}
         """By uid: when a poll last said that the guard looks."""
+        self.changed: set[str] = set()
+        """The names of the pods that have taken new routes and have told nobody yet."""
         self.polls = 0
         self._chance = random.Random(1)
         self._watches = [
             Watch(kube, "/api/v1/pods", POD_SELECTOR, _Pods(self)),
-            Watch(kube, "/api/v1/configmaps", ROUTES_SELECTOR, _Routes(self)),
+            Watch(kube, "/api/v1/configmaps", ROUTES_SELECTOR, _Routes(self), self._tell),
         ]
 
     async def run(self) -> None:
@@ -81,17 +83,23 @@ class Gateways:
         await web.TCPSite(runner, "0.0.0.0", STATE_PORT, backlog=1024).start()
         await asyncio.gather(*(watch.run() for watch in self._watches))
 
-    def turn_bad(self, uid: str, namespace: str) -> None:
+    async def turn_bad(self, uid: str, namespace: str) -> None:
         """From now on the program's candidate fails, beginning with a burst at each pod."""
         self.bad.add(uid)
         now = time.monotonic()
-        for pod in self.pods.values():
+        for pod in list(self.pods.values()):
             gateway = pod.programs.get(uid)
             if pod.namespace != namespace or gateway is None or gateway.obeyed is None:
                 continue
             self._draw(gateway, now, 2 * BURST)
             pod.news.note([uid], urgent=True)
-            asyncio.ensure_future(pod.news.tell())  # noqa: RUF006 it ends at once
+            await pod.news.tell()
+
+    async def _tell(self) -> None:
+        """Wakes the polls of the pods that have new routes."""
+        names, self.changed = self.changed, set()
+        for pod in [pod for pod in self.pods.values() if pod.name in names]:
+            await pod.news.tell()
 
     async def _state(self, request: web.Request) -> web.Response:
         assert request.transport is not None
@@ -111,7 +119,7 @@ class Gateways:
     def _answer(self, pod: Pod, poll: Poll) -> GatewayState:
         now = time.monotonic()
         for uid in poll.programs:
-            self._pass_time(pod, uid, now)
+            self.pass_time(pod, uid, now)
         changed = pod.news.changed(poll.programs, poll.seen)
         programs: dict[str, ProgramState] = {}
         for uid in changed:
@@ -128,7 +136,7 @@ class Gateways:
                 pod.switches.renew(uid, interest.guarding, now)
         return GatewayState(pod.name, pod.book.incarnation, pod.news.token, programs, FEATURES)
 
-    def _pass_time(self, pod: Pod, uid: str, now: float) -> None:
+    def pass_time(self, pod: Pod, uid: str, now: float) -> None:
         """Obeys routes, and pretends the requests since the last time."""
         routes = self.routes[pod.namespace].get(uid)
         if routes is None:
@@ -201,8 +209,8 @@ class _Routes:
         # An agent obeys new routes within milliseconds, and tells at once.
         for pod in gateways.pods.values():
             if pod.namespace == namespace:
-                gateways._pass_time(pod, routes.uid, time.monotonic())
-                asyncio.ensure_future(pod.news.tell())  # noqa: RUF006 it ends at once
+                gateways.pass_time(pod, routes.uid, time.monotonic())
+                gateways.changed.add(pod.name)
 
     def forget(self, item: Object) -> None:
         """Nothing: programs are not deleted here."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import functools
 import json
 import random
 import subprocess
@@ -116,7 +117,7 @@ async def _measure(plane: ControlPlane, stops: list[int], moving: int, namespace
     for stop in stops:
         began = time.monotonic()
         await _make(bench, range(made, stop), namespaces, uris[0])
-        await _until(lambda: len(bench.programs.available) >= stop, f"{stop} programs are served", 3600)  # noqa: B023
+        await _until(functools.partial(bench.programs.serve, stop), f"{stop} programs are served", 3600)
         rows.append([f"{stop} idle", *await _idle(bench), f"{(stop - made) / (time.monotonic() - began):.0f} a second"])
         made = stop
         _print("Programs", rows)
@@ -170,7 +171,7 @@ async def _releases(bench: Bench, namespaces: int, uris: list[str]) -> None:
     random.Random(1).shuffle(order)
     where = {uid: namespace for namespace, each in bench.gateways.routes.items() for uid in each}
     for uid in order:
-        bench.gateways.turn_bad(uid, where[uid])
+        await bench.gateways.turn_bad(uid, where[uid])
         await asyncio.sleep(MOVING_SECONDS / len(order))
     await _until(lambda: len(bench.gateways.lowered_at) >= len(uids), "all bad candidates are lowered", 600)
     told, lowered = bench.gateways.told_at, bench.gateways.lowered_at
@@ -262,6 +263,10 @@ class _Programs:
 
     def __init__(self) -> None:
         self.available: set[str] = set()
+
+    def serve(self, count: int) -> bool:
+        """True when at least so many serve."""
+        return len(self.available) >= count
 
     def put(self, item: Object) -> None:
         conditions = {each["type"]: each["status"] for each in item.get("status", {}).get("conditions", ())}
