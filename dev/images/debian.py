@@ -24,6 +24,13 @@ def root_file_system(suite: str, packages: Sequence[str]) -> Path:
     return target
 
 
+def unpacked(suite: str, packages: Sequence[str], folder: Path) -> None:
+    """Fills a folder, emptied first, with such a root file system."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    subprocess.run(["tar", "-C", str(folder), "-xf", str(root_file_system(suite, packages))], check=True)
+
+
 def _make(suite: str, packages: Sequence[str], target: Path) -> None:
     folder = target.with_suffix(".rootfs")
     shutil.rmtree(folder, ignore_errors=True)

@@ -14,7 +14,8 @@ from dev.cluster.bare_debian.engine import FILES, Engine
 from dev.cluster.interface import CACHE, ClusterError
 from dev.cluster.kind_tools import kind_module
 from dev.cluster.node import build
-from dev.images.debian import root_file_system
+from dev.images.builder import SEARCH_PATH
+from dev.images.debian import unpacked
 
 SUITE = "bookworm"
 PACKAGES = (
@@ -32,7 +33,6 @@ PACKAGES = (
     "runc",
     "containernetworking-plugins",
 )
-SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SETUP = """
 find /lib/systemd/system/sysinit.target.wants/ -name systemd-tmpfiles-setup.service -delete
 rm -f /lib/systemd/system/multi-user.target.wants/* /etc/systemd/system/*.wants/*
@@ -57,9 +57,7 @@ def build_node_image(engine: Engine) -> str:
         return reference
     print("Making kind's node image ...", flush=True)
     root = CACHE / "kind" / "rootfs"
-    shutil.rmtree(root, ignore_errors=True)
-    root.mkdir(parents=True)
-    subprocess.run(["tar", "-C", str(root), "-xf", str(root_file_system(SUITE, PACKAGES))], check=True)
+    unpacked(SUITE, PACKAGES, root)
     _fill(root)
     import_image(
         engine, root, reference, 'ENTRYPOINT ["/usr/local/bin/entrypoint","/sbin/init"]', "ENV container=docker"

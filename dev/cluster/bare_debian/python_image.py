@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 
 from dev.cluster.bare_debian.engine import Engine
 from dev.cluster.bare_debian.node_image import import_image
 from dev.cluster.interface import CACHE
-from dev.images.debian import root_file_system
+from dev.images.debian import unpacked
 
 REFERENCE = "python:3.13-slim"
 SUITE = "trixie"
@@ -22,9 +21,7 @@ def build_python_image(engine: Engine) -> None:
         return
     print(f"Making what stands in for {REFERENCE} ...", flush=True)
     root = CACHE / "kind" / "python"
-    shutil.rmtree(root, ignore_errors=True)
-    root.mkdir(parents=True)
-    subprocess.run(["tar", "-C", str(root), "-xf", str(root_file_system(SUITE, PACKAGES))], check=True)
+    unpacked(SUITE, PACKAGES, root)
     authorities = os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt")
     shutil.copy(authorities, root / "etc/ssl/certs/ca-certificates.crt")
     import_image(engine, root, REFERENCE, "ENV LANG=C.UTF-8")
