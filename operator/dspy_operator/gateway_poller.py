@@ -18,6 +18,7 @@ from dspy_contract.state import GatewayState, Interest, Poll
 from dspy_kube.client import Object
 from dspy_kube.objects import is_ready
 from dspy_operator.agent_client import AgentError, Agents
+from dspy_operator.domain.news import News, news_of
 
 WAIT_SECONDS = 1.0
 PODS_SECONDS = 1.0
@@ -66,12 +67,12 @@ class Poller:
         self,
         agents: Agents,
         pods: Callable[[str], list[Object]],
-        wake: Callable[[str, str], None],
+        wake: Callable[[str, str, News], None],
         token: Callable[[str], str],
         interest: Callable[[str, str, str], Interest],
     ) -> None:
-        """`pods` lists a namespace's gateway pods, `wake` hears of news of a program, `token` opens the agents' pages,
-        `interest` is what a poll says of a program (namespace, name, and `pod/incarnation`)."""
+        """`pods` lists a namespace's gateway pods, `wake` hears what is new of a program, `token` opens the agents'
+        pages, `interest` is what a poll says of a program (namespace, name, and `pod/incarnation`)."""
         self._agents = agents
         self._list_pods = pods
         self._wake = wake
@@ -125,7 +126,11 @@ class Poller:
         while True:
             pods = [pod for pod in self._list_pods(namespace) if _is_gateway(pod)]
             running = {pod["metadata"]["name"]: pod for pod in pods if pod.get("status", {}).get("podIP")}
-            known.carrying = frozenset(name for name, pod in running.items() if _carries(pod))
+            carrying = frozenset(name for name, pod in running.items() if _carries(pod))
+            if carrying != known.carrying:
+                for program in known.interested:
+                    self._wake(namespace, program, News(bad_answers=False, obeyed=True, answered=False))
+            known.carrying = carrying
             now = _now()
             known.carrying_since = {name: known.carrying_since.get(name, now) for name in known.carrying}
             for name in known.pods.keys() - running.keys():
@@ -156,12 +161,16 @@ class Poller:
                 continue
             POLLS.labels("answered").inc()
             pod = known.pods[name]
-            before = pod.state.programs if pod.state and interested == asked and poll.seen else {}
-            pod.state, pod.at = replace(state, programs={**before, **state.programs}), _now() - state.counts_age_seconds
+            told = pod.state.programs if pod.state else {}
+            unchanged = told if interested == asked and poll.seen else {}
+            # A pod that was silent for long is heard for the first time.
+            before = told if state.incarnation == incarnation and _now() - pod.at < FRESH_SECONDS else {}
+            pod.state = replace(state, programs={**unchanged, **state.programs})
+            pod.at = _now() - state.counts_age_seconds
             token, asked, incarnation = state.token, interested, state.incarnation
-            # Only those with news: somebody else's failures wake nobody.
-            for program in [name for name, uid in known.interested.items() if uid in state.programs]:
-                self._wake(namespace, program)
+            for program, uid in list(known.interested.items()):
+                if uid in pod.state.programs and (uid in state.programs or uid not in before):
+                    self._wake(namespace, program, news_of(before.get(uid), pod.state.programs[uid]))
 
     def _question(self, namespace: str, known: _Namespace, series: str, seen: str) -> Poll:
         programs = {uid: self._interest(namespace, program, series) for program, uid in known.interested.items()}

@@ -15,6 +15,8 @@ from dspy_kube.client import Kube, Object
 from dspy_kube.store import Shelf, Store
 from dspy_kube.watch import Watch
 from dspy_operator.agent_client import Agents
+from dspy_operator.domain.news import News
+from dspy_operator.domain.plan import MOVING_SECONDS
 from dspy_operator.domain.snapshot import Revision
 from dspy_operator.gateway_poller import Poller
 from dspy_operator.kube import cache
@@ -98,9 +100,12 @@ def assemble(
             poller.follow(namespace, routes.program, routes.uid)
             looks.add(Key("guard", namespace, routes.program))
 
-    def woken(namespace: str, program: str) -> None:
-        looks.add(Key("guard", namespace, program))
-        passes.add(Key("program", namespace, program))
+    def woken(namespace: str, program: str, news: News) -> None:
+        if news.bad_answers:
+            looks.add(Key("guard", namespace, program))
+            passes.add_after(Key("program", namespace, program), MOVING_SECONDS)
+        if news.obeyed or (news.answered and programs.awaits_answers(namespace, program)):
+            passes.add(Key("program", namespace, program))
 
     def on_conflict(namespace: str, program: str) -> None:
         passes.add(Key("program", namespace, program) if program else Key("gateway", namespace))
@@ -127,7 +132,7 @@ def assemble(
     )
     observer = Observer(store, follower, poller, gateways.problems, executor, archives, settings)
     programs = ProgramReconciler(observer, executor, poller, follower, now)
-    guard = Guard(kube, store, poller, programs.known, passes.add, now)
+    guard = Guard(kube, store, poller, programs.known, programs.remember, passes.add, now)
     controller = Controller(programs, gateways, passes.add, now)
     return Parts(
         passes,

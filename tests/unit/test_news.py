@@ -1,40 +1,62 @@
-"""What a gateway pod tells whom: what changed since the caller's token, and urgent things at once."""
+"""What of a gateway pod's answer wakes somebody."""
 
 from __future__ import annotations
 
-import asyncio
+from dataclasses import replace
 
-from dspy_gateway.news import News
+import pytest
 
+from dspy_contract.outcomes import Outcome
+from dspy_contract.state import Counts, DrawTable, ProgramState
+from dspy_operator.domain.news import News, news_of
 
-def test_a_caller_hears_what_changed_since_its_token_and_a_stranger_hears_all() -> None:
-    news = News()
-    news.note(["a"], urgent=False)
-    token = news.token
-    assert news.changed(["a", "b"], token) == []
-    news.note(["b"], urgent=False)
-    assert news.changed(["a", "b"], token) == ["b"]
-    assert news.changed(["a", "b"], "") == ["a", "b"]
-    assert news.changed(["a", "b"], News().token) == ["a", "b"], "a token of another process"
+NOTHING = News(bad_answers=False, obeyed=False, answered=False)
+TABLES = (DrawTable(1, 5.0, {}, settled=True), DrawTable(2, 1.0, {}))
+BEFORE = ProgramState(7, "hash", True, {"v1": 10_000}, {"v1": Counts(4, {Outcome.OK: 3})}, TABLES)
 
 
-async def test_only_urgent_news_of_a_named_program_end_a_wait() -> None:
-    news = News()
-    waiting = asyncio.create_task(news.wait(["a"], news.token, seconds=30))
-    await asyncio.sleep(0)
-    for uids, urgent in ((["a"], False), (["b"], True)):
-        news.note(uids, urgent)
-        await news.tell()
-        await asyncio.sleep(0)
-        assert not waiting.done()
-    news.note(["a"], urgent=True)
-    await news.tell()
-    await asyncio.wait_for(waiting, 5)
+def totals(**outcomes: int) -> dict[str, Counts]:
+    return {"v1": Counts(9, outcomes)}
 
 
-def test_programs_that_went_are_forgotten() -> None:
-    news = News()
-    token = news.token
-    news.note(["a", "b"], urgent=True)
-    news.forget_programs({"b"})
-    assert news.changed(["a", "b"], token) == ["b"]
+def test_the_first_answer_is_all_news() -> None:
+    assert news_of(None, ProgramState()) == News(bad_answers=True, obeyed=True, answered=True)
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        BEFORE,
+        replace(BEFORE, totals=totals(ok=9)),
+        replace(BEFORE, totals=totals(ok=4, cancelled=5)),
+        replace(BEFORE, tables=(*TABLES, DrawTable(3, 0.0, {}))),
+        replace(BEFORE, tables=TABLES[1:]),
+    ],
+    ids=["nothing", "good answers", "clients that left", "a new table", "a table that was forgotten"],
+)
+def test_nobody_waits_for(after: ProgramState) -> None:
+    assert news_of(BEFORE, after) == NOTHING
+
+
+@pytest.mark.parametrize("outcome", [Outcome.PROGRAM_ERROR, Outcome.OVERLOADED, Outcome.CONNECTION_FAILURE])
+def test_more_bad_answers_are_news(outcome: Outcome) -> None:
+    assert news_of(BEFORE, replace(BEFORE, totals=totals(ok=3, **{outcome: 1}))) == replace(NOTHING, bad_answers=True)
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        replace(BEFORE, serial=8),
+        replace(BEFORE, content="another"),
+        replace(BEFORE, listening=False),
+        replace(BEFORE, effective={"v1": 9_000, "v2": 1_000}),
+        replace(BEFORE, refusal="no such cluster"),
+    ],
+)
+def test_what_envoy_obeys_is_news(after: ProgramState) -> None:
+    assert news_of(BEFORE, after) == replace(NOTHING, obeyed=True)
+
+
+def test_a_table_whose_last_answer_came_is_news_though_an_older_one_was() -> None:
+    after = replace(BEFORE, tables=(TABLES[0], replace(TABLES[1], settled=True)))
+    assert news_of(BEFORE, after) == replace(NOTHING, answered=True)

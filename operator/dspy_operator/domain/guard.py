@@ -12,8 +12,7 @@ from dspy_contract.routes import Lowered, Routes
 from dspy_operator.api.reasons import Reason
 from dspy_operator.api.rollout import Analysis
 from dspy_operator.domain.analysis.evidence import Evidence
-from dspy_operator.domain.analysis.judge import judge
-from dspy_operator.domain.analysis.verdict import Verdict
+from dspy_operator.domain.analysis.judge import judge_worse
 from dspy_operator.domain.following import with_all_at_stable
 from dspy_operator.domain.release.health import counts_missing
 
@@ -33,10 +32,10 @@ def guard(
         return None
     if unseen:
         return Lowered(release.id, answered + 1, candidate, Reason.COUNTS_MISSING, "", counts_missing(unseen))
-    judged = judge(evidence, analysis)
-    if judged.verdict is not Verdict.WORSE:
+    worse = judge_worse(evidence, analysis)
+    if worse is None:
         return None
-    return Lowered(release.id, answered + 1, candidate, judged.reason, judged.stream, judged.message)
+    return Lowered(release.id, answered + 1, candidate, worse.reason, worse.stream, worse.message)
 
 
 def lower(routes: Routes, lowered: Lowered, newest: int) -> Routes:

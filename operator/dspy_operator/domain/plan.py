@@ -31,6 +31,7 @@ from dspy_operator.domain.following import newest_serial, with_all_at_stable
 from dspy_operator.domain.ledger import Ledger, Release
 from dspy_operator.domain.readiness import can_serve, listening
 from dspy_operator.domain.recovery import recover_ledger
+from dspy_operator.domain.release.progress import next_pass_seconds
 from dspy_operator.domain.release.rules import advance
 from dspy_operator.domain.snapshot import DesiredRevision, Problem, Snapshot, Workload
 from dspy_operator.domain.targets import Target, targets_of
@@ -38,6 +39,8 @@ from dspy_operator.domain.transition import Event
 
 CHECKPOINT_SECONDS = 10.0
 MOVING_SECONDS = 1.0
+"""How soon a program has another pass where something moves: a revision drains, or something was decided just now."""
+
 UNREADY_SECONDS = 5.0
 """How often a program whose stable cannot serve, or of which somebody changed an object, is looked at: what its pods
 wait for may show by time alone, and an object is not repaired twice within a minute."""
@@ -138,12 +141,18 @@ def _assembled(
     )
     ledger, new_status = status.program_status(snapshot, ledger, now, CHECKPOINT_SECONDS)
     rollouts = _rollouts(snapshot, ledger, now)
-    wake = MOVING_SECONDS if needs_polling(ledger) or snapshot.service_port is None else None
-    if events:
-        wake = MOVING_SECONDS  # what was decided now may let something else be decided
-    if wake is None and not (can_serve(snapshot, ledger.stable) and _is_unchanged(snapshot)):
-        wake = UNREADY_SECONDS
+    wake = _wake_after_seconds(snapshot, ledger, bool(events))
     return Plan(ledger, new_status, urgent, actions, rollouts, events, wake)
+
+
+def _wake_after_seconds(snapshot: Snapshot, ledger: Ledger, decided: bool) -> float | None:
+    """When the next pass is due if nothing wakes it before; None when nothing shows by time alone."""
+    # What was decided now may let something else be decided.
+    if decided or ledger.draining or snapshot.service_port is None:
+        return MOVING_SECONDS
+    if ledger.release:
+        return next_pass_seconds(ledger, ledger.release, snapshot)
+    return None if can_serve(snapshot, ledger.stable) and _is_unchanged(snapshot) else UNREADY_SECONDS
 
 
 def _refused(snapshot: Snapshot, ledger: Ledger, problem: Problem, now: float) -> Plan:

@@ -142,14 +142,16 @@ class Observer:
         if revision is None:
             return {}
         pairs = {"Deployment": (deployment, revision.deployment), "Service": (service, revision.service)}
-        fields = {kind: self._repairs.field(item, pinned) for kind, (item, pinned) in pairs.items() if item}
+        fields = {
+            kind: self._repairs.field(item, pinned, revision.name) for kind, (item, pinned) in pairs.items() if item
+        }
         return {kind: changed for kind, changed in fields.items() if changed}
 
     def _service_changed(self, program: Program, service: Object | None) -> str | None:
         port = target_port(service)
         if service is None or port is None:
             return None
-        return self._repairs.field(service, manifests.service(program, port))
+        return self._repairs.field(service, manifests.service(program, port), port)
 
     def _desired(self, program: Program, existing: Mapping[str, Revision], refreshed: int) -> DesiredRevision | Problem:
         model = program.spec.model

@@ -28,13 +28,23 @@ class Repairs:
 
     def __init__(self) -> None:
         self._applied: dict[str, _Applied] = {}
+        self._compared: dict[str, tuple[object, str | None]] = {}
+        """By uid: what was compared last, and what came of it: most passes meet the same."""
 
-    def field(self, item: Object, desired: Mapping[str, Any]) -> str | None:
-        """The field of an object that somebody changed; None while it is as desired, or only looks different."""
-        applied = self._applied.get(item["metadata"]["uid"])
+    def field(self, item: Object, desired: Mapping[str, Any], named: object) -> str | None:
+        """The field of an object that somebody changed; None while it is as desired, or only looks different.
+
+        `named` stands for what is desired: the same name, the same fields.
+        """
+        uid = item["metadata"]["uid"]
+        applied = self._applied.get(uid)
         if applied is not None and applied.version == _version(item):
             return None
-        return difference(item, desired)
+        pair = (item["metadata"]["resourceVersion"], named)
+        known = self._compared.get(uid)
+        if known is None or known[0] != pair:
+            known = self._compared[uid] = (pair, difference(item, desired))
+        return known[1]
 
     def is_due(self, item: Object) -> bool:
         """False for an object that was applied again within the last minute."""
@@ -49,6 +59,7 @@ class Repairs:
     def forget(self, item: Object) -> None:
         """An object is gone."""
         self._applied.pop(item["metadata"]["uid"], None)
+        self._compared.pop(item["metadata"]["uid"], None)
 
 
 def _version(item: Object) -> object:

@@ -69,13 +69,17 @@ class Guard:
         store: Store,
         poller: Poller,
         known: Callable[[str, str], Known | None],
+        remember: Callable[[str, str, int, Evidence], None],
         wake_pass: Callable[[Key], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """`known` says what the last pass left of a program, `remember` takes the evidence that a look saw (namespace,
+        name, release): what a gateway pod told is kept though it goes before the next pass."""
         self._kube = kube
         self._store = store
         self._poller = poller
         self._known = known
+        self._remember = remember
         self._wake_pass = wake_pass
         self._clock = clock
         self._looked_at: dict[tuple[str, str], tuple[int, float]] = {}
@@ -157,6 +161,10 @@ class Guard:
         release = routes.release
         look = Look(routes.uid, release.stable, release.candidates[0], known.release, known.step, self._clock())
         evidence = accumulate(known.evidence, states, look)
+        self._remember(key.namespace, key.name, known.release, evidence)
+        if evidence.epoch > release.epoch:
+            # From now on slow answers count, once a pass has put the epoch into the routes.
+            self._wake_pass(Key("program", key.namespace, key.name))
         unseen = self._poller.unseen(key.namespace)
         lowered = guard(routes, evidence, known.analysis, unseen, known.answered)
         if lowered is None:

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field, replace
 from dspy_contract.logs import Logger
 from dspy_operator.api.reasons import Reason
 from dspy_operator.api.rollout import Analysis
+from dspy_operator.domain.analysis.evidence import Evidence
 from dspy_operator.domain.ledger import Ledger
 from dspy_operator.domain.plan import RolloutStatus, needs_polling, plan, starts_release
 from dspy_operator.domain.readiness import routes_acked
 from dspy_operator.domain.release.judging import analysis_of
+from dspy_operator.domain.release.progress import awaits_answers
 from dspy_operator.domain.snapshot import DesiredRevision, Problem, Program, Snapshot
 from dspy_operator.domain.status import held_status, orphan_status
 from dspy_operator.errors import InvalidSpecError
@@ -56,6 +58,19 @@ class ProgramReconciler:
             return NO_RELEASE
         answered, evidence = release.answered, release.evidence
         return Known(release.id, release.weight_bp, release.step, answered, evidence, memory.analysis)
+
+    def awaits_answers(self, namespace: str, name: str) -> bool:
+        """True while what the release does next hangs on requests that have not ended."""
+        memory = self._memories.get((namespace, name))
+        ledger = memory.ledger if memory else None
+        return ledger is not None and (ledger.release is None or awaits_answers(ledger.release))
+
+    def remember(self, namespace: str, name: str, release: int, evidence: Evidence) -> None:
+        """Takes the evidence that a look saw of a release, for the next pass."""
+        memory = self._memories.get((namespace, name))
+        ledger = memory.ledger if memory else None
+        if memory is not None and ledger is not None and ledger.release is not None and ledger.release.id == release:
+            memory.ledger = replace(ledger, release=replace(ledger.release, evidence=evidence))
 
     def kept(self, namespace: str, name: str) -> Mapping[str, int]:
         """By gateway pod and incarnation, up to which draw table the stored ledger keeps the counts."""

@@ -37,21 +37,18 @@ Bad = Callable[[Counts], int]
 
 def judge(evidence: Evidence, analysis: Analysis) -> Judged:
     """The verdict now. Looking often is free: each test is valid at any look."""
-    totals = [total for total in evidence.ordered if total.judged]
-    by_stream = [(stream, log_e_of(stream, totals)) for stream in STREAMS]
-    slow = _slow_log_e(evidence, totals)
-    terms = [
-        *(math.log(stream.share) + log_e for stream, log_e in by_stream),
-        math.log(SLOW_SHARE) + slow,
-        math.log(UNDEFINED_SHARE),
-    ]
-    log_e = log_sum(terms)
+    log_e, stream = _evidence_of_worse(evidence)
     if rejects(log_e, analysis.false_rollback_percent / 100):
-        largest = terms.index(max(terms[:-1]))
-        return _worse(evidence, by_stream[largest][0] if largest < len(by_stream) else None, log_e)
+        return _worse(evidence, stream, log_e)
     if is_no_worse(evidence, analysis):
         return Judged(Verdict.NO_WORSE, "", "", f"The candidate is no worse: {described(evidence)}", log_e)
     return Judged(Verdict.UNDECIDED, "", "", f"Not decided yet: {described(evidence)}", log_e)
+
+
+def judge_worse(evidence: Evidence, analysis: Analysis) -> Judged | None:
+    """The verdict if it is Worse: all that the guard asks, for less than the whole."""
+    log_e, stream = _evidence_of_worse(evidence)
+    return _worse(evidence, stream, log_e) if rejects(log_e, analysis.false_rollback_percent / 100) else None
 
 
 def is_confirmed(judged: Judged) -> bool:
@@ -96,6 +93,17 @@ def described(evidence: Evidence) -> str:
     return f"{_in_words(evidence.candidate)} of the candidate against {_in_words(evidence.stable)} of stable"
 
 
+def _evidence_of_worse(evidence: Evidence) -> tuple[float, Stream | None]:
+    """log E of all streams together, and the stream that says most; None where that is the slow answers'."""
+    totals = [total for total in evidence.ordered if total.judged]
+    terms: list[tuple[float, Stream | None]] = [
+        (math.log(stream.share) + log_e_of(stream, totals), stream) for stream in STREAMS
+    ]
+    terms.append((math.log(SLOW_SHARE) + _slow_log_e(evidence, totals), None))
+    log_e = log_sum([*(log for log, _ in terms), math.log(UNDEFINED_SHARE)])
+    return log_e, max(terms, key=lambda term: term[0])[1]
+
+
 def _in_words(counts: RequestCounts) -> str:
     return f"{counts.failures} failures in {counts.requests} requests"
 
@@ -132,18 +140,15 @@ def _slower(counts: Counts, edge: int) -> int:
 
 def _draws(totals: Sequence[Total], bad: Bad, candidate_bad: Bad | None = None) -> list[Draws]:
     """Totals of equal weight and five minutes as draws, in their order."""
-    draws: dict[tuple[float, float], Draws] = {}
+    candidate_bad = candidate_bad or bad
+    sums: dict[tuple[float, float], list[int]] = {}
     for total in totals:
-        key = (total.since, total.weight)
-        before = draws.get(key, Draws(total.weight, 0, 0, 0, 0))
-        draws[key] = Draws(
-            total.weight,
-            before.stable_requests + total.stable.started,
-            before.candidate_requests + total.candidate.started,
-            before.stable_bad + bad(total.stable),
-            before.candidate_bad + (candidate_bad or bad)(total.candidate),
-        )
-    return list(draws.values())
+        counts = sums.setdefault((total.since, total.weight), [0, 0, 0, 0])
+        counts[0] += total.stable.started
+        counts[1] += total.candidate.started
+        counts[2] += bad(total.stable)
+        counts[3] += candidate_bad(total.candidate)
+    return [Draws(weight, *counts) for (_, weight), counts in sums.items()]
 
 
 def _answered(totals: Sequence[Total], stream: Stream) -> list[Draws]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from dspy_operator.api.reasons import Reason
-from dspy_operator.domain.analysis.judge import is_confirmed, judge
+from dspy_operator.domain.analysis.judge import is_confirmed, judge, judge_worse
 from dspy_operator.domain.analysis.verdict import Verdict
 from dspy_operator.domain.ledger import Ledger, Lowering, Release
 from dspy_operator.domain.readiness import fully_ready, routes_acked
@@ -57,10 +57,10 @@ def lower_candidate(ledger: Ledger, snapshot: Snapshot, now: float) -> Transitio
     release = ledger.release
     if release is None or release.lowered or release.weight_bp == 0:
         return ledger, ()
-    judged = judge(release.evidence, analysis_of(release, snapshot))
+    worse = judge_worse(release.evidence, analysis_of(release, snapshot))
     number = release.answered + 1
-    if judged.verdict is Verdict.WORSE:
-        return _lower(ledger, release, snapshot, number, judged.reason, judged.stream, judged.message)
+    if worse:
+        return _lower(ledger, release, snapshot, number, worse.reason, worse.stream, worse.message)
     cause = _cause(release, snapshot)
     return _lower(ledger, release, snapshot, number, cause.reason, "", cause.message) if cause else (ledger, ())
 

@@ -8,6 +8,12 @@ from dspy_operator.domain.readiness import refusal_of, routes_acked
 from dspy_operator.domain.snapshot import Snapshot
 from dspy_operator.domain.steps import Progress
 
+WAITING_SECONDS = 4.0
+"""How often a release has a pass that nothing else asks for: deadlines and causes that pass show by time. No longer
+than a clock's longest tick."""
+
+SHORTEST_SECONDS = 0.05
+
 
 def progress_of(ledger: Ledger, release: Release, snapshot: Snapshot) -> Progress:
     """How far the step at hand is."""
@@ -20,6 +26,19 @@ def progress_of(ledger: Ledger, release: Release, snapshot: Snapshot) -> Progres
         routes_acked=routed and acked,
         refusal=refusal_of(snapshot.gateway, snapshot.program.uid),
     )
+
+
+def next_pass_seconds(ledger: Ledger, release: Release, snapshot: Snapshot) -> float:
+    """In how many seconds the release may go on though no news has come."""
+    if release.blocked_seconds or not release.ready_once or release.step >= len(release.steps):
+        return WAITING_SECONDS
+    ends_in = release.steps[release.step].may_end_in_seconds(progress_of(ledger, release, snapshot))
+    return min(max(ends_in, SHORTEST_SECONDS), WAITING_SECONDS)
+
+
+def awaits_answers(release: Release) -> bool:
+    """True while the release waits for requests to end: to be refused or to go on once lowered, or to be promoted."""
+    return release.lowered is not None or release.step >= len(release.steps)
 
 
 def steps_are_answered(release: Release) -> bool:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from dspy_operator.domain.steps.progress import Progress
 
+REQUESTS_SECONDS = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class PauseSeconds:
@@ -24,6 +26,10 @@ class PauseSeconds:
     def describe(self, progress: Progress) -> str:
         """What the step waits for, in one sentence."""
         return f"Waiting {self.seconds} s at {progress.weight_bp / 100:g}%"
+
+    def may_end_in_seconds(self, progress: Progress) -> float:
+        """When time alone ends it."""
+        return max(self.seconds - progress.elapsed_seconds, 0.0)
 
     @property
     def waits_for_others(self) -> bool:
@@ -48,6 +54,10 @@ class PauseRequests:
     def describe(self, progress: Progress) -> str:
         """What the step waits for, in one sentence."""
         return f"Waiting for {self.requests} candidate requests, {progress.candidate_requests} so far"
+
+    def may_end_in_seconds(self, progress: Progress) -> float:
+        """Soon: counts arrive all the time."""
+        return REQUESTS_SECONDS
 
     @property
     def waits_for_others(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from dspy_operator.domain.steps.progress import Progress
@@ -25,6 +26,10 @@ class SetWeight:
         """What the step does now, in one sentence."""
         setting = f"Setting the weight to {self.weight_bp / 100:g}%"
         return f"{setting}: {progress.refusal}" if progress.refusal else setting
+
+    def may_end_in_seconds(self, progress: Progress) -> float:
+        """Never by time: a confirmation wakes the release."""
+        return math.inf
 
     @property
     def waits_for_others(self) -> bool:
