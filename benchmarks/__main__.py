@@ -6,14 +6,16 @@ from collections.abc import Callable
 
 import click
 
-from benchmarks import gateway, judgement, programs, releases, runtime
+from benchmarks import gateway, judgement, moving, programs, releases, runtime, scale
 
 BENCHES: dict[str, Callable[[], None]] = {
     "runtime": runtime.main,
     "gateway": gateway.main,
     "programs": programs.main,
+    "moving": moving.main,
     "releases": releases.main,
     "judgement": judgement.main,
+    "scale": scale.main,
 }
 
 

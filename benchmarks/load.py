@@ -61,6 +61,12 @@ def cpu_seconds(pid: int) -> float:
     return total
 
 
+def resident_mib(pid: int) -> int:
+    """A process' resident memory in MiB."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))) // 1024
+
+
 def _descendants(pid: int) -> list[int]:
     found: list[int] = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):

@@ -8,7 +8,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.load import cpu_seconds
+from benchmarks.load import cpu_seconds, resident_mib
 from benchmarks.show import show
 from dspy_contract.routes import Port, PortTable
 from dspy_gateway.resources import DesiredState
@@ -34,7 +34,7 @@ def main() -> None:
 async def _measured(count: int) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         async with Upstream("old").running() as old, Upstream("new").running() as new:
-            desired = _desired(count, {"old": old, "new": new})
+            desired = desired_of(count, {"old": old, "new": new})
             gateway = Gateway(Path(folder))
             await gateway.agent.admin.close()
             await gateway.start_agent()
@@ -42,9 +42,10 @@ async def _measured(count: int) -> list[str]:
                 started = time.monotonic()
                 await gateway.agent.update(desired)
                 await gateway.start_envoy()
-                await _wait_until_served(gateway, list(desired.routes))
+                await wait_until_served(gateway, list(desired.routes))
                 served = time.monotonic() - started
-                look, memory = await _looks(gateway), _memory(gateway)
+                assert gateway.envoy is not None
+                look, memory = await _looks(gateway), resident_mib(gateway.envoy.pid)
             finally:
                 await gateway.stop_agent()
                 await gateway.kill_envoy()
@@ -52,7 +53,8 @@ async def _measured(count: int) -> list[str]:
     return [str(count), f"{served:.1f} s", aim, f"{look:.1f} ms", "<= 8 ms" if count == 300 else "", f"{memory} MiB"]
 
 
-def _desired(count: int, upstreams: dict[str, Upstream]) -> DesiredState:
+def desired_of(count: int, upstreams: dict[str, Upstream]) -> DesiredState:
+    """The inputs of so many programs, each with two revisions."""
     uids = [f"0b5c6d7e-0000-4000-8000-{number:012d}" for number in range(count)]
     one = inputs_of(uids[0], 1, {"old": 9_000, "new": 1_000}, upstreams, free_port())
     ports = PortTable({uid: Port(f"p{number}", FIRST_PORT + number) for number, uid in enumerate(uids)})
@@ -60,7 +62,7 @@ def _desired(count: int, upstreams: dict[str, Upstream]) -> DesiredState:
     return DesiredState(ports, routes, one.slices)
 
 
-async def _wait_until_served(gateway: Gateway, uids: list[str]) -> None:
+async def wait_until_served(gateway: Gateway, uids: list[str]) -> None:
     """Looks at one program after the other, so that looking costs nothing."""
     for uid in uids:
         while not gateway.agent.state([uid]).programs[uid].listening:  # noqa: ASYNC110 it tells pollers only
@@ -74,10 +76,3 @@ async def _looks(gateway: Gateway) -> float:
     for _ in range(LOOKS):
         await gateway.agent.look()
     return 1000 * (cpu_seconds(gateway.envoy.pid) - before) / LOOKS
-
-
-def _memory(gateway: Gateway) -> int:
-    assert gateway.envoy is not None
-    status = Path(f"/proc/{gateway.envoy.pid}/status").read_text()
-    kilobytes = next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))
-    return int(kilobytes) // 1024

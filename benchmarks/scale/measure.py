@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -23,7 +22,7 @@ import aiohttp
 import click
 import yaml
 
-from benchmarks.load import cpu_seconds
+from benchmarks.load import cpu_seconds, resident_mib
 from benchmarks.scale.control_plane import ControlPlane, running
 from benchmarks.scale.gateways import Gateways
 from benchmarks.show import CONSOLE, percentile, show
@@ -69,11 +68,10 @@ class Bench:
         assert self.operator is not None
         return cpu_seconds(self.operator.pid)
 
-    def memory(self) -> float:
+    def memory(self) -> int:
         """MiB of the operator's memory."""
         assert self.operator is not None
-        status = Path(f"/proc/{self.operator.pid}/status").read_text()
-        return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))) / 1024
+        return resident_mib(self.operator.pid)
 
     def reads(self) -> dict[str, int]:
         """The operator's requests so far, watches and its Lease aside, by verb."""
@@ -118,7 +116,8 @@ async def _measure(plane: ControlPlane, stops: list[int], moving: int, namespace
         began = time.monotonic()
         await _make(bench, range(made, stop), namespaces, uris[0])
         await _until(functools.partial(bench.programs.serve, stop), f"{stop} programs are served", 3600)
-        rows.append([f"{stop} idle", *await _idle(bench), f"{(stop - made) / (time.monotonic() - began):.0f} a second"])
+        rate = (stop - made) / (time.monotonic() - began)
+        rows.append([f"{stop} idle", *await _idle(bench), f"{rate:.0f} a second"])
         made = stop
         _print("Programs", rows)
         if stop == moving:
@@ -141,7 +140,7 @@ async def _idle(bench: Bench) -> list[str]:
     after = bench.reads()
     lists = {verb: after.get(verb, 0) - reads.get(verb, 0) for verb in ("get", "list")}
     told = ", ".join(f"{count} {verb}s" for verb, count in lists.items() if count) or "none"
-    return [f"{bench.memory():.0f} MiB", f"{(bench.cpu() - cpu) * 60 / IDLE_SECONDS:.1f}", told]
+    return [f"{bench.memory()} MiB", f"{(bench.cpu() - cpu) * 60 / IDLE_SECONDS:.1f}", told]
 
 
 async def _releases(bench: Bench, namespaces: int, uris: list[str]) -> None:
@@ -163,7 +162,7 @@ async def _releases(bench: Bench, namespaces: int, uris: list[str]) -> None:
     rows = [
         ["all at their first weight after", f"{moved:.0f} s", ""],
         ["operator's CPU while they move", f"{share:.2f} cores", "<= 1"],
-        ["operator's memory", f"{bench.memory():.0f} MiB", "<= 300 MiB"],
+        ["operator's memory", f"{bench.memory()} MiB", "<= 300 MiB"],
         ["polls answered", f"{(bench.gateways.polls - polls) / MOVING_SECONDS:.0f} a second", ""],
     ]
     show(f"{len(uids)} releases moving in {namespaces} namespaces", ["", "", "aim"], rows)
@@ -211,7 +210,7 @@ async def _restart(bench: Bench, uris: list[str]) -> None:
     await asyncio.sleep(120)
     rows = [
         ["to the first look at a moving release", f"{seconds:.1f} s", "<= 30 s"],
-        ["memory two minutes later", f"{bench.memory():.0f} MiB", "<= 1000 MiB"],
+        ["memory two minutes later", f"{bench.memory()} MiB", "<= 1000 MiB"],
         ["  Argo Rollouts", ARGO, ""],
     ]
     show(f"Start with {count} programs, after a fail-over", ["", "", "aim"], rows)

@@ -37,7 +37,8 @@ class AgentClient:
         """The answer of the agent at an address. Raises AgentError."""
         if self._session is None:
             timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS, connect=1.0)
-            self._session = aiohttp.ClientSession(timeout=timeout)
+            # A poll waits at its agent: as many connections as there are gateway pods are open at once.
+            self._session = aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0))
         host = f"[{address}]" if ":" in address else address
         url, headers = f"http://{host}:{STATE_PORT}/state", {"Authorization": f"Bearer {token}"}
         try:

@@ -37,6 +37,7 @@ def registry(take: Take, login: Callable[[], Any]) -> kopf.OperatorRegistry:
 def settings(watch_seconds: int = 300) -> kopf.OperatorSettings:
     """kopf as a layer that watches: no events, no finalizers, no peering, no scanning."""
     result = kopf.OperatorSettings()
+    result.persistence.diffbase_storage = _NoDifferences()
     result.queueing.idle_timeout = 0.1
     result.watching.server_timeout = watch_seconds
     result.watching.client_timeout = watch_seconds + 30
@@ -49,6 +50,20 @@ def settings(watch_seconds: int = 300) -> kopf.OperatorSettings:
     result.peering.standalone = True
     result.process.ultimate_exiting_timeout = 25
     return result
+
+
+class _NoDifferences(kopf.DiffBaseStorage):
+    """Compares no objects: no handler asks what has changed, and copying each for it costs more than all else."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        """Nothing of an object."""
+        return kopf.BodyEssence({})
+
+    def fetch(self, **_: Any) -> None:
+        """Nothing is stored."""
+
+    def store(self, **_: Any) -> None:
+        """Likewise."""
 
 
 async def _connection(configuration: client.Configuration, settings: kopf.OperatorSettings) -> kopf.ConnectionInfo:
