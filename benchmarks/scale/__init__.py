@@ -3,18 +3,9 @@ every gateway's agent."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
-from benchmarks.scale.control_plane import kwok
-from dev.cluster.interface import REPOSITORY
-from dev.cluster.node import build
+from dev.cluster.pretended import run_inside
 
 
 def main() -> None:
-    """Measures in namespaces of its own, in which every pod's address is this machine's; everything ends with them."""
-    build.binary()
-    kwok()
-    own = [sys.executable, "-m", "benchmarks.scale.measure"]
-    namespaces = ["--net", "--mount", "--propagation", "private", "--pid", "--fork", "--mount-proc", "--kill-child"]
-    subprocess.run(["unshare", *namespaces, "--", *own], cwd=REPOSITORY, check=True)
+    """Measures where every pod's address is this machine's."""
+    run_inside("benchmarks.scale.measure")

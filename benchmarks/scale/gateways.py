@@ -1,7 +1,8 @@
 """One process that is the agent of every gateway pod: it obeys routes, counts pretended requests, and answers polls.
 
 Books, tables and switches are the agent's own. Requests are pretended when a poll is answered: `RATE` a second for each
-program with two revisions, drawn by the effective weights.
+program with two revisions, drawn by the effective weights. The pods of a namespace draw alike, so that this process
+is not what is measured.
 """
 
 from __future__ import annotations
@@ -36,17 +37,29 @@ POD_SELECTOR = {"labelSelector": "app.kubernetes.io/name=dspy-gateway"}
 ROUTES_SELECTOR = {"labelSelector": "app.kubernetes.io/managed-by=dspy-operator"}
 
 
+FRESH_SECONDS = 0.4
+"""What one pod of a namespace was told of a program is told to the other one within this time."""
+
+
+@dataclass
+class Program:
+    """One program as every gateway pod of its namespace draws it."""
+
+    gateway: SimulatedGateway
+    drawn_at: float
+    told: ProgramState | None = None
+    told_at: float = 0.0
+
+
 @dataclass
 class Pod:
-    """One gateway pod: its book, and the gateways of its namespace's programs by uid."""
+    """One gateway pod. `incarnation` is its own, though its tables are the namespace's."""
 
     name: str
     namespace: str
-    book: Book = field(default_factory=Book)
-    switches: Switches = field(default_factory=Switches)
+    incarnation: str
     news: News = field(default_factory=News)
-    programs: dict[str, SimulatedGateway] = field(default_factory=dict)
-    answered: dict[str, float] = field(default_factory=dict)
+    answered_at: float = 0.0
 
 
 class Gateways:
@@ -55,10 +68,14 @@ class Gateways:
     def __init__(self, kube: Kube) -> None:
         self.pods: dict[str, Pod] = {}
         """By address."""
+        self.programs: dict[str, Program] = {}
+        """By uid."""
         self.routes: dict[str, dict[str, Routes]] = defaultdict(dict)
         """By namespace and uid."""
         self.bad: set[str] = set()
         """The uids whose candidate fails every request."""
+        self.candidates: dict[str, tuple[str, ...]] = {}
+        """By uid: the candidates of the routes that were seen last."""
         self.told_at: dict[str, float] = {}
         """By uid: when an answer first told of failures."""
         self.lowered_at: dict[str, float] = {}
@@ -66,9 +83,13 @@ class Gateways:
         self.guarded: dict[str, float] = {}
         """By uid: when a poll last said that the guard looks."""
         self.changed: set[str] = set()
-        """The names of the pods that have taken new routes and have told nobody yet."""
+        """The namespaces whose pods have taken new routes and have told nobody yet."""
         self.polls = 0
         self._chance = random.Random(1)
+        self._books: defaultdict[str, Book] = defaultdict(Book)
+        self._switches: defaultdict[str, Switches] = defaultdict(Switches)
+        self._by_namespace: defaultdict[str, dict[str, Pod]] = defaultdict(dict)
+        """By namespace and address."""
         self._watches = [
             Watch(kube, "/api/v1/pods", POD_SELECTOR, _Pods(self)),
             Watch(kube, "/api/v1/configmaps", ROUTES_SELECTOR, _Routes(self), self._tell),
@@ -83,22 +104,29 @@ class Gateways:
         await web.TCPSite(runner, "0.0.0.0", STATE_PORT, backlog=1024).start()
         await asyncio.gather(*(watch.run() for watch in self._watches))
 
+    def add(self, address: str, pod: Pod) -> None:
+        """A pod has an address."""
+        self.pods[address] = self._by_namespace[pod.namespace][address] = pod
+
+    def remove(self, address: str) -> None:
+        """A pod went."""
+        pod = self.pods.pop(address, None)
+        if pod is not None:
+            del self._by_namespace[pod.namespace][address]
+
     async def turn_bad(self, uid: str, namespace: str) -> None:
         """From now on the program's candidate fails, beginning with a burst at each pod."""
         self.bad.add(uid)
         now = time.monotonic()
-        for pod in list(self.pods.values()):
-            gateway = pod.programs.get(uid)
-            if pod.namespace != namespace or gateway is None or gateway.obeyed is None:
-                continue
-            self._draw(gateway, now, 2 * BURST)
+        self._draw(self.programs[uid], now, 2 * BURST)
+        for pod in self._pods_of(namespace):
             pod.news.note([uid], urgent=True)
             await pod.news.tell()
 
     async def _tell(self) -> None:
         """Wakes the polls of the pods that have new routes."""
-        names, self.changed = self.changed, set()
-        for pod in [pod for pod in self.pods.values() if pod.name in names]:
+        namespaces, self.changed = self.changed, set()
+        for pod in [pod for namespace in namespaces for pod in self._pods_of(namespace)]:
             await pod.news.tell()
 
     async def _state(self, request: web.Request) -> web.Response:
@@ -110,63 +138,70 @@ class Gateways:
         self.polls += 1
         poll = load_poll(await request.read())
         await pod.news.wait(poll.programs.keys(), poll.seen, poll.wait_seconds)
-        wait = pod.answered.get("at", 0.0) + ANSWER_SECONDS - time.monotonic()
+        wait = pod.answered_at + ANSWER_SECONDS - time.monotonic()
         await asyncio.sleep(max(0.0, wait))
         content = dump_state(self._answer(pod, poll))
-        pod.answered["at"] = time.monotonic()
+        pod.answered_at = time.monotonic()
         return web.Response(body=content, content_type="application/json")
 
     def _answer(self, pod: Pod, poll: Poll) -> GatewayState:
         now = time.monotonic()
-        for uid in poll.programs:
-            self.pass_time(pod, uid, now)
-        changed = pod.news.changed(poll.programs, poll.seen)
-        programs: dict[str, ProgramState] = {}
-        for uid in changed:
-            gateway = pod.programs.get(uid)
-            if gateway is None:
-                continue
-            state = gateway.answer(Poll({uid: poll.programs[uid]}), now)
-            programs.update(state.programs)
-            if uid in self.bad and uid not in self.told_at:
-                self.told_at[uid] = time.monotonic()
         for uid, interest in poll.programs.items():
+            self.pass_time(pod.namespace, uid, now)
             if interest.guarding is not None:
-                self.guarded[uid] = time.monotonic()
-                pod.switches.renew(uid, interest.guarding, now)
-        return GatewayState(pod.name, pod.book.incarnation, pod.news.token, programs, FEATURES)
+                self.guarded[uid] = now
+                self._switches[pod.namespace].renew(uid, interest.guarding, now)
+        known = [uid for uid in pod.news.changed(poll.programs, poll.seen) if uid in self.programs]
+        programs = {uid: self._told(self.programs[uid], uid, poll, now) for uid in known}
+        for uid in self.bad.intersection(known):
+            self.told_at.setdefault(uid, time.monotonic())
+        return GatewayState(pod.name, pod.incarnation, pod.news.token, programs, FEATURES)
 
-    def pass_time(self, pod: Pod, uid: str, now: float) -> None:
+    def _told(self, program: Program, uid: str, poll: Poll, now: float) -> ProgramState:
+        """What is told of a program; the same to each pod of its namespace for a moment."""
+        if program.told is None or now - program.told_at > FRESH_SECONDS:
+            program.told = program.gateway.answer(Poll({uid: poll.programs[uid]}), now).programs[uid]
+            program.told_at = now
+        return program.told
+
+    def pass_time(self, namespace: str, uid: str, now: float) -> None:
         """Obeys routes, and pretends the requests since the last time."""
-        routes = self.routes[pod.namespace].get(uid)
+        routes = self.routes[namespace].get(uid)
         if routes is None:
             return
-        gateway = pod.programs.get(uid)
-        if gateway is None:
-            gateway = SimulatedGateway(pod.name, dict, lambda revision: self._outcome(uid, revision), pod.book)
-            gateway.switches = pod.switches
-            pod.programs[uid] = gateway
+        program = self.programs.get(uid)
+        if program is None:
+            gateway = SimulatedGateway(
+                namespace, dict, lambda revision: self._outcome(uid, revision), self._books[namespace]
+            )
+            gateway.switches = self._switches[namespace]
+            program = self.programs[uid] = Program(gateway, now)
+        gateway = program.gateway
+        since = now - program.drawn_at
+        if gateway.obeyed is not None and gateway.obeyed.serial == routes.serial and since < FRESH_SECONDS:
+            return
         gateway.ready = lambda: {backend.revision: 1 for backend in routes.backends}
         before = gateway.obeyed.serial if gateway.obeyed else -1
         gateway.tick(now, routes)
-        if routes.serial != before:
-            pod.news.note([uid], urgent=True)
-        since = now - pod.answered.get(uid, now)
-        pod.answered[uid] = now
+        program.drawn_at = now
         if len(routes.backends) > 1:
-            self._draw(gateway, now, min(10, int(since * RATE + self._chance.random())))
-            pod.news.note([uid], urgent=False)
+            self._draw(program, now, min(10, int(since * RATE + self._chance.random())))
+        if routes.serial != before:
+            program.told = None
+        for pod in self._pods_of(namespace):
+            pod.news.note([uid], urgent=routes.serial != before)
 
-    def _draw(self, gateway: SimulatedGateway, now: float, requests: int) -> None:
+    def _draw(self, program: Program, now: float, requests: int) -> None:
         for _ in range(requests):
-            gateway.request(now, self._chance)
-        gateway.tick(now, None)
+            program.gateway.request(now, self._chance)
+        program.gateway.tick(now, None)
+        program.told = None
+
+    def _pods_of(self, namespace: str) -> list[Pod]:
+        return list(self._by_namespace[namespace].values())
 
     def _outcome(self, uid: str, revision: str) -> Answer:
-        bad = uid in self.bad
-        if bad:
-            routes = next(each[uid] for each in self.routes.values() if uid in each)
-            bad = bool(routes.release) and revision in routes.candidates
+        bad = uid in self.bad and revision in self.candidates[uid]
         return (0.0, Outcome.PROGRAM_ERROR) if bad else (0.2, Outcome.OK)
 
 
@@ -180,10 +215,10 @@ class _Pods:
         address = item.get("status", {}).get("podIP")
         metadata = item["metadata"]
         if address and address not in self._gateways.pods:
-            self._gateways.pods[address] = Pod(metadata["name"], metadata["namespace"])
+            self._gateways.add(address, Pod(metadata["name"], metadata["namespace"], metadata["uid"]))
 
     def forget(self, item: Object) -> None:
-        self._gateways.pods.pop(item.get("status", {}).get("podIP", ""), None)
+        self._gateways.remove(item.get("status", {}).get("podIP", ""))
 
     def keep(self, found: object, version: str) -> None:
         """Nothing: pods that went have no polls."""
@@ -207,10 +242,9 @@ class _Routes:
         if routes.uid in gateways.told_at and not weight:
             gateways.lowered_at.setdefault(routes.uid, time.monotonic())
         # An agent obeys new routes within milliseconds, and tells at once.
-        for pod in gateways.pods.values():
-            if pod.namespace == namespace:
-                gateways.pass_time(pod, routes.uid, time.monotonic())
-                gateways.changed.add(pod.name)
+        gateways.candidates[routes.uid] = routes.candidates
+        gateways.pass_time(namespace, routes.uid, time.monotonic())
+        gateways.changed.add(namespace)
 
     def forget(self, item: Object) -> None:
         """Nothing: programs are not deleted here."""

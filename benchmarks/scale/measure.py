@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import functools
 import json
 import random
@@ -18,22 +17,17 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-import aiohttp
 import click
-import yaml
 
 from benchmarks.load import cpu_seconds, resident_mib
-from benchmarks.scale.control_plane import ControlPlane, running
 from benchmarks.scale.gateways import Gateways
 from benchmarks.show import CONSOLE, percentile, show
-from dev.cluster.deploy import SYSTEM
-from dev.cluster.interface import REPOSITORY
+from dev.cluster.pretended.control_plane import ControlPlane, running
+from dev.cluster.pretended.installation import LM_SECRET, MODEL, connect, install, make_lm_secret, make_versions
 from dspy_contract.routes import Routes
 from dspy_kube.client import MERGE, Kube, Object
 from dspy_kube.watch import Watch
 
-NAME = "triage"
-REGISTRY_PORT = 5000
 IDLE_SECONDS = 60.0
 MOVING_SECONDS = 60.0
 ARGO = "500 idle objects: 132 MB, 0.59 CPU s a minute, reconciled in 48 s (measured once, on a cluster)"
@@ -99,9 +93,9 @@ def main(idle: str, moving: int, namespaces: int) -> None:
 
 
 async def _measure(plane: ControlPlane, stops: list[int], moving: int, namespaces: int) -> None:
-    uris = await _versions(plane)
-    variables = _install(plane)
-    kube = await _kube(plane)
+    uris = await make_versions(plane)
+    variables = install(plane)
+    kube = await connect(plane)
     gateways = Gateways(kube)
     agents = asyncio.create_task(gateways.run())
     programs = _Programs()
@@ -109,7 +103,7 @@ async def _measure(plane: ControlPlane, stops: list[int], moving: int, namespace
     watch = asyncio.create_task(Watch(kube, "/apis/dspy.dev/v1alpha1/dspyprograms", {}, programs).run())
     for number in range(namespaces):
         await kube.request("POST", "/api/v1/namespaces", None, {"metadata": {"name": _namespace(number)}})
-        await _secret(kube, _namespace(number))
+        await make_lm_secret(kube, _namespace(number))
     bench.start_operator()
     rows, made = [], 0
     for stop in stops:
@@ -147,10 +141,7 @@ async def _releases(bench: Bench, namespaces: int, uris: list[str]) -> None:
     """All programs release at once; then every candidate turns bad, one after the other."""
     uids = sorted(uid for each in bench.gateways.routes.values() for uid in each)
     steps: list[dict[str, Any]] = [{"setWeight": 50}, {"pause": {"seconds": 6000}}]
-    analysis = {"maxSeconds": 7200}
-    await asyncio.gather(
-        *(_policy(bench, number, len(uids), namespaces, steps, analysis) for number in range(namespaces))
-    )
+    await asyncio.gather(*(_policy(bench, number, len(uids), namespaces, steps) for number in range(namespaces)))
     began = time.monotonic()
     await asyncio.gather(*(_set_model(bench, number, len(uids), namespaces, uris[1]) for number in range(namespaces)))
     await _until(lambda: len(_at_weight(bench)) >= len(uids), f"{len(uids)} releases move", 1800)
@@ -192,10 +183,10 @@ async def _restart(bench: Bench, uris: list[str]) -> None:
         "POST",
         ROLLOUTS.format(namespace),
         None,
-        _rollout(f"{NAME}-0", [{"setWeight": 10}, {"pause": {"seconds": 6000}}]),
+        _rollout(f"{MODEL}-0", [{"setWeight": 10}, {"pause": {"seconds": 6000}}]),
     )
     await bench.kube.request(
-        "PATCH", f"{PROGRAMS.format(namespace)}/{NAME}-0", {}, {"spec": {"model": {"uri": uris[2]}}}, MERGE
+        "PATCH", f"{PROGRAMS.format(namespace)}/{MODEL}-0", {}, {"spec": {"model": {"uri": uris[2]}}}, MERGE
     )
     await _until(
         lambda: any(each.release for each in bench.gateways.routes[namespace].values()), "one release moves", 300
@@ -223,24 +214,20 @@ async def _make(bench: Bench, numbers: range, namespaces: int, uri: str) -> None
         namespace = _namespace(number % namespaces)
         async with gate:
             await bench.kube.request(
-                "POST", PROGRAMS.format(namespace), None, _program(f"{NAME}-{number // namespaces}", uri)
+                "POST", PROGRAMS.format(namespace), None, _program(f"{MODEL}-{number // namespaces}", uri)
             )
 
     await asyncio.gather(*(one(number) for number in numbers))
 
 
-async def _policy(
-    bench: Bench, number: int, count: int, namespaces: int, steps: list[dict[str, Any]], analysis: dict[str, Any]
-) -> None:
+async def _policy(bench: Bench, number: int, count: int, namespaces: int, steps: list[dict[str, Any]]) -> None:
     for index in range(len(range(number, count, namespaces))):
-        await bench.kube.request(
-            "POST", ROLLOUTS.format(_namespace(number)), None, _rollout(f"{NAME}-{index}", steps, analysis)
-        )
+        await bench.kube.request("POST", ROLLOUTS.format(_namespace(number)), None, _rollout(f"{MODEL}-{index}", steps))
 
 
 async def _set_model(bench: Bench, number: int, count: int, namespaces: int, uri: str) -> None:
     for index in range(len(range(number, count, namespaces))):
-        path = f"{PROGRAMS.format(_namespace(number))}/{NAME}-{index}"
+        path = f"{PROGRAMS.format(_namespace(number))}/{MODEL}-{index}"
         await bench.kube.request("PATCH", path, {}, {"spec": {"model": {"uri": uri}}}, MERGE)
 
 
@@ -294,7 +281,7 @@ def _program(name: str, uri: str) -> Object:
     lm = {
         "model": "openai/none",
         "apiBase": "http://127.0.0.1:1/v1",
-        "credentials": {"apiKey": {"name": "lm", "key": "api-key"}},
+        "credentials": {"apiKey": {"name": LM_SECRET, "key": "api-key"}},
     }
     return {
         "apiVersion": "dspy.dev/v1alpha1",
@@ -304,75 +291,10 @@ def _program(name: str, uri: str) -> Object:
     }
 
 
-def _rollout(name: str, steps: list[dict[str, Any]], analysis: dict[str, Any] | None = None) -> Object:
+def _rollout(name: str, steps: list[dict[str, Any]]) -> Object:
     strategy = {"type": "Canary", "canary": {"steps": steps}}
-    spec = {"programRef": {"name": name}, "strategy": strategy, **({"analysis": analysis} if analysis else {})}
+    spec = {"programRef": {"name": name}, "strategy": strategy}
     return {"apiVersion": "dspy.dev/v1alpha1", "kind": "DSPyRollout", "metadata": {"name": name}, "spec": spec}
-
-
-async def _secret(kube: Kube, namespace: str) -> None:
-    data = {"api-key": base64.b64encode(b"none").decode()}
-    await kube.request(
-        "POST", f"/api/v1/namespaces/{namespace}/secrets", None, {"metadata": {"name": "lm"}, "data": data}
-    )
-
-
-def _install(plane: ControlPlane) -> dict[str, str]:
-    """Puts the CRDs and the operator's rights onto the cluster; returns the operator's variables."""
-    shipped = yaml.safe_load_all(plane.kubectl("kustomize", str(REPOSITORY / "manifests" / "base")))
-    objects = [
-        each
-        for each in shipped
-        if each["kind"] not in ("Deployment", "Service", "PodDisruptionBudget", "NetworkPolicy")
-    ]
-    plane.kubectl("apply", "--server-side", "-f", "-", stdin=yaml.safe_dump_all(objects))
-    plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
-    token = plane.kubectl("create", "token", "dspy-operator", "-n", SYSTEM, "--duration=24h").strip()
-    access = yaml.safe_load(plane.layout.kubeconfig.read_text())
-    access["users"][0]["user"] = {"token": token}
-    kubeconfig = plane.folder / "operator.kubeconfig"
-    kubeconfig.write_text(yaml.safe_dump(access))
-    return {
-        "KUBECONFIG": str(kubeconfig),
-        "DSPY_OPERATOR_REGISTRIES": json.dumps({"default": {"url": f"http://127.0.0.1:{REGISTRY_PORT}"}}),
-        "DSPY_OPERATOR_RUNTIME_PYTHONS": json.dumps(["3.11", "3.12", "3.13"]),
-    }
-
-
-async def _kube(plane: ControlPlane) -> Kube:
-    import os
-
-    os.environ["KUBECONFIG"] = str(plane.layout.kubeconfig)
-    return await Kube.connect()
-
-
-async def _versions(plane: ControlPlane) -> list[str]:
-    """A registry with three versions of a program; returns their uris."""
-    url = f"http://127.0.0.1:{REGISTRY_PORT}"
-    options = [
-        "--port",
-        str(REGISTRY_PORT),
-        "--workers",
-        "1",
-        "--serve-artifacts",
-        "--artifacts-destination",
-        f"{plane.folder}/files",
-    ]
-    options += ["--backend-store-uri", f"sqlite:///{plane.folder}/mlflow.db"]
-    plane.start("mlflow", [sys.executable, "-m", "mlflow", "server", *options])
-    async with aiohttp.ClientSession() as session:
-        for _ in range(600):
-            try:
-                async with session.get(f"{url}/health"):
-                    break
-            except aiohttp.ClientConnectionError:
-                await asyncio.sleep(0.1)
-    wanted = json.dumps([{"name": NAME, "kind": kind} for kind in ("good", "better", "bad")])
-    log = plane.start(
-        "versions", [sys.executable, str(REPOSITORY / "dev/demo/log_versions.py"), wanted], {"MLFLOW_TRACKING_URI": url}
-    )
-    assert await asyncio.to_thread(log.wait) == 0, (plane.folder / "versions.log").read_text()
-    return [f"models:/{NAME}/{number}" for number in (1, 2, 3)]
 
 
 if __name__ == "__main__":
