@@ -92,6 +92,11 @@ class Poller:
             if not known.interested:
                 self._drop(namespace)
 
+    @property
+    def followed(self) -> int:
+        """How many programs are of interest."""
+        return sum(len(known.interested) for known in self._namespaces.values())
+
     def latest(self, namespace: str) -> tuple[frozenset[str], dict[str, GatewayState]]:
         """The pods that carry traffic, and what those that answer said last."""
         known = self._namespaces.get(namespace)

@@ -45,7 +45,8 @@ class GatewaySnapshot:
     conflicts: Collection[str] = ()
     """The kinds of which somebody else's object has the gateway's name."""
     may_roll: bool = True
-    """No release moves here, and no other namespace's gateway is being replaced."""
+    """No release moves here, and no other namespace's gateway is being replaced. Of a gateway that is not outdated it
+    says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,12 @@ def plan_gateway(snapshot: GatewaySnapshot, table: PortTable, desired: Sequence[
         problems={uid: full for uid in snapshot.programs if uid not in table.ports},
         wake_after_seconds=min(wakes, default=None),
     )
+
+
+def is_outdated(snapshot: GatewaySnapshot, desired: Sequence[Manifest]) -> bool:
+    """True when the namespace's gateway is of another version of the operator, or of other settings."""
+    existing = snapshot.existing
+    return any(each["kind"] in existing and _rolls(existing[each["kind"]], each) for each in desired)
 
 
 def is_rolled_out(deployment: Manifest) -> bool:

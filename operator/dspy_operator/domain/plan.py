@@ -37,7 +37,6 @@ from dspy_operator.domain.snapshot import DesiredRevision, Problem, Snapshot, Wo
 from dspy_operator.domain.targets import Target, targets_of
 from dspy_operator.domain.transition import Event
 
-CHECKPOINT_SECONDS = 10.0
 MOVING_SECONDS = 1.0
 """How soon a program has another pass where something moves: a revision drains, or something was decided just now."""
 
@@ -139,7 +138,7 @@ def _assembled(
         *_mark_stable(snapshot, ledger, now),
         *_deletions(snapshot, [target.revision for target in targets]),
     )
-    ledger, new_status = status.program_status(snapshot, ledger, now, CHECKPOINT_SECONDS)
+    ledger, new_status = status.program_status(snapshot, ledger, now)
     rollouts = _rollouts(snapshot, ledger, now)
     wake = _wake_after_seconds(snapshot, ledger, bool(events))
     return Plan(ledger, new_status, urgent, actions, rollouts, events, wake)

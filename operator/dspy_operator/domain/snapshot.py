@@ -149,6 +149,8 @@ class Snapshot:
     """The field of the program's Service, other than its port, that somebody changed."""
     name_conflict: str | None = None
     """The kind and name of an object that has a child's name and is not ours."""
+    moving: int = 0
+    """How many programs have something in motion: the more, the less often each writes its numbers."""
 
     @property
     def conflict(self) -> Problem | None:

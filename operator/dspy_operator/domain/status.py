@@ -22,23 +22,21 @@ from dspy_operator.domain.release.judging import analysis_of
 from dspy_operator.domain.release.messages import step_label
 from dspy_operator.domain.release.rules import current_activity
 from dspy_operator.domain.snapshot import DesiredRevision, Problem, Program, Revision, Snapshot
-from dspy_operator.domain.writing import is_program_due, is_rollout_due
+from dspy_operator.domain.writing import checkpoint_seconds, is_program_due, is_rollout_due, live_seconds
 
 RESOLVING = Problem(Reason.RESOLVING, "The model is being looked up")
 
 Content = dict[str, Any]
 
 
-def program_status(
-    snapshot: Snapshot, ledger: Ledger, now: float, checkpoint_seconds: float
-) -> tuple[Ledger, Content | None]:
+def program_status(snapshot: Snapshot, ledger: Ledger, now: float) -> tuple[Ledger, Content | None]:
     """The ledger as it will be stored, and the status to write; None when the one that is there will do.
 
-    New evidence alone is written at most every `checkpoint_seconds`; everything else at once.
+    New evidence alone is written every few seconds; everything else at once.
     """
     content = _program(snapshot, ledger, now)
     known = dict(snapshot.program.status)
-    if not is_program_due(content, known, not 0 <= now - ledger.checkpointed_at < checkpoint_seconds):
+    if not is_program_due(content, known, not 0 <= now - ledger.checkpointed_at < checkpoint_seconds(snapshot.moving)):
         return ledger, None
     ledger = replace(ledger, checkpointed_at=now)
     return ledger, {**content, "release": _stored(ledger)}
@@ -83,7 +81,7 @@ def rollout_statuses(snapshot: Snapshot, ledger: Ledger, now: float) -> list[tup
             if policy is snapshot.policy
             else _conflict(policy, snapshot.policies[0], now)
         )
-        if is_rollout_due(content, dict(policy.status), now):
+        if is_rollout_due(content, dict(policy.status), now, live_seconds(snapshot.moving)):
             found.append((policy, content))
     return found
 

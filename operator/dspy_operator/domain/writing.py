@@ -11,8 +11,11 @@ from typing import Any
 
 from dspy_operator.api.times import seconds
 
-LIVE_SECONDS = 5.0
-"""How often live numbers of a rollout are written at most."""
+LIVE_SECONDS, LIVE_WRITES_A_SECOND = 5.0, 20.0
+"""How often live numbers of a rollout are written at most, and how many of all rollouts that move."""
+
+CHECKPOINT_SECONDS, CHECKPOINTS_A_SECOND = 10.0, 50.0
+"""The same of a program's evidence and clocks: a restart loses no more of a pause than this."""
 
 _NUMBERS = re.compile(r"\d+(\.\d+)?")
 _LIVE = ("measuredAt", "errors", "metrics", "effectiveWeights")
@@ -20,6 +23,16 @@ _LEDGER_CLOCKS = ("tickedAt", "checkpointedAt")
 _RELEASE_CLOCKS = ("evidence", "stepSeconds", "blockedSeconds")
 
 Content = Mapping[str, Any]
+
+
+def live_seconds(moving: int) -> float:
+    """How often each of so many rollouts that move has its live numbers written."""
+    return max(LIVE_SECONDS, moving / LIVE_WRITES_A_SECOND)
+
+
+def checkpoint_seconds(moving: int) -> float:
+    """How often each of so many programs has its new evidence written."""
+    return max(CHECKPOINT_SECONDS, moving / CHECKPOINTS_A_SECOND)
 
 
 def is_program_due(content: Content, known: Content, checkpoint: bool) -> bool:
@@ -31,15 +44,15 @@ def is_program_due(content: Content, known: Content, checkpoint: bool) -> bool:
     )
 
 
-def is_rollout_due(content: Content, known: Content, now: float) -> bool:
-    """True when a rollout's status should be written. Its live numbers are, while it moves, every few seconds."""
+def is_rollout_due(content: Content, known: Content, now: float, every: float = LIVE_SECONDS) -> bool:
+    """True when a rollout's status should be written. Its live numbers are, while it moves, every so many seconds."""
     moving = content.get("phase") in ("Progressing", "Paused")
     live = _LIVE if moving else ("measuredAt",)
     if _without_numbers(_lacking(content, live), moving) != _without_numbers(_lacking(known, live), moving):
         return True
     changed = _lacking(content, ("measuredAt",)) != _lacking(known, ("measuredAt",))
     measured_at = seconds(str(known["measuredAt"])) if "measuredAt" in known else 0.0
-    return changed and not 0 <= now - measured_at < LIVE_SECONDS  # a clock that is behind must not hold it back
+    return changed and not 0 <= now - measured_at < every  # a clock that is behind must not hold it back
 
 
 def _steady(content: Content) -> dict[str, Any]:

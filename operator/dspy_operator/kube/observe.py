@@ -110,6 +110,7 @@ class Observer:
             service_port=target_port(services.get(name)),
             service_changed=self._service_changed(program, services.get(name)),
             name_conflict=" ".join(conflicts[0]) if conflicts else None,
+            moving=self._poller.followed,
         )
         refreshed = (program.ledger or recover_ledger(snapshot, now)).refreshed
         return replace(snapshot, desired=self._desired(program, found, refreshed))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Set
+from dataclasses import replace
 
 from dspy_contract.logs import Logger
 from dspy_contract.routes import GATEWAY_NAME, PROGRAM_LABEL, TOTAL_WEIGHT
@@ -12,7 +13,14 @@ from dspy_kube.store import Store
 from dspy_operator.api.names import FIELD_MANAGER, GATEWAY_LABEL, MANAGED_BY_LABEL
 from dspy_operator.api.program import Serving
 from dspy_operator.api.reasons import Reason
-from dspy_operator.domain.gateway import GatewayPlan, GatewaySnapshot, is_rolled_out, plan_gateway, ports_of
+from dspy_operator.domain.gateway import (
+    GatewayPlan,
+    GatewaySnapshot,
+    is_outdated,
+    is_rolled_out,
+    plan_gateway,
+    ports_of,
+)
 from dspy_operator.domain.snapshot import Problem
 from dspy_operator.kube.execute import Executor
 from dspy_operator.kube.observe import read_ports, read_routes, target_port
@@ -46,6 +54,9 @@ class GatewayReconciler:
             self._executor.conflicts.forget(namespace, "")
         table = ports_of(snapshot, now)
         desired = manifests.gateway(namespace, self._gateway_settings(namespace, programs), table)
+        if is_outdated(snapshot, desired):
+            may_roll = not self._is_releasing(namespace) and not self._rolls_elsewhere(namespace)
+            snapshot = replace(snapshot, may_roll=may_roll)
         decided = plan_gateway(snapshot, table, desired, now)
         await self._execute(namespace, decided)
         waits = (decided.wake_after_seconds, self._executor.conflicts.due_seconds(namespace, ""))
@@ -64,7 +75,6 @@ class GatewayReconciler:
             service_ports={} if table else self._service_ports(namespace),
             existing=existing,
             conflicts=conflicts | (found.keys() - existing.keys()),
-            may_roll=not self._is_releasing(namespace) and not self._rolls_elsewhere(namespace),
         )
 
     def _is_releasing(self, namespace: str) -> bool:
