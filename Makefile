@@ -6,7 +6,7 @@ SHELL := /bin/bash
 RUN := uv run --frozen --all-extras --quiet
 PYTEST := $(RUN) pytest -q
 
-.PHONY: help setup demo test test-kind lint fmt unit sim soak integration e2e cluster images bench docs clean
+.PHONY: help setup demo test test-kind lint fmt unit sim disorder soak integration e2e cluster images bench docs clean
 
 help: ## Print this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 20
@@ -35,8 +35,11 @@ unit: setup ## The pure core, and what is said in two places
 sim: setup ## The operator in a simulated cluster, on virtual time
 	@$(PYTEST) -n auto tests/simulation
 
-soak: setup ## The simulation with fresh seeds, for MINUTES (10 unless given)
-	@DSPY_SOAK_MINUTES=$${MINUTES:-10} $(PYTEST) tests/simulation/test_disorder.py
+disorder: setup ## The simulation with fresh seeds, for MINUTES (10 unless given)
+	@DSPY_DISORDER_MINUTES=$${MINUTES:-10} $(PYTEST) tests/simulation/test_disorder.py
+
+soak: setup ## Releases on a pretended cluster while everything is killed, for MINUTES (30 unless given)
+	@$(RUN) python -m tests.soak $${MINUTES:-30}
 
 integration: setup ## Parts against a real Envoy, a real MLflow artifact, a real API server
 	@$(PYTEST) -n 2 --dist loadfile tests/integration

@@ -49,9 +49,9 @@ class Settings(BaseSettings):
     """How often every program is looked at even when nothing changed."""
     identity: str = Field(default_factory=lambda: f"{socket.gethostname()}-{secrets.token_hex(4)}")
     """Who this process is among the replicas that want to lead."""
-    guard_workers: int = 4
+    guard_workers: int = 32
     """Releases that the guard looks at at once."""
-    workers: int = 16
+    workers: int = 8
     """Keys that are worked on at once."""
     port: int = 8080
     """The port of /healthz, /readyz and /metrics."""

@@ -1,8 +1,8 @@
 """Everything at once, in an order that hypothesis chooses: the invariants hold at every moment, and every state can be
 left. Their numbers are those of docs/architecture.md.
 
-`make sim` explores a fixed set of orders; `make soak` goes on with fresh ones for as long as it is told
-(DSPY_SOAK_MINUTES).
+`make sim` explores a fixed set of orders; `make disorder` goes on with fresh ones for as long as it is told
+(DSPY_DISORDER_MINUTES).
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ FIXED = settings(
 
 
 def test_disorder() -> None:
-    minutes = float(os.environ.get("DSPY_SOAK_MINUTES", "0"))
+    minutes = float(os.environ.get("DSPY_DISORDER_MINUTES", "0"))
     if not minutes:
         run_state_machine_as_test(Disorder, settings=FIXED)
         return
