@@ -71,17 +71,22 @@ async def make_versions(plane: ControlPlane) -> list[str]:
         f"{plane.folder}/files",
     ]
     options += ["--backend-store-uri", f"sqlite:///{plane.folder}/mlflow.db"]
-    plane.start("mlflow", [sys.executable, "-m", "mlflow", "server", *options])
+    server = plane.start("mlflow", [sys.executable, "-m", "mlflow", "server", *options])
     async with aiohttp.ClientSession() as session:
-        for _ in range(600):
-            try:
-                async with session.get(f"{url}/health"):
-                    break
-            except aiohttp.ClientConnectionError:
-                await asyncio.sleep(0.1)
+        while not await _answers(session, f"{url}/health"):
+            assert server.poll() is None, (plane.folder / "mlflow.log").read_text()
+            await asyncio.sleep(0.1)
     wanted = json.dumps([{"name": MODEL, "kind": kind} for kind in ("good", "better", "bad")])
     log = plane.start(
         "versions", [sys.executable, str(REPOSITORY / "dev/demo/log_versions.py"), wanted], {"MLFLOW_TRACKING_URI": url}
     )
     assert await asyncio.to_thread(log.wait) == 0, (plane.folder / "versions.log").read_text()
     return [f"models:/{MODEL}/{number}" for number in (1, 2, 3)]
+
+
+async def _answers(session: aiohttp.ClientSession, url: str) -> bool:
+    try:
+        async with session.get(url) as response:
+            return response.status == 200
+    except aiohttp.ClientConnectionError:
+        return False
