@@ -7,6 +7,7 @@ own clock. A holder that cannot renew is no leader any more after that time, and
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from datetime import UTC, datetime
 
 from dspy_contract.logs import Logger
@@ -50,7 +51,12 @@ class Lease:
         """Renews for ever. Raises LeaseLostError when it is lost."""
         while True:
             await asyncio.sleep(RENEW_SECONDS)
-            if not await self._try() and not self.held():
+            # A request may take longer than a Lease lasts: whoever cannot renew in time leads no more.
+            renewed = False
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(self._renewed_at + DURATION_SECONDS):
+                    renewed = await self._try()
+            if not renewed and not self.held():
                 raise LeaseLostError(f"the Lease {self._name} was not renewed within {DURATION_SECONDS:.0f} s")
 
     async def release(self) -> None:

@@ -149,8 +149,7 @@ async def _list_resources(parts: Parts, settings: Settings) -> None:
         programs = parts.store.list("DSPyProgram")
         if not programs:
             parts.controller.worked_at = time.time()
-        for item in programs:
-            namespace = item["metadata"]["namespace"]
-            for key in (Key("program", namespace, item["metadata"]["name"]), Key("gateway", namespace)):
-                parts.passes.add_after(key, random.uniform(0, settings.resync_seconds))
+        keys = {Key("program", item["metadata"]["namespace"], item["metadata"]["name"]) for item in programs}
+        for key in sorted(keys | {Key("gateway", each.namespace) for each in keys}):
+            parts.passes.add_after(key, random.uniform(0, settings.resync_seconds))
         await asyncio.sleep(settings.resync_seconds)

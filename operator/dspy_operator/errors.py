@@ -23,4 +23,8 @@ class InvalidSpecError(OperatorError):
 
 
 class RetryError(OperatorError):
-    """The work failed and should be tried again after a while."""
+    """The work failed and should be tried again after a while, `within_seconds` at the latest where that is given."""
+
+    def __init__(self, message: str = "", within_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.within_seconds = within_seconds

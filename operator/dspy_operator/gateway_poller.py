@@ -92,11 +92,6 @@ class Poller:
             if not known.interested:
                 self._drop(namespace)
 
-    @property
-    def followed(self) -> int:
-        """How many programs are of interest."""
-        return sum(len(known.interested) for known in self._namespaces.values())
-
     def latest(self, namespace: str) -> tuple[frozenset[str], dict[str, GatewayState]]:
         """The pods that carry traffic, and what those that answer said last."""
         known = self._namespaces.get(namespace)
@@ -129,53 +124,69 @@ class Poller:
     async def _follow(self, namespace: str, known: _Namespace) -> None:
         """Keeps one poll running for every gateway pod that has an address."""
         while True:
-            pods = [pod for pod in self._list_pods(namespace) if _is_gateway(pod)]
-            running = {pod["metadata"]["name"]: pod for pod in pods if pod.get("status", {}).get("podIP")}
-            carrying = frozenset(name for name, pod in running.items() if _carries(pod))
-            if carrying != known.carrying:
-                for program in known.interested:
-                    self._wake(namespace, program, News(bad_answers=False, obeyed=True, answered=False))
-            known.carrying = carrying
-            now = _now()
-            known.carrying_since = {name: known.carrying_since.get(name, now) for name in known.carrying}
-            for name in known.pods.keys() - running.keys():
-                known.pods.pop(name).task.cancel()
-            for name, pod in running.items():
-                address, polled = pod["status"]["podIP"], known.pods.get(name)
-                if polled is not None and (polled.address != address or polled.task.done()):
-                    polled.task.cancel()
-                    polled = None
-                if polled is None:
-                    known.pods[name] = _Pod(address, asyncio.create_task(self._poll(namespace, known, name, address)))
+            try:
+                self._follow_pods(namespace, known)
+            except Exception:  # what one pod's object says must not end the polls of its namespace
+                log.exception("The gateway pods could not be followed", namespace=namespace)
             await asyncio.sleep(PODS_SECONDS)
+
+    def _follow_pods(self, namespace: str, known: _Namespace) -> None:
+        pods = [pod for pod in self._list_pods(namespace) if _is_gateway(pod)]
+        running = {pod["metadata"]["name"]: pod for pod in pods if pod.get("status", {}).get("podIP")}
+        carrying = frozenset(name for name, pod in running.items() if _carries(pod))
+        if carrying != known.carrying:
+            for program in known.interested:
+                self._wake(namespace, program, News(bad_answers=False, obeyed=True, answered=False))
+        known.carrying = carrying
+        now = _now()
+        known.carrying_since = {name: known.carrying_since.get(name, now) for name in known.carrying}
+        for name in known.pods.keys() - running.keys():
+            known.pods.pop(name).task.cancel()
+        for name, pod in running.items():
+            address, polled = pod["status"]["podIP"], known.pods.get(name)
+            if polled is None or polled.address != address or polled.task.done():
+                if polled is not None:
+                    polled.task.cancel()
+                seen_at = polled.at if polled else 0.0
+                task = asyncio.create_task(self._poll(namespace, known, name, address))
+                known.pods[name] = _Pod(address, task, at=seen_at)
 
     async def _poll(self, namespace: str, known: _Namespace, name: str, address: str) -> None:
         secret = self._token(namespace)
         token, asked, incarnation = "", frozenset[str](), ""
         while True:
             interested = frozenset(known.interested.values())
-            poll = self._question(namespace, known, f"{name}/{incarnation}", token if interested == asked else "")
+            seen = token if interested == asked else ""
             try:
+                poll = self._question(namespace, known, f"{name}/{incarnation}", seen)
                 state = await self._agents.ask(address, secret, poll)
                 if state.pod != name:
                     raise AgentError(f"{address} is {state.pod}, not {name}")
+                self._take(namespace, known, state, told_all=not seen, is_same=state.incarnation == incarnation)
             except AgentError as error:
                 POLLS.labels("failed").inc()
                 log.debug("A gateway pod did not answer", namespace=namespace, error=str(error))
                 await asyncio.sleep(WAIT_SECONDS / 2)
                 continue
+            except Exception:  # an answer that cannot be taken in must not end the polls of its pod
+                POLLS.labels("bug").inc()
+                log.exception("A gateway pod's answer could not be taken in", namespace=namespace)
+                await asyncio.sleep(WAIT_SECONDS)
+                continue
             POLLS.labels("answered").inc()
-            pod = known.pods[name]
-            told = pod.state.programs if pod.state else {}
-            unchanged = told if interested == asked and poll.seen else {}
-            # A pod that was silent for long is heard for the first time.
-            before = told if state.incarnation == incarnation and _now() - pod.at < FRESH_SECONDS else {}
-            pod.state = replace(state, programs={**unchanged, **state.programs})
-            pod.at = _now() - state.counts_age_seconds
             token, asked, incarnation = state.token, interested, state.incarnation
-            for program, uid in list(known.interested.items()):
-                if uid in pod.state.programs and (uid in state.programs or uid not in before):
-                    self._wake(namespace, program, news_of(before.get(uid), pod.state.programs[uid]))
+
+    def _take(self, namespace: str, known: _Namespace, state: GatewayState, told_all: bool, is_same: bool) -> None:
+        """Takes an answer in: all of the pod's programs, or what changed; `is_same`: of the incarnation before."""
+        pod = known.pods[state.pod]
+        told = pod.state.programs if pod.state else {}
+        # A pod that was silent for long is heard for the first time.
+        before = told if is_same and _now() - pod.at < FRESH_SECONDS else {}
+        pod.state = replace(state, programs={**({} if told_all else told), **state.programs})
+        pod.at = _now() - state.counts_age_seconds
+        for program, uid in list(known.interested.items()):
+            if uid in pod.state.programs and (uid in state.programs or uid not in before):
+                self._wake(namespace, program, news_of(before.get(uid), pod.state.programs[uid]))
 
     def _question(self, namespace: str, known: _Namespace, series: str, seen: str) -> Poll:
         programs = {uid: self._interest(namespace, program, series) for program, uid in known.interested.items()}

@@ -26,7 +26,7 @@ from dspy_operator.kube.observe import Observer, read_routes
 from dspy_operator.kube.paths import path
 from dspy_operator.reconcile.controller import Controller
 from dspy_operator.reconcile.gateway import GatewayReconciler
-from dspy_operator.reconcile.guard import Guard
+from dspy_operator.reconcile.guard import LOOK_SECONDS, Guard
 from dspy_operator.reconcile.program import ProgramReconciler
 from dspy_operator.registry.follower import Follower, Source
 from dspy_operator.resources.revision import version_of
@@ -77,7 +77,7 @@ def assemble(
         return round(clock(), 3)
 
     passes = WorkQueue("passes", lambda key: controller.work(key))
-    looks = WorkQueue("guard", lambda key: guard.work(key))
+    looks = WorkQueue("guard", lambda key: guard.work(key), LOOK_SECONDS)
 
     def changed(kind: str, before: Object | None, after: Object | None) -> None:
         """Wakes whom a change concerns. An object that somebody made unreadable costs its own keys only."""

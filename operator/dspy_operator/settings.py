@@ -51,7 +51,7 @@ class Settings(BaseSettings):
     """Who this process is among the replicas that want to lead."""
     guard_workers: int = 32
     """Releases that the guard looks at at once."""
-    workers: int = 8
+    workers: int = 16
     """Keys that are worked on at once."""
     port: int = 8080
     """The port of /healthz, /readyz and /metrics."""

@@ -37,7 +37,13 @@ class Key:
 class WorkQueue:
     """Runs `work(key)` for every key that was added; a key added while it runs, runs once more afterwards."""
 
-    def __init__(self, name: str, work: Callable[[Key], Awaitable[float | None]]) -> None:
+    def __init__(
+        self,
+        name: str,
+        work: Callable[[Key], Awaitable[float | None]],
+        longest_backoff_seconds: float = LONGEST_BACKOFF_SECONDS,
+    ) -> None:
+        self._longest_backoff_seconds = longest_backoff_seconds
         self._depth, self._latency = DEPTH.labels(name), LATENCY.labels(name)
         self._work = work
         self._ready: asyncio.Queue[tuple[Key, float]] = asyncio.Queue()
@@ -86,8 +92,9 @@ class WorkQueue:
             try:
                 delay = await self._work(key)
                 self._failures.pop(key, None)
-            except RetryError:
-                delay = self._backoff(key)
+            except RetryError as error:
+                backoff = self._backoff(key)
+                delay = backoff if error.within_seconds is None else min(backoff, error.within_seconds)
             finally:
                 self._running.discard(key)
             if delay is not None:
@@ -108,7 +115,7 @@ class WorkQueue:
     def _backoff(self, key: Key) -> float:
         RETRIES.labels(key.kind).inc()
         failures = self._failures[key] = self._failures.get(key, 0) + 1
-        longest = min(FIRST_BACKOFF_SECONDS * 2.0 ** min(failures - 1, 10), LONGEST_BACKOFF_SECONDS)
+        longest = min(FIRST_BACKOFF_SECONDS * 2.0 ** min(failures - 1, 10), self._longest_backoff_seconds)
         return longest * random.uniform(0.5, 1.0)
 
 

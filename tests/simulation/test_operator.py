@@ -368,6 +368,30 @@ def test_an_action_that_fails_holds_up_no_independent_one(world: World) -> None:
     assert world.deployed() == {2}
 
 
+def test_an_action_that_keeps_failing_holds_up_no_new_revision(world: World) -> None:
+    """Here the files of what serves, which the registry does not give any more."""
+    world.registry.lost.add("1")
+    world.api.remove("secrets", NAMESPACE, f"{world.revision(1)}-artifact")
+    world.replace_pods(1)
+    world.settle(20)
+    assert world.condition("Available")[1] == "SecretNotFound"
+    world.publish(2)
+    world.want(2)
+    world.settle(30)
+    assert world.deployed() == {1, 2}
+
+
+@pytest.mark.steps([{"setWeight": 50}, {"pause": {"seconds": 30}}])
+def test_an_action_that_keeps_failing_slows_no_clock(world: World) -> None:
+    world.publish(2)
+    world.want(2)
+    world.settle_until(lambda: world.weight(2) > 0, 30)
+    world.fail(lambda call: refusal(500, "no") if (call.verb, call.resource) == ("patch", "services") else None)
+    world.edit("services", lambda item: item["spec"]["selector"].update(evil="yes"), world.revision(1))
+    world.settle(60, rate=20)
+    assert world.stable == 2
+
+
 def test_a_pod_with_the_gateways_label_is_no_gateway(world: World) -> None:
     """Its counts would be believed, and its silence would keep candidates from traffic."""
     labels = {"dspy.dev/gateway": "true", "app.kubernetes.io/managed-by": "dspy-operator"}
@@ -612,6 +636,20 @@ def test_a_policy_that_is_heard_of_late_governs_all_the_same(world: World) -> No
     world.settle(30, rate=20)
     assert world.stable == 1
     assert world.refused(2)
+
+
+def test_a_policy_that_is_heard_of_late_governs_a_release_that_takes_over_from_another(world: World) -> None:
+    release(world)
+    world.delete_policy()
+    world.settle(5)
+    world.parts.take = lambda kind, event, item: (  # type: ignore[method-assign]
+        None if kind == "DSPyRollout" else type(world.parts).take(world.parts, kind, event, item)
+    )
+    world.publish(3)
+    world.set_policy([{"setWeight": 5}, {"pause": {"seconds": 600}}])
+    world.want(3)
+    world.settle(30, rate=20)
+    assert world.weight(3) == 500
 
 
 @pytest.mark.parametrize(

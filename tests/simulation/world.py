@@ -54,6 +54,8 @@ class SimulatedRegistry:
         self.up = True
         self.asked: list[str] = []
         self.archives = 0
+        self.lost: set[str] = set()
+        """The versions whose files it does not give any more."""
 
     async def ask(self, uri: ModelUri) -> Identity | Problem:
         """What a uri means."""
@@ -72,7 +74,8 @@ class SimulatedRegistry:
     async def archive(self, version: ResolvedVersion) -> bytes | None:
         """The packed files of a version."""
         self.archives += 1
-        return f"the files of {version.number}".encode() if self.up else None
+        there = self.up and version.number not in self.lost
+        return f"the files of {version.number}".encode() if there else None
 
     async def close(self) -> None:
         """Nothing is open."""

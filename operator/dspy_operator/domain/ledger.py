@@ -190,3 +190,15 @@ class Ledger:
         """The ledger with one more refused revision."""
         others = tuple(each for each in self.refused if each.revision != refused.revision)
         return replace(self, refused=(*others, refused)[-LONGEST_REFUSED:])
+
+
+def with_evidence_of(decided: Ledger, seen: Ledger) -> Ledger:
+    """A decision with the evidence that was seen while it was written, from the same beginning: later, so more of it.
+
+    What a decision forgave stays forgiven.
+    """
+    if decided.release is None or seen.release is None or decided.release.id != seen.release.id:
+        return decided
+    forgiven = decided.release.evidence.candidate_unreachable
+    evidence = replace(seen.release.evidence, candidate_unreachable=forgiven)
+    return replace(decided, release=replace(decided.release, evidence=evidence))

@@ -103,9 +103,10 @@ def needs_polling(ledger: Ledger | None) -> bool:
 
 def starts_release(before: Ledger | None, after: Ledger) -> bool:
     """True for a decision that lets another revision than stable begin: the policy must be known for sure."""
-    stable = before.stable if before else None
-    began = after.release is not None and (before is None or before.release is None)
-    return stable is not None and (began or after.stable != stable)
+    if before is None or before.stable is None:
+        return False
+    began = after.release is not None and (before.release is None or before.release.id != after.release.id)
+    return began or after.stable != before.stable
 
 
 def _hands_off(snapshot: Snapshot, version: int, now: float) -> Plan:

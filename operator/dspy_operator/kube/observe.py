@@ -86,9 +86,9 @@ class Observer:
         found = self._store.list("DSPyRollout", namespace, program)
         return policies_of(program, tuple(_policy(item) for item in found))
 
-    async def snapshot(self, manifest: Object, latest: Ledger | None, now: float) -> Snapshot:
-        """Everything about a program. `latest` is what the last pass of this process knew beyond the stored ledger,
-        `now` is in Unix seconds."""
+    async def snapshot(self, manifest: Object, latest: Ledger | None, moving: int, now: float) -> Snapshot:
+        """Everything about a program. `latest` is what this process knows beyond the stored ledger, `moving` how many
+        programs have something in motion, `now` is in Unix seconds."""
         namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
         program = read_program(manifest, latest)
         conflicts = await self._conflicts.current(namespace, name)
@@ -110,7 +110,7 @@ class Observer:
             service_port=target_port(services.get(name)),
             service_changed=self._service_changed(program, services.get(name)),
             name_conflict=" ".join(conflicts[0]) if conflicts else None,
-            moving=self._poller.followed,
+            moving=moving,
         )
         refreshed = (program.ledger or recover_ledger(snapshot, now)).refreshed
         return replace(snapshot, desired=self._desired(program, found, refreshed))

@@ -59,8 +59,8 @@ class Controller:
             return CONFLICT_SECONDS
         except (ApiException, RetryError, *UNREACHABLE) as error:
             result = "failed"
-            log.warning("A pass failed and is tried again", key=str(key), error=_brief(error))
-            raise RetryError from error
+            log.warning("A pass failed and is tried again", key=str(key), error=_brief(error.__cause__ or error))
+            raise error if isinstance(error, RetryError) else RetryError from error
         except InvalidSpecError as error:
             result = "refused"
             log.error("A key cannot be carried out", key=str(key), reason=error.reason, error=error.message)

@@ -29,6 +29,7 @@ from dspy_operator.resources.gateway import GatewaySettings
 from dspy_operator.settings import Settings
 
 LONGEST_ROLL_SECONDS = 600.0
+PERMITTED_SECONDS = 30.0
 log = Logger(__name__)
 
 
@@ -42,7 +43,11 @@ class GatewayReconciler:
         self._settings = settings
         self._token = token
         self.problems: dict[str, Problem] = {}
+        self._told: dict[str, tuple[str, ...]] = {}
+        """By namespace, the programs that have a problem."""
         self._rolling_since: dict[str, float] = {}
+        self._permitted = ("", float("-inf"))
+        """The namespace that was last allowed to roll, and when: its Deployment may not be written yet."""
 
     async def work(self, namespace: str, now: float) -> tuple[float | None, set[str]]:
         """One pass. Returns when to look again, and the names of the programs whose problem has changed."""
@@ -56,11 +61,13 @@ class GatewayReconciler:
         desired = manifests.gateway(namespace, self._gateway_settings(namespace, programs), table)
         if is_outdated(snapshot, desired):
             may_roll = not self._is_releasing(namespace) and not self._rolls_elsewhere(namespace)
+            if may_roll:
+                self._permitted = (namespace, asyncio.get_running_loop().time())
             snapshot = replace(snapshot, may_roll=may_roll)
         decided = plan_gateway(snapshot, table, desired, now)
         await self._execute(namespace, decided)
         waits = (decided.wake_after_seconds, self._executor.conflicts.due_seconds(namespace, ""))
-        changed = self._tell(snapshot.programs, decided.problems)
+        changed = self._tell(namespace, snapshot.programs, decided.problems)
         return min((wait for wait in waits if wait is not None), default=None), changed
 
     def _observe(self, namespace: str, programs: list[Object], conflicts: Set[str]) -> GatewaySnapshot:
@@ -98,6 +105,9 @@ class GatewayReconciler:
             for item in self._store.list("Deployment", None, "")
             if item["metadata"]["name"] == GATEWAY_NAME and not is_rolled_out(item)
         } - {namespace}
+        permitted, at = self._permitted
+        if permitted != namespace and now - at < PERMITTED_SECONDS:
+            return True
         self._rolling_since = {each: self._rolling_since.get(each, now) for each in rolling}
         return any(now - since < LONGEST_ROLL_SECONDS for since in self._rolling_since.values())
 
@@ -131,11 +141,13 @@ class GatewayReconciler:
         for kind, uid in plan.delete:
             await self._executor.delete(kind, namespace, GATEWAY_NAME, uid)
 
-    def _tell(self, programs: Mapping[str, str], problems: Mapping[str, Problem]) -> set[str]:
+    def _tell(self, namespace: str, programs: Mapping[str, str], problems: Mapping[str, Problem]) -> set[str]:
         changed = {name for uid, name in programs.items() if self.problems.get(uid) != problems.get(uid)}
-        for uid in programs:
+        for uid in self._told.pop(namespace, ()):
             self.problems.pop(uid, None)
         self.problems.update(problems)
+        if problems:
+            self._told[namespace] = tuple(problems)
         return changed
 
 

@@ -1,7 +1,8 @@
 """A look of the guard: routes from the store, counts from the gateways, and at most one write of the routes.
 
-It never waits for a pass. What it knows beyond the gateways' tables is what the last pass left: totals of tables that
-were forgotten since, and the policy's analysis; without them it judges what the gateways still tell, by the default.
+It never waits for a pass. What it knows beyond the gateways' tables is what the last pass and the looks since left:
+totals of tables that were forgotten, and the policy's analysis; without them it judges what the gateways still tell, by
+the default.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ log = Logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the last pass knew of a release, beyond what the gateways still tell."""
+    """What is known of a release beyond what the gateways still tell: by the last pass, and by the looks since."""
 
     release: int
     weight_bp: int
@@ -151,7 +152,8 @@ class Guard:
         release, weight_bp = routes.release.id, routes.weight(routes.release.candidates[0])
         known = self._known(key.namespace, key.name)
         if known is None:
-            return Known(release, weight_bp, 0, 0, Evidence(), Analysis())
+            # A number beyond any that the stored ledger may have answered.
+            return Known(release, weight_bp, 0, int(self._clock()), Evidence(), Analysis())
         return known if known.release == release and known.weight_bp >= weight_bp else None
 
     def _judge(self, key: Key, routes: Routes, known: Known) -> Routes | None:

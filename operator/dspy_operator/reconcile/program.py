@@ -8,17 +8,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from dspy_contract.logs import Logger
+from dspy_kube.client import UNREACHABLE, ApiException, ConflictException
 from dspy_operator.api.reasons import Reason
 from dspy_operator.api.rollout import Analysis
 from dspy_operator.domain.analysis.evidence import Evidence
-from dspy_operator.domain.ledger import Ledger
+from dspy_operator.domain.ledger import Ledger, with_evidence_of
 from dspy_operator.domain.plan import RolloutStatus, needs_polling, plan, starts_release
 from dspy_operator.domain.readiness import routes_acked
 from dspy_operator.domain.release.judging import analysis_of
-from dspy_operator.domain.release.progress import awaits_answers
+from dspy_operator.domain.release.progress import WAITING_SECONDS, awaits_answers
 from dspy_operator.domain.snapshot import DesiredRevision, Problem, Program, Snapshot
 from dspy_operator.domain.status import held_status, orphan_status
-from dspy_operator.errors import InvalidSpecError
+from dspy_operator.errors import InvalidSpecError, RetryError
 from dspy_operator.gateway_poller import Poller
 from dspy_operator.kube.execute import Executor
 from dspy_operator.kube.observe import Observer, read_program, stored_kept
@@ -47,6 +48,7 @@ class ProgramReconciler:
         self._follower = follower
         self._clock = clock
         self._memories: defaultdict[tuple[str, str], _Memory] = defaultdict(_Memory)
+        self._moving: set[tuple[str, str]] = set()
 
     def known(self, namespace: str, name: str) -> Known | None:
         """What the last pass knew of a release, for the guard; None when no pass has been."""
@@ -82,20 +84,25 @@ class ProgramReconciler:
         manifest = self._observer.program(namespace, name)
         if manifest is None:
             self._memories.pop((namespace, name), None)
+            self._moving.discard((namespace, name))
             self._executor.conflicts.forget(namespace, name)
             self._follower.leave((namespace, name))
             self._poller.follow(namespace, name, None)
             await self._orphans(namespace, name)
             return None
         try:
-            snapshot = await self._observer.snapshot(manifest, self._memories[namespace, name].ledger, self._clock())
+            latest = self._memories[namespace, name].ledger
+            snapshot = await self._observer.snapshot(manifest, latest, len(self._moving), self._clock())
         except InvalidSpecError as error:
             await self._hold(read_program({**manifest, "spec": _PLACEHOLDER_SPEC}, None), error)
             return None
-        return await self._decide(snapshot)
+        return await self._decide(snapshot, latest)
 
-    async def _decide(self, snapshot: Snapshot) -> float | None:
-        """Plans and executes; only then shows a new revision to the API, so that its answer holds up nothing."""
+    async def _decide(self, snapshot: Snapshot, latest: Ledger | None) -> float | None:
+        """Plans and executes; only then shows a new revision to the API, so that its answer holds up nothing.
+
+        `latest` is what was remembered when the snapshot was taken.
+        """
         program, now = snapshot.program, self._clock()
         memory = self._memories[program.namespace, program.name]
         decided = plan(self._shown_to_api(snapshot), now)
@@ -107,19 +114,31 @@ class ProgramReconciler:
             return 0.0
         if program.ledger and program.ledger.release is None and not starts_release(program.ledger, decided.ledger):
             memory.policy_known_for = ""
-        watched = needs_polling(decided.ledger) or self._is_unsettled(snapshot, decided.ledger)
+        moves = needs_polling(decided.ledger)
+        (self._moving.add if moves else self._moving.discard)((program.namespace, program.name))
+        watched = moves or self._is_unsettled(snapshot, decided.ledger)
         self._poller.follow(program.namespace, program.name, program.uid if watched else None)
         if decided.status is not None:
             await self._executor.write_status(program, decided.status)
         # What is written is what the guard goes by, whatever becomes of the rest of the plan.
-        memory.ledger = decided.ledger
+        meanwhile = memory.ledger if memory.ledger is not latest else None
+        memory.ledger = with_evidence_of(decided.ledger, meanwhile) if meanwhile else decided.ledger
         if decided.ledger.release:
             memory.analysis = analysis_of(decided.ledger.release, snapshot)
-        await self._executor.execute(program, decided, now)
         if program.ledger and program.ledger.release:
             memory.kept = stored_kept(program.status)
+        failure: Exception | None = None
+        try:
+            await self._executor.execute(program, decided, now)
+        except ConflictException:
+            raise
+        except (ApiException, RetryError, *UNREACHABLE) as error:
+            failure = error
         if await self._show(snapshot):
             return 0.0
+        if failure is not None:
+            # A new revision is shown to the API, and the release's clocks go on, whatever one action meets.
+            raise RetryError(str(failure), WAITING_SECONDS if moves else None) from failure
         conflicts = self._executor.conflicts.due_seconds(program.namespace, program.name)
         waits = (decided.wake_after_seconds, conflicts, memory.shown.asked_again_after(now) if memory.shown else None)
         return min((wait for wait in waits if wait is not None), default=None)

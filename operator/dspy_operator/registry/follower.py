@@ -94,6 +94,7 @@ class Follower:
             return identity
         version = known.get(identity.model_id) if identity.model_id else None
         if version is not None and version.uri == identity.uri:
+            self._leave_read(program)
             return version
         return self._read(program, registry, source, identity)
 
@@ -101,8 +102,7 @@ class Follower:
         """The program asks for nothing any more."""
         if program in self._follows:
             _leave(self._uris, self._follows.pop(program), program)
-        if program in self._reads:
-            _leave(self._versions, self._reads.pop(program), program)
+        self._leave_read(program)
 
     async def close(self) -> None:
         """Ends every question, and closes the registries."""
@@ -111,10 +111,14 @@ class Follower:
         for source in self.sources.values():
             await source.close()
 
+    def _leave_read(self, program: tuple[str, str]) -> None:
+        if program in self._reads:
+            _leave(self._versions, self._reads.pop(program), program)
+
     def _read(self, program: tuple[str, str], registry: str, source: Source, identity: Identity) -> Version | Problem:
         key = (registry, identity)
-        if self._reads.get(program, key) != key:
-            _leave(self._versions, self._reads[program], program)
+        if self._reads.get(program) != key:
+            self._leave_read(program)
         self._reads[program] = key
         question = self._versions.setdefault(key, _Question())
         question.programs.add(program)

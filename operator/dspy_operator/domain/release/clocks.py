@@ -30,4 +30,6 @@ def _ticked(ledger: Ledger, release: Release, snapshot: Snapshot, tick: float) -
         release = replace(release, lowered=replace(release.lowered, clear_seconds=clear))
     if blocking_reason(ledger, snapshot) is not None:
         return replace(release, blocked_seconds=release.blocked_seconds + tick)
-    return replace(release, step_seconds=release.step_seconds + tick, blocked_seconds=0.0)
+    # What ended its block came some time after the last pass: that time is nobody's.
+    stepped = 0.0 if release.blocked_seconds else tick
+    return replace(release, step_seconds=release.step_seconds + stepped, blocked_seconds=0.0)
