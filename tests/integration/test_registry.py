@@ -17,6 +17,7 @@ import pytest
 import requests
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
+from dev.registry import REGISTRY_PYTHON
 from dspy_contract.artifact import digest_of, unpack
 from dspy_operator.domain.snapshot import Problem, Version
 from dspy_operator.registry.mlflow import Registry
@@ -26,7 +27,6 @@ from tests.integration.gateway import free_port
 
 PASSWORD, TOKEN = "a-long-password-123", "the-token-of-the-test"
 URI = "models:/questions/1"
-REGISTRY_PYTHON = ("uv", "run", "--frozen", "--quiet", "--isolated", "--only-group", "registry", "python")
 AUTHENTICATE = "tests.integration.registry_auth:authenticate"
 
 

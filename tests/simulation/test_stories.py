@@ -287,6 +287,18 @@ def test_a_candidate_that_drags_stable_down_waits_for_a_person(serving: Serving,
     assert "drag it down" in world.condition("Current")[2]
 
 
+def test_what_speaks_against_a_candidate_is_not_undecided(serving: Serving) -> None:
+    """A dozen failures out of a dozen are no proof at 0.1 %, and no reason to promote."""
+    world = serving(steps=({"setWeight": 50}, {"pause": {"seconds": 5}}), **PROMOTING)
+    release(world, failure_rate=1.0)
+    world.settle_until(lambda: world.weight(2) > 0, 30)
+    world.settle(1.5, rate=10)
+    world.settle(120, rate=0)
+    assert world.ledger.release is not None
+    assert world.ledger.release.evidence.candidate.failures < 12
+    assert (world.stable, world.weight(2)) == (1, 5_000)
+
+
 @pytest.mark.parametrize("how", ["envoy", "agent"])
 def test_a_restart_of_every_gateway_promotes_nothing_that_hangs(serving: Serving, how: str) -> None:
     steps = ({"setWeight": 10}, {"pause": {"seconds": 5}})

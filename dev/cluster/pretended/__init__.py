@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dev.cluster.interface import REPOSITORY
 from dev.cluster.node import build
 from dev.cluster.pretended.control_plane import kwok
+from dev.registry import REGISTRY_PYTHON
 
 _NAMESPACES = ("--net", "--mount", "--propagation", "private", "--pid", "--fork", "--mount-proc", "--kill-child")
 
@@ -21,5 +22,6 @@ def run_inside(module: str, arguments: Sequence[str] = ()) -> None:
     """Runs a module of ours where a pretended cluster can be. Raises CalledProcessError when it fails."""
     build.binary()
     kwok()
+    subprocess.run([*REGISTRY_PYTHON, "-c", ""], cwd=REPOSITORY, check=True)  # inside there is no network
     own = [sys.executable, "-m", module, *arguments]
     subprocess.run(["unshare", *_NAMESPACES, "--", *own], cwd=REPOSITORY, check=True)

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
@@ -56,6 +56,7 @@ class ControlPlane:
 
     folder: Path
     layout: Layout
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         """Runs kubectl as an administrator and returns what it prints."""
@@ -65,18 +66,27 @@ class ControlPlane:
     def start(
         self, name: str, command: Sequence[str], variables: Mapping[str, str] | None = None
     ) -> subprocess.Popen[bytes]:
-        """Starts a process that logs to the folder, in a priority below the operator's unless it is the operator."""
+        """Starts a process that logs to the folder and ends with the control plane."""
         environment = {**os.environ, "KUBECONFIG": str(self.layout.kubeconfig), **(variables or {})}
         with (self.folder / f"{name}.log").open("ab") as log:
-            return subprocess.Popen(command, stdout=log, stderr=log, cwd=REPOSITORY, env=environment)
+            process = subprocess.Popen(command, stdout=log, stderr=log, cwd=REPOSITORY, env=environment)
+        self.processes.append(process)
+        return process
+
+    def end(self) -> None:
+        """Ends every process."""
+        for process in reversed(self.processes):
+            process.terminate()
+        for process in self.processes:
+            process.wait()
 
 
 @contextlib.contextmanager
 def running() -> Iterator[ControlPlane]:
     """A control plane with its nodes, in this process' network namespace."""
-    with tempfile.TemporaryDirectory(prefix="dspy-scale-") as name:
+    with tempfile.TemporaryDirectory(prefix="dspy-pretended-") as name:
         folder = Path(name)
-        layout = Layout("scale", 0, folder)
+        layout = Layout("pretended", 0, folder)
         configuration.write(layout)
         for command in (
             "link set lo up",
@@ -85,21 +95,24 @@ def running() -> Iterator[ControlPlane]:
         ):
             subprocess.run(["ip", *command.split()], check=True)
         plane = ControlPlane(folder, layout)
-        audit = folder / "audit.yaml"
-        audit.write_text(json.dumps(_AUDIT))
-        node = str(build.binary())
-        argv = commands(layout, node)
-        recorded = [f"--audit-policy-file={audit}", f"--audit-log-path={folder}/audit.log"]
-        for component in COMPONENTS:
-            flags = [*FLAGS.get(component, ()), *(recorded if component == "kube-apiserver" else ())]
-            plane.start(component, [*argv[component], *flags])
-            if component == "kube-apiserver":
-                _wait_until_ready(plane)
-        stages = kwok().with_name("stages.yaml")
-        flags = [f"--kubeconfig={layout.kubeconfig}", f"--config={stages}", "--manage-all-nodes=true"]
-        plane.start("kwok", [str(kwok()), *flags, "--node-lease-duration-seconds=40"])
-        plane.kubectl("create", "-f", "-", stdin=yaml.safe_dump_all(_node(number) for number in range(NODES)))
-        yield plane
+        try:
+            audit = folder / "audit.yaml"
+            audit.write_text(json.dumps(_AUDIT))
+            node = str(build.binary())
+            argv = commands(layout, node)
+            recorded = [f"--audit-policy-file={audit}", f"--audit-log-path={folder}/audit.log"]
+            for component in COMPONENTS:
+                flags = [*FLAGS.get(component, ()), *(recorded if component == "kube-apiserver" else ())]
+                plane.start(component, [*argv[component], *flags])
+                if component == "kube-apiserver":
+                    _wait_until_ready(plane)
+            stages = kwok().with_name("stages.yaml")
+            flags = [f"--kubeconfig={layout.kubeconfig}", f"--config={stages}", "--manage-all-nodes=true"]
+            plane.start("kwok", [str(kwok()), *flags, "--node-lease-duration-seconds=40"])
+            plane.kubectl("create", "-f", "-", stdin=yaml.safe_dump_all(_node(number) for number in range(NODES)))
+            yield plane
+        finally:
+            plane.end()
 
 
 _AUDIT = {

@@ -15,6 +15,7 @@ import yaml
 from dev.cluster.deploy import SYSTEM
 from dev.cluster.interface import REPOSITORY
 from dev.cluster.pretended.control_plane import ControlPlane
+from dev.registry import REGISTRY_PYTHON
 from dspy_kube.client import Kube
 
 MODEL = "triage"
@@ -71,7 +72,7 @@ async def make_versions(plane: ControlPlane) -> list[str]:
         f"{plane.folder}/files",
     ]
     options += ["--backend-store-uri", f"sqlite:///{plane.folder}/mlflow.db"]
-    server = plane.start("mlflow", [sys.executable, "-m", "mlflow", "server", *options])
+    server = plane.start("mlflow", [*REGISTRY_PYTHON, "-m", "mlflow", "server", *options])
     async with aiohttp.ClientSession() as session:
         while not await _answers(session, f"{url}/health"):
             assert server.poll() is None, (plane.folder / "mlflow.log").read_text()

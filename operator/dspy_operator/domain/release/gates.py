@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from dspy_operator.api.reasons import Reason
 from dspy_operator.api.rollout import OnUndecided
-from dspy_operator.domain.analysis.judge import is_better, judge
+from dspy_operator.domain.analysis.judge import is_better, is_confirmed, judge
 from dspy_operator.domain.analysis.verdict import Verdict
 from dspy_operator.domain.ledger import Ledger, Release
 from dspy_operator.domain.readiness import fully_ready
@@ -78,11 +78,12 @@ def _shown_fit(release: Release, snapshot: Snapshot) -> bool:
     analysis = analysis_of(release, snapshot)
     if is_better(release.evidence, analysis.false_rollback_percent / 100):
         return True
-    verdict = judge(release.evidence, analysis).verdict
-    if verdict is Verdict.NO_WORSE:
+    judged = judge(release.evidence, analysis)
+    if judged.verdict is Verdict.NO_WORSE:
         return True
-    if analysis.on_undecided is not OnUndecided.PROMOTE:
+    if analysis.on_undecided is not OnUndecided.PROMOTE or judged.verdict is Verdict.WORSE:
         return False
-    # What nobody knows is no good answer: a restart of every gateway must not promote a candidate that hangs.
+    # What nobody knows is no good answer: a restart of every gateway must not promote a candidate that hangs. Nor is
+    # one undecided that would be refused had it been lowered.
     unknown = release.evidence.candidate.lost / max(release.evidence.candidate.requests, 1)
-    return verdict is Verdict.UNDECIDED and unknown <= analysis.margin_percent / 100
+    return unknown <= analysis.margin_percent / 100 and not is_confirmed(judged)
