@@ -31,9 +31,10 @@ def look(evidence: Evidence, *states: GatewayState, now: float = STARTED_AT + 10
     return accumulate(evidence, {each.pod: each for each in states}, Look(UID, "old", "new", RELEASE, step, now))
 
 
-def unbounded(evidence: Evidence) -> Evidence:
-    """The evidence without bounds of slow answers, which these tables say nothing about."""
-    return replace(evidence, bounds=())
+def bounded(evidence: Evidence) -> Evidence:
+    """The evidence as if what is slow had been known before, and nothing had been slow."""
+    totals = tuple(replace(total, bounded=True) for total in evidence.totals)
+    return replace(evidence, bounds=(8,) * 5, totals=totals)
 
 
 def ok(requests: int) -> Counts:
@@ -62,9 +63,9 @@ def test_one_table_that_is_not_settled_holds_back_all_later_ones_of_every_pod() 
     later = table(1, ok(900), ok(100), settled=True)
     evidence = look(Evidence(), state(hanging), state(later, pod="b"))
     assert evidence.totals == ()
-    assert not is_no_worse(unbounded(evidence), Analysis(margin_percent=50))
+    assert not is_no_worse(bounded(evidence), Analysis(margin_percent=50))
     evidence = look(evidence, state(replace(hanging, settled=True)), state(later, pod="b"))
-    assert is_no_worse(unbounded(evidence), Analysis(margin_percent=50))
+    assert is_no_worse(bounded(evidence), Analysis(margin_percent=50))
 
 
 def test_tables_of_one_pod_keep_the_order_of_their_numbers_when_an_answer_came_late() -> None:
@@ -157,9 +158,15 @@ def test_a_table_that_flapped_is_shown_and_judged_by_nothing() -> None:
 def test_what_nobody_knows_is_bad_for_the_candidate() -> None:
     unknown = failed(600, 100, "lost")
     evidence = look(Evidence(), state(table(1, ok(600), unknown, weight=5_000, settled=True)))
-    assert not is_no_worse(unbounded(evidence), Analysis())
+    assert not is_no_worse(bounded(evidence), Analysis())
     evidence = look(Evidence(), state(table(1, unknown, ok(600), weight=5_000, settled=True)))
-    assert is_no_worse(unbounded(evidence), Analysis())
+    assert is_no_worse(bounded(evidence), Analysis())
+
+
+def test_nothing_is_shown_no_worse_before_it_is_known_what_is_slow() -> None:
+    evidence = look(Evidence(), state(table(1, ok(600), ok(600), weight=5_000, settled=True)))
+    assert is_no_worse(bounded(evidence), Analysis())
+    assert not is_no_worse(replace(evidence, bounds=()), Analysis())
 
 
 def test_stable_that_fails_beside_a_good_candidate_is_shown_to_be_the_worse_one() -> None:

@@ -57,13 +57,17 @@ def is_confirmed(judged: Judged) -> bool:
 
 
 def is_no_worse(evidence: Evidence, analysis: Analysis) -> bool:
-    """True when every stream is shown no worse by its margin, on settled tables in their order."""
+    """True when every stream is shown no worse by its margin, on settled tables in their order.
+
+    What is slow is known from stable's first answers: before them nothing is shown.
+    """
+    if not evidence.bounds:
+        return False
     totals = [total for total in evidence.totals if total.judged]
     margin = analysis.margin_percent / 100
     bets = [no_worse.log_e(_answered(totals, stream), margin) for stream in STREAMS]
-    if evidence.bounds:
-        bounded = [total for total in totals if total.bounded]
-        bets.append(no_worse.log_e(_slow_draws(evidence, bounded, MIDDLE_PAIR), SLOW_MARGIN))
+    bounded = [total for total in totals if total.bounded]
+    bets.append(no_worse.log_e(_slow_draws(evidence, bounded, MIDDLE_PAIR), SLOW_MARGIN))
     return all(rejects(bet, no_worse.ALPHA) for bet in bets)
 
 
