@@ -14,8 +14,6 @@ import aiohttp
 from kubernetes.aio import client, config
 from kubernetes.aio.client.exceptions import ApiException, ConflictException, NotFoundException
 
-from dspy_contract.logs import Logger
-
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 __all__ = [
@@ -39,7 +37,6 @@ SILENCE_SECONDS = 70
 """Bookmarks come every minute; a watch that is silent for longer is dead."""
 
 Object = dict[str, Any]
-log = Logger(__name__)
 
 
 async def configuration() -> client.Configuration:

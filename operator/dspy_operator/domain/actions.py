@@ -10,7 +10,7 @@ from dspy_operator.domain.snapshot import DesiredRevision, Revision
 
 @dataclass(frozen=True, slots=True)
 class CreateRevision:
-    """Creates a ControllerRevision after a dry run of its Deployment, whose refusal is the user's to read."""
+    """Creates a ControllerRevision, whose Deployment an earlier pass has shown to the API."""
 
     desired: DesiredRevision
 

@@ -1,4 +1,4 @@
-"""Kubernetes events: one for each transition, with a name of its own, so that the same words are not emitted twice."""
+"""Kubernetes events: one for each transition, named so that one that is tried again is not emitted twice."""
 
 from __future__ import annotations
 

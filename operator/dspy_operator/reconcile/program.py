@@ -31,8 +31,7 @@ log = Logger(__name__)
 
 
 class ProgramReconciler:
-    """Works on `program/<namespace>/<name>`. Between passes it remembers only evidence that is newer than its
-    checkpoint."""
+    """Works on `program/<namespace>/<name>`. What it remembers between passes may all be lost: see `_Memory`."""
 
     def __init__(
         self,
