@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-import tempfile
 import time
-from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from collections.abc import Collection
 from dataclasses import replace
-from pathlib import Path
 from statistics import median
 
 from benchmarks.load import cpu_seconds, resident_mib
-from benchmarks.programs import desired_of, wait_until_served
+from benchmarks.programs import desired_of, serving
 from benchmarks.show import percentile, show
 from dspy_contract.routes import ReleaseRef
 from dspy_contract.state import Interest, Poll
-from dspy_gateway.resources import DesiredState, obeyed
+from dspy_gateway.resources import obeyed
 from dspy_gateway.xds import ROUTES
 from tests.integration.gateway import Gateway, Upstream, weighted
 
@@ -42,7 +39,7 @@ async def _measured(moving: int) -> list[str]:
         uids = list(desired.routes)[:moving]
         for uid in uids:
             desired = desired.with_routes(replace(desired.routes[uid], release=ReleaseRef(1, "old", ("new",), 0)))
-        async with _serving(desired) as gateway:
+        async with serving(desired) as (gateway, _):
             poll = asyncio.create_task(_poll(gateway, uids))
             await asyncio.sleep(2.0)
             agent, envoy = await _cpu(gateway)
@@ -62,22 +59,6 @@ async def _measured(moving: int) -> list[str]:
         f"{envoy:.0f} ms",
         memory,
     ]
-
-
-@asynccontextmanager
-async def _serving(desired: DesiredState) -> AsyncIterator[Gateway]:
-    with tempfile.TemporaryDirectory() as folder:
-        gateway = Gateway(Path(folder))
-        await gateway.agent.admin.close()
-        await gateway.start_agent()
-        try:
-            await gateway.agent.update(desired)
-            await gateway.start_envoy()
-            await wait_until_served(gateway, list(desired.routes))
-            yield gateway
-        finally:
-            await gateway.stop_agent()
-            await gateway.kill_envoy()
 
 
 async def _poll(gateway: Gateway, uids: Collection[str]) -> None:

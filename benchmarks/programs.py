@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,23 +34,13 @@ def main() -> None:
 
 
 async def _measured(count: int) -> list[str]:
-    with tempfile.TemporaryDirectory() as folder:
-        async with Upstream("old").running() as old, Upstream("new").running() as new:
-            desired = desired_of(count, {"old": old, "new": new})
-            gateway = Gateway(Path(folder))
-            await gateway.agent.admin.close()
-            await gateway.start_agent()
-            try:
-                started = time.monotonic()
-                await gateway.agent.update(desired)
-                await gateway.start_envoy()
-                await wait_until_served(gateway, list(desired.routes))
-                served = time.monotonic() - started
-                assert gateway.envoy is not None
-                look, memory = await _looks(gateway), resident_mib(gateway.envoy.pid)
-            finally:
-                await gateway.stop_agent()
-                await gateway.kill_envoy()
+    async with (
+        Upstream("old").running() as old,
+        Upstream("new").running() as new,
+        serving(desired_of(count, {"old": old, "new": new})) as (gateway, served),
+    ):
+        assert gateway.envoy is not None
+        look, memory = await _looks(gateway), resident_mib(gateway.envoy.pid)
     aim = AIMS.get(count, "")
     return [str(count), f"{served:.1f} s", aim, f"{look:.1f} ms", "<= 8 ms" if count == 300 else "", f"{memory} MiB"]
 
@@ -62,7 +54,25 @@ def desired_of(count: int, upstreams: dict[str, Upstream]) -> DesiredState:
     return DesiredState(ports, routes, one.slices)
 
 
-async def wait_until_served(gateway: Gateway, uids: list[str]) -> None:
+@asynccontextmanager
+async def serving(desired: DesiredState) -> AsyncIterator[tuple[Gateway, float]]:
+    """A gateway that serves all of it, and after how many seconds it did; ends when left."""
+    with tempfile.TemporaryDirectory() as folder:
+        gateway = Gateway(Path(folder))
+        await gateway.agent.admin.close()
+        await gateway.start_agent()
+        try:
+            started = time.monotonic()
+            await gateway.agent.update(desired)
+            await gateway.start_envoy()
+            await _wait_until_served(gateway, list(desired.routes))
+            yield gateway, time.monotonic() - started
+        finally:
+            await gateway.stop_agent()
+            await gateway.kill_envoy()
+
+
+async def _wait_until_served(gateway: Gateway, uids: list[str]) -> None:
     """Looks at one program after the other, so that looking costs nothing."""
     for uid in uids:
         while not gateway.agent.state([uid]).programs[uid].listening:  # noqa: ASYNC110 it tells pollers only

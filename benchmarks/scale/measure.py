@@ -23,16 +23,15 @@ from benchmarks.load import cpu_seconds, resident_mib
 from benchmarks.scale.gateways import Gateways
 from benchmarks.show import CONSOLE, percentile, show
 from dev.cluster.pretended.control_plane import ControlPlane, running
-from dev.cluster.pretended.installation import LM_SECRET, MODEL, connect, install, make_lm_secret, make_versions
+from dev.cluster.pretended.installation import MODEL, connect, install, make_lm_secret, make_versions, program
 from dspy_contract.routes import Routes
 from dspy_kube.client import MERGE, Kube, Object
 from dspy_kube.watch import Watch
+from dspy_operator.kube.paths import path
 
 IDLE_SECONDS = 60.0
 MOVING_SECONDS = 60.0
 ARGO = "500 idle objects: 132 MB, 0.59 CPU s a minute, reconciled in 48 s (measured once, on a cluster)"
-PROGRAMS = "/apis/dspy.dev/v1alpha1/namespaces/{}/dspyprograms"
-ROLLOUTS = "/apis/dspy.dev/v1alpha1/namespaces/{}/dspyrollouts"
 
 
 @dataclass
@@ -173,7 +172,7 @@ async def _releases(bench: Bench, namespaces: int, uris: list[str]) -> None:
     ]
     show("Bad answer in /state to routes without the candidate", ["", "", "aim"], rows)
     for number in range(namespaces):
-        await bench.kube.request("DELETE", ROLLOUTS.format(_namespace(number)))
+        await bench.kube.request("DELETE", path("DSPyRollout", _namespace(number)))
 
 
 async def _restart(bench: Bench, uris: list[str]) -> None:
@@ -181,12 +180,12 @@ async def _restart(bench: Bench, uris: list[str]) -> None:
     namespace = _namespace(0)
     await bench.kube.request(
         "POST",
-        ROLLOUTS.format(namespace),
+        path("DSPyRollout", namespace),
         None,
         _rollout(f"{MODEL}-0", [{"setWeight": 10}, {"pause": {"seconds": 6000}}]),
     )
     await bench.kube.request(
-        "PATCH", f"{PROGRAMS.format(namespace)}/{MODEL}-0", {}, {"spec": {"model": {"uri": uris[2]}}}, MERGE
+        "PATCH", path("DSPyProgram", namespace, f"{MODEL}-0"), {}, {"spec": {"model": {"uri": uris[2]}}}, MERGE
     )
     await _until(
         lambda: any(each.release for each in bench.gateways.routes[namespace].values()), "one release moves", 300
@@ -214,7 +213,10 @@ async def _make(bench: Bench, numbers: range, namespaces: int, uri: str) -> None
         namespace = _namespace(number % namespaces)
         async with gate:
             await bench.kube.request(
-                "POST", PROGRAMS.format(namespace), None, _program(f"{MODEL}-{number // namespaces}", uri)
+                "POST",
+                path("DSPyProgram", namespace),
+                None,
+                program(f"{MODEL}-{number // namespaces}", uri, "openai/none"),
             )
 
     await asyncio.gather(*(one(number) for number in numbers))
@@ -222,13 +224,15 @@ async def _make(bench: Bench, numbers: range, namespaces: int, uri: str) -> None
 
 async def _policy(bench: Bench, number: int, count: int, namespaces: int, steps: list[dict[str, Any]]) -> None:
     for index in range(len(range(number, count, namespaces))):
-        await bench.kube.request("POST", ROLLOUTS.format(_namespace(number)), None, _rollout(f"{MODEL}-{index}", steps))
+        await bench.kube.request(
+            "POST", path("DSPyRollout", _namespace(number)), None, _rollout(f"{MODEL}-{index}", steps)
+        )
 
 
 async def _set_model(bench: Bench, number: int, count: int, namespaces: int, uri: str) -> None:
     for index in range(len(range(number, count, namespaces))):
-        path = f"{PROGRAMS.format(_namespace(number))}/{MODEL}-{index}"
-        await bench.kube.request("PATCH", path, {}, {"spec": {"model": {"uri": uri}}}, MERGE)
+        place = path("DSPyProgram", _namespace(number), f"{MODEL}-{index}")
+        await bench.kube.request("PATCH", place, {}, {"spec": {"model": {"uri": uri}}}, MERGE)
 
 
 async def _until(holds: Callable[[], bool], words: str, seconds: float) -> None:
@@ -275,20 +279,6 @@ def _at_weight(bench: Bench) -> list[Routes]:
 
 def _namespace(number: int) -> str:
     return f"team-{number}"
-
-
-def _program(name: str, uri: str) -> Object:
-    lm = {
-        "model": "openai/none",
-        "apiBase": "http://127.0.0.1:1/v1",
-        "credentials": {"apiKey": {"name": LM_SECRET, "key": "api-key"}},
-    }
-    return {
-        "apiVersion": "dspy.dev/v1alpha1",
-        "kind": "DSPyProgram",
-        "metadata": {"name": name},
-        "spec": {"model": {"uri": uri}, "lm": lm},
-    }
 
 
 def _rollout(name: str, steps: list[dict[str, Any]]) -> Object:

@@ -11,19 +11,20 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import NormalDist, median
 
 import aiohttp
 import click
 
+from benchmarks.load import resident_mib
 from dev.cluster.pretended.control_plane import ControlPlane, running
-from dev.cluster.pretended.installation import LM_SECRET, connect, install, make_lm_secret, make_versions
+from dev.cluster.pretended.installation import connect, install, make_lm_secret, make_versions, program
 from dspy_contract.routes import CONTENT_KEY, GATEWAY_NAME, load_ports
 from dspy_kube.client import MERGE, Kube, NotFoundException, Object
 from dspy_kube.watch import Watch
+from dspy_operator.kube.paths import path
+from tests.integration.gateway import until
 from tests.soak.gateways import Gateways
 from tests.soak.runtimes import Clients, Kind, Runtimes, model_of
 
@@ -41,8 +42,6 @@ LATEST_SECONDS = 300.0
 """A release that takes longer than this is one that hangs."""
 
 OPERATOR_PORT = 18_080
-PROGRAM_PATH = "/apis/dspy.dev/v1alpha1/namespaces/{}/dspyprograms"
-ROLLOUT_PATH = "/apis/dspy.dev/v1alpha1/namespaces/{}/dspyrollouts"
 OBJECTS = {
     "pods": "/api/v1/pods",
     "services": "/api/v1/services",
@@ -143,7 +142,7 @@ async def _soak(plane: ControlPlane, minutes: float) -> list[str]:
         tasks = [asyncio.create_task(watch.run()) for watch in watches]
         await _make(soak, uris[0])
         _start_operator(soak)
-        await _until(lambda: len(_serving(soak)) == PROGRAMS, f"{PROGRAMS} programs serve", 600)
+        await until(lambda: len(_serving(soak)) == PROGRAMS, f"{PROGRAMS} programs serve", 600)
         await _read_ports(soak)
         for key in soak.programs.items:
             tasks.append(asyncio.create_task(_traffic(soak, gateways, key)))
@@ -171,19 +170,15 @@ async def _make(soak: Soak, uri: str) -> None:
         await make_lm_secret(soak.kube, namespace)
     for number in range(PROGRAMS):
         namespace, name = f"team-{number % NAMESPACES}", f"p{number}"
-        lm = {
-            "model": model_of(Kind.GOOD, 0),
-            "apiBase": "http://127.0.0.1:1/v1",
-            "credentials": {"apiKey": {"name": LM_SECRET, "key": "api-key"}},
-        }
         head = {"apiVersion": "dspy.dev/v1alpha1", "metadata": {"name": name}}
-        program = {**head, "kind": "DSPyProgram", "spec": {"model": {"uri": uri}, "lm": lm}}
         strategy = {"type": "Canary", "canary": {"steps": STEPS}}
         spec = {"programRef": {"name": name}, "strategy": strategy, "analysis": ANALYSIS}
         await soak.kube.request(
-            "POST", ROLLOUT_PATH.format(namespace), None, {**head, "kind": "DSPyRollout", "spec": spec}
+            "POST", path("DSPyRollout", namespace), None, {**head, "kind": "DSPyRollout", "spec": spec}
         )
-        await soak.kube.request("POST", PROGRAM_PATH.format(namespace), None, program)
+        await soak.kube.request(
+            "POST", path("DSPyProgram", namespace), None, program(name, uri, model_of(Kind.GOOD, 0))
+        )
 
 
 def _start_operator(soak: Soak) -> None:
@@ -201,8 +196,8 @@ def _condition(item: Object, kind: str) -> str:
 
 async def _read_ports(soak: Soak) -> None:
     for number in range(NAMESPACES):
-        path = f"/api/v1/namespaces/team-{number}/configmaps/{GATEWAY_NAME}"
-        table = load_ports((await soak.kube.request("GET", path))["data"][CONTENT_KEY])
+        found = await soak.kube.request("GET", path("ConfigMap", f"team-{number}", GATEWAY_NAME))
+        table = load_ports(found["data"][CONTENT_KEY])
         soak.ports |= {uid: port.port for uid, port in table.ports.items()}
 
 
@@ -235,11 +230,12 @@ async def _faults(soak: Soak, gateways: Gateways) -> None:
                 if fault == "gateway pod"
                 else f"app.kubernetes.io/managed-by=dspy-operator,{label.replace('=', '!=')}"
             )
-            path = f"/api/v1/namespaces/{gateway.namespace}/pods"
-            pods = (await soak.kube.request("GET", path, {"labelSelector": selector}))["items"]
+            pods = (await soak.kube.request("GET", path("Pod", gateway.namespace), {"labelSelector": selector}))[
+                "items"
+            ]
             chosen = soak.chance.choice(pods)["metadata"]["name"]
             with contextlib.suppress(NotFoundException):
-                await soak.kube.request("DELETE", f"{path}/{chosen}", {"gracePeriodSeconds": 0})
+                await soak.kube.request("DELETE", path("Pod", gateway.namespace, chosen), {"gracePeriodSeconds": 0})
         soak.faults[fault] += 1
 
 
@@ -270,7 +266,7 @@ async def _release(soak: Soak) -> None:
             namespace, name = key.split("/")
             model = model_of(kind, soak.number)
             spec = {"spec": {"lm": {"model": model}}}
-            await soak.kube.request("PATCH", f"{PROGRAM_PATH.format(namespace)}/{name}", {}, spec, MERGE)
+            await soak.kube.request("PATCH", path("DSPyProgram", namespace, name), {}, spec, MERGE)
             soak.releases[key] = Release(key, kind, model, time.monotonic())
 
 
@@ -293,8 +289,8 @@ def _note(soak: Soak, key: str, release: Release) -> None:
 
 async def _sample(soak: Soak, gateways: Gateways, seconds: float) -> None:
     sample: dict[str, float] = {}
-    for name, path in OBJECTS.items():
-        found = await soak.kube.request("GET", path, {"limit": 1})
+    for name, place in OBJECTS.items():
+        found = await soak.kube.request("GET", place, {"limit": 1})
         sample[name] = len(found["items"]) + found["metadata"].get("remainingItemCount", 0)
     if soak.operator is not None and soak.operator.poll() is None:
         sample |= {f"operator {name}": value for name, value in _process(soak.operator.pid).items()}
@@ -322,9 +318,7 @@ async def _sample(soak: Soak, gateways: Gateways, seconds: float) -> None:
 def _process(pid: int) -> dict[str, float]:
     """Memory and open files of a process; nothing of one that has ended."""
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
-        memory = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
-        return {"MiB": memory / 1024, "descriptors": len(os.listdir(f"/proc/{pid}/fd"))}
+        return {"MiB": resident_mib(pid), "descriptors": len(os.listdir(f"/proc/{pid}/fd"))}
     except (OSError, StopIteration):
         return {}
 
@@ -349,12 +343,12 @@ def _problems(soak: Soak) -> list[str]:
     problems += _growth(soak.samples)
     if soak.samples[-1]["controllerrevisions"] > MOST_REVISIONS * PROGRAMS:
         problems.append("there are more ControllerRevisions than are kept")
-    for what in ("GOOD", "FAILS", "HANGS"):
-        seconds = [each.seconds for each in soak.ended if each.kind is Kind[what]]
+    for kind in Kind:
+        seconds = [each.seconds for each in soak.ended if each.kind is kind]
         if not seconds:
-            problems.append(f"no release of the kind {what} ended")
+            problems.append(f"no release of the kind {kind} ended")
         else:
-            click.echo(f"{what}: {len(seconds)} releases, median {median(seconds):.0f} s, longest {max(seconds):.0f} s")
+            click.echo(f"{kind}: {len(seconds)} releases, median {median(seconds):.0f} s, longest {max(seconds):.0f} s")
     return problems
 
 
@@ -371,14 +365,6 @@ def _growth(samples: list[dict[str, float]]) -> list[str]:
         if last > MOST_GROWTH * middle + 5:
             problems.append(f"{name} grew from {middle:.0f} to {last:.0f}")
     return problems
-
-
-async def _until(holds: Callable[[], bool], words: str, seconds: float) -> None:
-    began = time.monotonic()
-    while not holds():
-        if time.monotonic() - began > seconds:
-            raise TimeoutError(f"not within {seconds:.0f} s: {words}")
-        await asyncio.sleep(0.5)
 
 
 if __name__ == "__main__":

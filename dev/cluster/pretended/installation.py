@@ -16,7 +16,7 @@ from dev.cluster.deploy import SYSTEM
 from dev.cluster.interface import REPOSITORY
 from dev.cluster.pretended.control_plane import ControlPlane
 from dev.registry import REGISTRY_PYTHON
-from dspy_kube.client import Kube
+from dspy_kube.client import Kube, Object
 
 MODEL = "triage"
 REGISTRY_PORT = 5000
@@ -83,6 +83,21 @@ async def make_versions(plane: ControlPlane) -> list[str]:
     )
     assert await asyncio.to_thread(log.wait) == 0, (plane.folder / "versions.log").read_text()
     return [f"models:/{MODEL}/{number}" for number in (1, 2, 3)]
+
+
+def program(name: str, uri: str, lm_model: str) -> Object:
+    """A DSPyProgram, whose LM nobody asks."""
+    lm = {
+        "model": lm_model,
+        "apiBase": "http://127.0.0.1:1/v1",
+        "credentials": {"apiKey": {"name": LM_SECRET, "key": "api-key"}},
+    }
+    return {
+        "apiVersion": "dspy.dev/v1alpha1",
+        "kind": "DSPyProgram",
+        "metadata": {"name": name},
+        "spec": {"model": {"uri": uri}, "lm": lm},
+    }
 
 
 async def _answers(session: aiohttp.ClientSession, url: str) -> bool:
