@@ -6,6 +6,13 @@ SHELL := /bin/bash
 RUN := uv run --frozen --all-extras --quiet
 PYTEST := $(RUN) pytest -q
 
+# What follows `bench` on the command line names benches, and is nothing to make.
+NAMED := $(if $(filter bench,$(firstword $(MAKECMDGOALS))),$(wordlist 2,$(words $(MAKECMDGOALS)),$(MAKECMDGOALS)))
+ifneq ($(NAMED),)
+.PHONY: $(NAMED)
+$(NAMED): bench ; @:
+endif
+
 .PHONY: help setup demo test test-kind lint fmt unit sim disorder soak integration e2e cluster images bench docs clean
 
 help: ## Print this list
@@ -56,8 +63,8 @@ cluster: setup ## Create the cluster of the demo with the operator on it, and le
 images: setup ## Build the images, and the binary of the native node
 	@$(RUN) python -m dev.cluster prepare
 
-bench: setup ## Print every figure beside its peer or limit
-	@$(RUN) python -m benchmarks
+bench: setup ## Print every figure beside its peer or limit, or those that are named: make bench scale
+	@$(RUN) python -m benchmarks $(NAMED)
 
 docs: setup ## Generate the reference of the resources from their schemas
 	@$(RUN) python -m docs.generate

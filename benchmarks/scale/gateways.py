@@ -19,7 +19,7 @@ from dspy_contract.outcomes import Outcome
 from dspy_contract.routes import CONTENT_KEY, STATE_PORT, Routes, load_routes
 from dspy_contract.state import FEATURES, GatewayState, Poll, ProgramState, dump_state, load_poll
 from dspy_gateway.book import Book
-from dspy_gateway.news import News
+from dspy_gateway.changes import Changes
 from dspy_gateway.server import ANSWER_SECONDS
 from dspy_gateway.switches import Switches
 from dspy_kube.client import Kube, Object
@@ -58,7 +58,7 @@ class Pod:
     name: str
     namespace: str
     incarnation: str
-    news: News = field(default_factory=News)
+    changes: Changes = field(default_factory=Changes)
     answered_at: float = 0.0
 
 
@@ -120,14 +120,14 @@ class Gateways:
         now = time.monotonic()
         self._draw(self.programs[uid], now, 2 * BURST)
         for pod in self._pods_of(namespace):
-            pod.news.note([uid], urgent=True)
-            await pod.news.tell()
+            pod.changes.note([uid], urgent=True)
+            await pod.changes.tell()
 
     async def _tell(self) -> None:
         """Wakes the polls of the pods that have new routes."""
         namespaces, self.changed = self.changed, set()
         for pod in [pod for namespace in namespaces for pod in self._pods_of(namespace)]:
-            await pod.news.tell()
+            await pod.changes.tell()
 
     async def _state(self, request: web.Request) -> web.Response:
         assert request.transport is not None
@@ -137,7 +137,7 @@ class Gateways:
             raise web.HTTPNotFound
         self.polls += 1
         poll = load_poll(await request.read())
-        await pod.news.wait(poll.programs.keys(), poll.seen, poll.wait_seconds)
+        await pod.changes.wait(poll.programs.keys(), poll.seen, poll.wait_seconds)
         wait = pod.answered_at + ANSWER_SECONDS - time.monotonic()
         await asyncio.sleep(max(0.0, wait))
         content = dump_state(self._answer(pod, poll))
@@ -151,11 +151,11 @@ class Gateways:
             if interest.guarding is not None:
                 self.guarded[uid] = now
                 self._switches[pod.namespace].renew(uid, interest.guarding, now)
-        known = [uid for uid in pod.news.changed(poll.programs, poll.seen) if uid in self.programs]
+        known = [uid for uid in pod.changes.since(poll.programs, poll.seen) if uid in self.programs]
         programs = {uid: self._told(self.programs[uid], uid, poll, now) for uid in known}
         for uid in self.bad.intersection(known):
             self.told_at.setdefault(uid, time.monotonic())
-        return GatewayState(pod.name, pod.incarnation, pod.news.token, programs, FEATURES)
+        return GatewayState(pod.name, pod.incarnation, pod.changes.token, programs, FEATURES)
 
     def _told(self, program: Program, uid: str, poll: Poll, now: float) -> ProgramState:
         """What is told of a program; the same to each pod of its namespace for a moment."""
@@ -189,7 +189,7 @@ class Gateways:
         if routes.serial != before:
             program.told = None
         for pod in self._pods_of(namespace):
-            pod.news.note([uid], urgent=routes.serial != before)
+            pod.changes.note([uid], urgent=routes.serial != before)
 
     def _draw(self, program: Program, now: float, requests: int) -> None:
         for _ in range(requests):
@@ -220,7 +220,7 @@ class _Pods:
     def forget(self, item: Object) -> None:
         self._gateways.remove(item.get("status", {}).get("podIP", ""))
 
-    def keep(self, found: object, version: str) -> None:
+    def retain(self, found: object, version: str) -> None:
         """Nothing: pods that went have no polls."""
 
 
@@ -249,5 +249,5 @@ class _Routes:
     def forget(self, item: Object) -> None:
         """Nothing: programs are not deleted here."""
 
-    def keep(self, found: object, version: str) -> None:
+    def retain(self, found: object, version: str) -> None:
         """Nothing, likewise."""

@@ -268,7 +268,7 @@ class _Programs:
     def forget(self, item: Object) -> None:
         self.available.discard(item["metadata"]["uid"])
 
-    def keep(self, found: object, version: str) -> None:
+    def retain(self, found: object, version: str) -> None:
         """Nothing: programs are not deleted here."""
 
 

@@ -20,10 +20,10 @@ from dspy_contract.routes import Routes
 from dspy_contract.state import FEATURES, GatewayState, Poll, ProgramState
 from dspy_gateway import persisted, xds
 from dspy_gateway.admin import Admin
+from dspy_gateway.changes import Changes
 from dspy_gateway.counts import Key, read_statistics, statistics_query
 from dspy_gateway.envoy.bootstrap import Bootstrap, bootstrap
 from dspy_gateway.envoy.listeners import listener
-from dspy_gateway.news import News
 from dspy_gateway.publisher import Publisher
 from dspy_gateway.resources import DesiredState, ProgramResources, obeyed, program_resources
 from dspy_gateway.settings import Settings
@@ -70,7 +70,7 @@ class Agent:
         self._watched: dict[str, bool] = {}
         self._refusals: dict[str, str] = {}
         self._polled_at: dict[str, float] = {}
-        self._news = News()
+        self._changes = Changes()
         self._wake = asyncio.Event()
         self._unsaved = False
 
@@ -102,7 +102,7 @@ class Agent:
             for uid in memory.keys() - self.desired.ports.ports.keys():
                 del memory[uid]
         self._switches.forget_programs(self.desired.ports.ports)
-        self._news.forget_programs(self.desired.ports.ports)
+        self._changes.forget_programs(self.desired.ports.ports)
 
     async def open(self) -> None:
         """Opens the xDS socket, once, when there is something to tell: Envoy would drop what it is not told of."""
@@ -136,8 +136,8 @@ class Agent:
     async def answer(self, poll: Poll) -> GatewayState:
         """What changed after the poll's token in the programs that it names; waits for something urgent if asked to."""
         await self._note_interest(poll)
-        await self._news.wait(poll.programs, poll.seen, poll.wait_seconds)
-        return self.state(self._news.changed(poll.programs, poll.seen))
+        await self._changes.wait(poll.programs, poll.seen, poll.wait_seconds)
+        return self.state(self._changes.since(poll.programs, poll.seen))
 
     def state(self, uids: Collection[str] | None = None) -> GatewayState:
         """What the pod says of some programs, or of all."""
@@ -145,7 +145,7 @@ class Agent:
         return GatewayState(
             pod=self.settings.pod,
             incarnation=self.book.incarnation,
-            token=self._news.token,
+            token=self._changes.token,
             programs={uid: self._program_state(uid) for uid in chosen if uid in self.desired.ports.ports},
             features=FEATURES,
             counts_age_seconds=round(min(time.monotonic() - self._looked_at, 1e9), 3),
@@ -204,7 +204,7 @@ class Agent:
             self._saved_reserve = self.book.reserved
         if self._effective.get(uid) != weights:
             self._effective[uid] = weights
-            self._news.note({uid}, urgent=True)
+            self._changes.note({uid}, urgent=True)
         return program_resources(self.desired, uid, weights, table, self.settings.pod, self.settings.namespace)
 
     def _envoy_answered(self, key: xds.Key | None) -> None:
@@ -219,13 +219,13 @@ class Agent:
             if self.discovery.acked(key):
                 self._refusals.pop(key[1], None)
         if key[0] in (xds.ROUTES, xds.LISTENER):
-            self._news.note(uids, urgent=True)
+            self._changes.note(uids, urgent=True)
         self.publisher.mark(uids)
 
     def _new_envoy(self) -> None:
         """An Envoy process has just started: what its predecessor had open is lost, and nothing draws as before."""
         self.book.close_all(time.monotonic())
-        self._news.note(set(self.desired.ports.ports), urgent=False)
+        self._changes.note(set(self.desired.ports.ports), urgent=False)
         # At once: this Envoy must never draw by a table of its predecessor.
         self.publisher.mark(set(self.desired.ports.ports))
         self.publisher.publish()
@@ -234,7 +234,7 @@ class Agent:
         log.error("A resource was refused", kind=key[0].rpartition(".")[2], name=key[1], error=message)
         for uid in self.publisher.programs_of(key):
             self._refusals[uid] = message[:500]
-            self._news.note({uid}, urgent=True)
+            self._changes.note({uid}, urgent=True)
 
     # What is counted.
 
@@ -271,17 +271,17 @@ class Agent:
         for uid in self.desired.ports.ports if uids is None else uids:
             if uid in self.desired.ports.ports:
                 self._take(uid, reading, began)
-        await self._news.tell()
+        await self._changes.tell()
 
     def _take(self, uid: str, reading: Mapping[str, Counter[Key]], began: float) -> None:
         sums = self.book.page(uid).sums
         bad = sums.bad_answers()
         if sums.take(reading.get(uid, Counter())):
             self._unsaved = True
-            self._news.note({uid}, urgent=sums.bad_answers() > bad)
+            self._changes.note({uid}, urgent=sums.bad_answers() > bad)
         if self.book.settle(uid, began):
             self._unsaved = True
-            self._news.note({uid}, urgent=True)
+            self._changes.note({uid}, urgent=True)
 
     async def _tick_for_ever(self) -> None:
         saved_at = time.monotonic()
@@ -294,7 +294,7 @@ class Agent:
             if self._unsaved and now - saved_at >= SAVE_SECONDS:
                 self._unsaved, saved_at = False, now
                 persisted.save_book(self._book_file, self.book)
-            await self._news.tell()
+            await self._changes.tell()
 
     def _due(self, now: float) -> set[str]:
         """The programs in release whose table has drawn for long enough, or whose switch has ended."""

@@ -48,7 +48,7 @@ class _Living:
         """An object went."""
         self.meanings.pop(item["metadata"]["name"], None)
 
-    def keep(self, found: Collection[Name], version: str) -> None:
+    def retain(self, found: Collection[Name], version: str) -> None:
         """Only these exist."""
         names = {name for _, name in found}
         self.meanings = {name: meaning for name, meaning in self.meanings.items() if name in names}

@@ -37,7 +37,7 @@ class _Entry:
 
 
 @dataclass(slots=True)
-class _Place:
+class _Shelf:
     """The objects of one kind in one namespace, and their names by group."""
 
     entries: dict[str, _Entry] = field(default_factory=dict)
@@ -57,13 +57,17 @@ class Store:
         self._on_change = on_change
         self._project = project
         self._group = group
-        self._shelves: defaultdict[str, dict[str, _Place]] = defaultdict(dict)
+        self._shelves: defaultdict[str, dict[str, _Shelf]] = defaultdict(dict)
         self._tombstones: dict[str, int] = {}
 
     def get(self, kind: str, namespace: str, name: str) -> Object | None:
         """An object; None when it is not there."""
         entry = self._entry(kind, namespace, name)
         return entry.unpack() if entry else None
+
+    def names(self, kind: str) -> list[Name]:
+        """Namespace and name of every object of a kind."""
+        return [(namespace, name) for namespace, shelf in self._shelves[kind].items() for name in shelf.entries]
 
     def list(self, kind: str, namespace: str | None = None, group: str | None = None) -> list[Object]:
         """The objects of a kind, in a namespace or in all; with a group, those of it only."""
@@ -78,7 +82,7 @@ class Store:
         metadata, version = item["metadata"], _version(item)
         if version <= self._tombstones.get(metadata["uid"], -1):
             return
-        shelf = self._shelves[kind].setdefault(metadata["namespace"], _Place())
+        shelf = self._shelves[kind].setdefault(metadata["namespace"], _Shelf())
         before = shelf.entries.get(metadata["name"])
         if before is not None and before.version >= version:
             return
@@ -110,7 +114,7 @@ class Store:
         if held is not None:
             self.forget(kind, held)
 
-    def keep(self, kind: str, found: Collection[Name], version: str, namespace: str | None = None) -> None:
+    def retain(self, kind: str, found: Collection[Name], version: str, namespace: str | None = None) -> None:
         """Drops every object of a kind that a listing (of a namespace, or of all) did not find, unless it is newer."""
         at = _number(version)
         shelves = self._shelves[kind]
@@ -139,7 +143,7 @@ class Store:
             del self._tombstones[next(iter(self._tombstones))]
 
 
-class Shelf:
+class StoreSink:
     """The store as a watch of one kind sees it."""
 
     def __init__(self, store: Store, kind: str) -> None:
@@ -154,12 +158,12 @@ class Shelf:
         """An object went."""
         self._store.forget(self._kind, item)
 
-    def keep(self, found: Collection[Name], version: str) -> None:
+    def retain(self, found: Collection[Name], version: str) -> None:
         """Only these are there."""
-        self._store.keep(self._kind, found, version)
+        self._store.retain(self._kind, found, version)
 
 
-def _leave(shelf: _Place, group: str, name: str) -> None:
+def _leave(shelf: _Shelf, group: str, name: str) -> None:
     del shelf.groups[group][name]
     if not shelf.groups[group]:
         del shelf.groups[group]

@@ -23,6 +23,9 @@ all of them at once."""
 SHORT_WATCH_SECONDS = 55
 """How long a stream without bookmarks lasts: less than the silence that means a dead one."""
 
+LOST = (ApiException, ValueError, KeyError, TypeError, *UNREACHABLE)
+"""What ends a listing or a watch that is begun again: a refusal, a broken connection, an answer of another form."""
+
 log = Logger(__name__)
 
 
@@ -39,7 +42,7 @@ class Sink(Protocol):
     def forget(self, item: Object) -> None:
         """Takes the last state of an object that went."""
 
-    def keep(self, found: Collection[Name], version: str) -> None:
+    def retain(self, found: Collection[Name], version: str) -> None:
         """A listing is complete: at that version there was nothing that it did not find."""
 
 
@@ -78,7 +81,7 @@ class Watch:
                 await self._follow(await self.list())
             except GoneError:
                 pass
-            except (ApiException, ValueError, KeyError, TypeError, *UNREACHABLE) as error:
+            except LOST as error:
                 log.warning("A watch was lost and begins again", path=self._path, error=type(error).__name__)
             failures = 0 if loop.time() - began > LONGEST_RETRY_SECONDS else failures + 1
             longest = min(RETRY_SECONDS * 2.0 ** min(failures, 10), LONGEST_RETRY_SECONDS)
@@ -115,7 +118,7 @@ class Watch:
                 break
             query = {**self._query, "limit": PAGE, "continue": token}
         self._hear(version)
-        self._sink.keep(found, version)
+        self._sink.retain(found, version)
         self.listed.set()
         if self._settled:
             await self._settled()

@@ -14,6 +14,7 @@ from kopf._core.engines.peering import Identity
 from dspy_contract.logs import Logger
 from dspy_kube.client import UNREACHABLE, ApiException, Kube, configuration
 from dspy_kube.lease import Lease
+from dspy_kube.watch import LOST
 from dspy_operator import gateway_tokens, handlers
 from dspy_operator.agent_client import AgentClient
 from dspy_operator.api.names import API_VERSION, FIELD_MANAGER
@@ -142,14 +143,13 @@ async def _list_resources(parts: Parts, settings: Settings) -> None:
         try:
             for watch in parts.resources.values():
                 await watch.list()
-        except (ApiException, *UNREACHABLE) as error:
+        except LOST as error:
             log.warning("The custom resources could not be listed", error=type(error).__name__)
             await asyncio.sleep(1)
             continue
-        programs = parts.store.list("DSPyProgram")
-        if not programs:
+        keys = {Key("program", *name) for name in parts.store.names("DSPyProgram")}
+        if not keys:
             parts.controller.worked_at = time.time()
-        keys = {Key("program", item["metadata"]["namespace"], item["metadata"]["name"]) for item in programs}
         for key in sorted(keys | {Key("gateway", each.namespace) for each in keys}):
             parts.passes.add_after(key, random.uniform(0, settings.resync_seconds))
         await asyncio.sleep(settings.resync_seconds)

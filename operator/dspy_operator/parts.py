@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from dspy_contract.logs import Logger
 from dspy_contract.state import Interest
 from dspy_kube.client import Kube, Object
-from dspy_kube.store import Shelf, Store
+from dspy_kube.store import Store, StoreSink
 from dspy_kube.watch import Watch
 from dspy_operator.agent_client import Agents
 from dspy_operator.domain.news import News
@@ -27,6 +27,7 @@ from dspy_operator.kube.paths import path
 from dspy_operator.reconcile.controller import Controller
 from dspy_operator.reconcile.gateway import GatewayReconciler
 from dspy_operator.reconcile.guard import LOOK_SECONDS, Guard
+from dspy_operator.reconcile.memory import Memories
 from dspy_operator.reconcile.program import ProgramReconciler
 from dspy_operator.registry.follower import Follower, Source
 from dspy_operator.resources.revision import version_of
@@ -104,7 +105,7 @@ def assemble(
         if news.bad_answers:
             looks.add(Key("guard", namespace, program))
             passes.add_after(Key("program", namespace, program), MOVING_SECONDS)
-        if news.obeyed or (news.answered and programs.awaits_answers(namespace, program)):
+        if news.obeyed or (news.answered and memories.awaits_answers(namespace, program)):
             passes.add(Key("program", namespace, program))
 
     def on_conflict(namespace: str, program: str) -> None:
@@ -112,10 +113,10 @@ def assemble(
 
     def interest(namespace: str, program: str, series: str) -> Interest:
         guarding = guard.guarding(namespace, program) if leads() else None
-        return Interest(guarding, programs.kept(namespace, program).get(series, 0))
+        return Interest(guarding, memories.kept(namespace, program).get(series, 0))
 
     def watch(kind: str, query: Mapping[str, str]) -> Watch:
-        sink = Shelf(store, kind)
+        sink = StoreSink(store, kind)
         return Watch(kube, path(kind, settings.namespace), query, sink, bookmarks=kind != "Event")
 
     async def archive(revision: Revision) -> bytes | None:
@@ -131,8 +132,9 @@ def assemble(
         registries, settings.registry_poll_seconds, lambda *program: passes.add(Key("program", *program))
     )
     observer = Observer(store, follower, poller, gateways.problems, executor, archives, settings)
-    programs = ProgramReconciler(observer, executor, poller, follower, now)
-    guard = Guard(kube, store, poller, programs.known, programs.remember, passes.add, now)
+    memories = Memories()
+    programs = ProgramReconciler(observer, executor, poller, follower, memories, now)
+    guard = Guard(kube, store, poller, memories, passes.add, now)
     controller = Controller(programs, gateways, passes.add, now)
     return Parts(
         passes,

@@ -169,6 +169,8 @@ class ApiServer:
             return body if "dryRun" in query else self._create(key, body)
         if key not in self.objects:
             if call.verb == "patch" and content_type == APPLY and body is not None:
+                if "uid" in body["metadata"]:
+                    raise refusal(409, "uid mismatch: no existing object was found")
                 return self._create(key, body)
             error = refusal(404, f"{call.resource} {call.name} not found")
             error.body = json.dumps({"reason": "NotFound", "message": error.reason})
@@ -176,7 +178,7 @@ class ApiServer:
         if call.verb == "get":
             return self.objects[key]
         if call.verb == "delete":
-            self._check_uid(key, body)
+            self._check_uid(key, ((body or {}).get("preconditions") or {}).get("uid"))
             self.remove(*key)
             return {}
         assert body is not None
@@ -187,6 +189,7 @@ class ApiServer:
         version = body.get("metadata", {}).get("resourceVersion")
         if version is not None and version != stored["metadata"]["resourceVersion"]:
             raise refusal(409, "the object has been modified")
+        self._check_uid(key, body.get("metadata", {}).get("uid"))
         item = copy.deepcopy(stored)
         if subresource == "status":
             _merge(item, {"status": body.get("status", {})})
@@ -195,8 +198,7 @@ class ApiServer:
             _merge(item, body)
         return self._replace(key, item)
 
-    def _check_uid(self, key: tuple[str, str, str], body: Object | None) -> None:
-        wanted = ((body or {}).get("preconditions") or {}).get("uid")
+    def _check_uid(self, key: tuple[str, str, str], wanted: str | None) -> None:
         if wanted is not None and wanted != self.objects[key]["metadata"]["uid"]:
             raise refusal(409, "the uid in the precondition is another")
 

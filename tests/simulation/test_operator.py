@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from dspy_kube.client import ApiException
+from dspy_operator.reconcile.controller import PASSES
 from tests.simulation.api import Call, refusal
 from tests.simulation.invariants import check
 from tests.simulation.world import CANARY, NAMESPACE, PROGRAM, World
@@ -51,6 +52,11 @@ def release(world: World, number: int = 2, **behaviour: Any) -> None:
     world.want(number)
     world.settle(60)
     assert world.weight(number) == 5_000
+
+
+def _passes() -> float:
+    name = "dspy_operator_passes_total"
+    return sum(each.value for metric in PASSES.collect() for each in metric.samples if each.name == name)
 
 
 def turns_bad(world: World, number: int = 2) -> None:
@@ -204,6 +210,9 @@ def test_a_newer_ledger_is_never_written_over_and_its_candidate_loses_its_weight
     assert world.status["release"]["secret"] == "of the future"
     assert world.condition("Accepted")[:2] == ("False", "LedgerTooNew")
     assert world.traffic(2) == 0
+    before = _passes()
+    world.settle(60)
+    assert _passes() - before < 10, "nothing that this operator does changes it"
 
 
 def test_a_release_after_a_lost_status_is_another_one_to_the_gateways(world: World) -> None:

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from dspy_kube.client import Kube, Object
-from dspy_kube.store import Shelf, Store
+from dspy_kube.store import Store, StoreSink
 from dspy_kube.watch import HistoryError, Watch
 from dspy_operator.kube.paths import path
 from tests.simulation.api import ApiServer, refusal
@@ -64,7 +64,7 @@ def test_a_listing_tells_what_is_gone_but_not_of_what_is_newer_than_itself() -> 
     store = Store()
     for name, version in (("a", 5), ("b", 6), ("c", 9)):
         store.put("ConfigMap", routes(name, version, uid=name))
-    store.keep("ConfigMap", {("ns", "a")}, "8")
+    store.retain("ConfigMap", {("ns", "a")}, "8")
     assert {item["metadata"]["name"] for item in store.list("ConfigMap", "ns")} == {"a", "c"}
 
 
@@ -94,7 +94,7 @@ def test_a_watch_follows_forgets_on_relist_and_survives_faults() -> None:
         api, store = ApiServer(), Store()
         api.put("configmaps", {"metadata": {"name": "a", "namespace": "ns", "labels": {"dspy.dev/routes": "true"}}})
         selector = {"labelSelector": "dspy.dev/routes"}
-        watch = Watch(cast("Kube", api), path("ConfigMap", None), selector, Shelf(store, "ConfigMap"))
+        watch = Watch(cast("Kube", api), path("ConfigMap", None), selector, StoreSink(store, "ConfigMap"))
         running = asyncio.create_task(watch.run())
         await watch.listed.wait()
         labels: dict[str, Any] = {"dspy.dev/routes": "true"}
@@ -121,7 +121,7 @@ def watched(story: Callable[[ApiServer, Watch, Store, VirtualLoop], Awaitable[No
     api, store = ApiServer(), Store()
     api.put("configmaps", {"metadata": {"name": "a", "namespace": "ns", "labels": {"dspy.dev/routes": "true"}}})
     watch = Watch(
-        cast("Kube", api), path("ConfigMap", None), {"labelSelector": "dspy.dev/routes"}, Shelf(store, "ConfigMap")
+        cast("Kube", api), path("ConfigMap", None), {"labelSelector": "dspy.dev/routes"}, StoreSink(store, "ConfigMap")
     )
     loop.run_until_complete(story(api, watch, store, loop))
     loop.close()

@@ -144,7 +144,7 @@ class Gateways:
             self._ending.add(task)
             task.add_done_callback(self._ending.discard)
 
-    def keep(self, found: object, version: str) -> None:
+    def retain(self, found: object, version: str) -> None:
         """Nothing: events tell of each."""
 
     def of(self, namespace: str) -> list[Gateway]:

@@ -88,7 +88,7 @@ class Programs:
     def forget(self, item: Object) -> None:
         """Nothing: programs are not deleted here."""
 
-    def keep(self, found: object, version: str) -> None:
+    def retain(self, found: object, version: str) -> None:
         """Nothing, likewise."""
 
 

@@ -62,7 +62,7 @@ class Runtimes:
         """A pod went. Its address may be another's by now."""
         self._kinds.pop(self._addresses.pop(item["metadata"]["uid"], ""), None)
 
-    def keep(self, found: object, version: str) -> None:
+    def retain(self, found: object, version: str) -> None:
         """Nothing: who is not there is asked by nobody."""
 
     async def serve(self) -> web.AppRunner:

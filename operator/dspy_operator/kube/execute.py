@@ -125,7 +125,7 @@ class Executor:
         for item in found["items"]:
             self._store.put("DSPyRollout", item)
         names = {(namespace, item["metadata"]["name"]) for item in found["items"]}
-        self._store.keep("DSPyRollout", names, found["metadata"]["resourceVersion"], namespace)
+        self._store.retain("DSPyRollout", names, found["metadata"]["resourceVersion"], namespace)
 
     async def write_status(self, program: Program, status: Mapping[str, Any]) -> None:
         """Replaces the program's status; a program that has changed since it was read refuses with 409."""
@@ -153,10 +153,16 @@ class Executor:
     async def apply(self, manifest: Object, owner: str = "", create: bool = False) -> None:
         """Server-side apply; with `create`, a POST first, so that an object that is not ours is left alone, and known.
 
-        `owner` is the program that the object belongs to; empty for a namespace's gateway.
+        `owner` is the program that the object belongs to; empty for a namespace's gateway. An object that is held is
+        applied as that very one: 409 for a namesake, and for one that went.
         """
-        if not create or await self._create(owner, manifest):
-            await self._send("PATCH", manifest, {"force": True}, content_type=APPLY)
+        if create and not await self._create(owner, manifest):
+            return
+        metadata = manifest["metadata"]
+        held = self._store.get(manifest["kind"], metadata["namespace"], metadata["name"])
+        if held is not None:
+            manifest = {**manifest, "metadata": {**metadata, "uid": held["metadata"]["uid"]}}
+        await self._send("PATCH", manifest, {"force": True}, content_type=APPLY)
 
     async def delete(self, kind: str, namespace: str, name: str, uid: str | None = None) -> None:
         """Deletes an object and, in the background, what it owns. With a uid, that very object and no namesake."""
@@ -330,6 +336,8 @@ class Executor:
             self._store.drop(kind, held)
             return None
         if held is not None:
+            if found["metadata"]["uid"] != held["metadata"]["uid"]:
+                self._store.drop(kind, held)
             self._keep(kind, found)
         return found
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from prometheus_client import Counter
 
@@ -27,6 +26,7 @@ from dspy_operator.errors import RetryError
 from dspy_operator.gateway_poller import Poller
 from dspy_operator.kube.observe import read_routes
 from dspy_operator.kube.paths import path
+from dspy_operator.reconcile.memory import Known, Memories
 from dspy_operator.workqueue import Key
 
 FASTEST_SECONDS = 0.1
@@ -45,22 +45,6 @@ LOOKS = Counter("dspy_operator_guard_looks", "Looks of the guard, by what came o
 log = Logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What is known of a release beyond what the gateways still tell: by the last pass, and by the looks since."""
-
-    release: int
-    weight_bp: int
-    step: int
-    answered: int
-    evidence: Evidence
-    analysis: Analysis
-
-
-NO_RELEASE = Known(0, 0, 0, 0, Evidence(), Analysis())
-"""What a pass knew when it had no release: routes that name one are not to be trusted until a pass has mended them."""
-
-
 class Guard:
     """Works on `guard/<namespace>/<program>`."""
 
@@ -69,18 +53,14 @@ class Guard:
         kube: Kube,
         store: Store,
         poller: Poller,
-        known: Callable[[str, str], Known | None],
-        remember: Callable[[str, str, int, Evidence], None],
+        memories: Memories,
         wake_pass: Callable[[Key], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`known` says what the last pass left of a program, `remember` takes the evidence that a look saw (namespace,
-        name, release): what a gateway pod told is kept though it goes before the next pass."""
         self._kube = kube
         self._store = store
         self._poller = poller
-        self._known = known
-        self._remember = remember
+        self._memories = memories
         self._wake_pass = wake_pass
         self._clock = clock
         self._looked_at: dict[tuple[str, str], tuple[int, float]] = {}
@@ -123,9 +103,11 @@ class Guard:
         for _ in range(3):
             known = self._known_of(key, routes)
             if known is None:
-                # Routes and ledger disagree: only a pass can tell which of them is right.
+                # Routes and ledger disagree: only a pass can tell which of them is right. Without weight nothing hangs
+                # on it, as with the ledger of a newer operator, which no pass brings to agree.
                 LOOKS.labels("disagree").inc()
-                self._wake_pass(Key("program", key.namespace, key.name))
+                if routes.release and any(routes.weight(each) for each in routes.release.candidates):
+                    self._wake_pass(Key("program", key.namespace, key.name))
                 return False
             lowered = self._judge(key, routes, known)
             if lowered is None:
@@ -150,7 +132,7 @@ class Guard:
         """What the last pass knew, the default before the first one; None when its ledger says something else."""
         assert routes.release is not None
         release, weight_bp = routes.release.id, routes.weight(routes.release.candidates[0])
-        known = self._known(key.namespace, key.name)
+        known = self._memories.known(key.namespace, key.name)
         if known is None:
             # A number beyond any that the stored ledger may have answered.
             return Known(release, weight_bp, 0, int(self._clock()), Evidence(), Analysis())
@@ -163,7 +145,7 @@ class Guard:
         release = routes.release
         look = Look(routes.uid, release.stable, release.candidates[0], known.release, known.step, self._clock())
         evidence = accumulate(known.evidence, states, look)
-        self._remember(key.namespace, key.name, known.release, evidence)
+        self._memories.remember(key.namespace, key.name, known.release, evidence)
         if evidence.epoch > release.epoch:
             # From now on slow answers count, once a pass has put the epoch into the routes.
             self._wake_pass(Key("program", key.namespace, key.name))

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 
 from dspy_contract.logs import Logger
 from dspy_kube.client import UNREACHABLE, ApiException, ConflictException
 from dspy_operator.api.reasons import Reason
-from dspy_operator.api.rollout import Analysis
-from dspy_operator.domain.analysis.evidence import Evidence
 from dspy_operator.domain.ledger import Ledger, with_evidence_of
 from dspy_operator.domain.plan import RolloutStatus, needs_polling, plan, starts_release
 from dspy_operator.domain.readiness import routes_acked
 from dspy_operator.domain.release.judging import analysis_of
-from dspy_operator.domain.release.progress import WAITING_SECONDS, awaits_answers
+from dspy_operator.domain.release.progress import WAITING_SECONDS
 from dspy_operator.domain.snapshot import DesiredRevision, Problem, Program, Snapshot
 from dspy_operator.domain.status import held_status, orphan_status
 from dspy_operator.errors import InvalidSpecError, RetryError
 from dspy_operator.gateway_poller import Poller
 from dspy_operator.kube.execute import Executor
 from dspy_operator.kube.observe import Observer, read_program, stored_kept
-from dspy_operator.reconcile.guard import NO_RELEASE, Known
+from dspy_operator.reconcile.memory import Memories, Memory, Shown
 from dspy_operator.registry.follower import Follower
 
 REFUSAL_SECONDS = 10.0
@@ -31,7 +28,7 @@ log = Logger(__name__)
 
 
 class ProgramReconciler:
-    """Works on `program/<namespace>/<name>`. What it remembers between passes may all be lost: see `_Memory`."""
+    """Works on `program/<namespace>/<name>`."""
 
     def __init__(
         self,
@@ -39,6 +36,7 @@ class ProgramReconciler:
         executor: Executor,
         poller: Poller,
         follower: Follower,
+        memories: Memories,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._observer = observer
@@ -46,43 +44,14 @@ class ProgramReconciler:
         self._poller = poller
         self._follower = follower
         self._clock = clock
-        self._memories: defaultdict[tuple[str, str], _Memory] = defaultdict(_Memory)
+        self._memories = memories
         self._moving: set[tuple[str, str]] = set()
-
-    def known(self, namespace: str, name: str) -> Known | None:
-        """What the last pass knew of a release, for the guard; None when no pass has been."""
-        memory = self._memories.get((namespace, name))
-        if memory is None or memory.ledger is None:
-            return None
-        release = memory.ledger.release
-        if release is None:
-            return NO_RELEASE
-        answered, evidence = release.answered, release.evidence
-        return Known(release.id, release.weight_bp, release.step, answered, evidence, memory.analysis)
-
-    def awaits_answers(self, namespace: str, name: str) -> bool:
-        """True while what the release does next hangs on requests that have not ended."""
-        memory = self._memories.get((namespace, name))
-        ledger = memory.ledger if memory else None
-        return ledger is not None and (ledger.release is None or awaits_answers(ledger.release))
-
-    def remember(self, namespace: str, name: str, release: int, evidence: Evidence) -> None:
-        """Takes the evidence that a look saw of a release, for the next pass."""
-        memory = self._memories.get((namespace, name))
-        ledger = memory.ledger if memory else None
-        if memory is not None and ledger is not None and ledger.release is not None and ledger.release.id == release:
-            memory.ledger = replace(ledger, release=replace(ledger.release, evidence=evidence))
-
-    def kept(self, namespace: str, name: str) -> Mapping[str, int]:
-        """By gateway pod and incarnation, up to which draw table the stored ledger keeps the counts."""
-        memory = self._memories.get((namespace, name))
-        return memory.kept if memory else {}
 
     async def work(self, namespace: str, name: str) -> float | None:
         """One pass; returns after how many seconds the program wants another."""
         manifest = self._observer.program(namespace, name)
         if manifest is None:
-            self._memories.pop((namespace, name), None)
+            self._memories.forget(namespace, name)
             self._moving.discard((namespace, name))
             self._executor.conflicts.forget(namespace, name)
             self._follower.leave((namespace, name))
@@ -90,7 +59,7 @@ class ProgramReconciler:
             await self._orphans(namespace, name)
             return None
         try:
-            latest = self._memories[namespace, name].ledger
+            latest = self._memories.of(namespace, name).ledger
             snapshot = await self._observer.snapshot(manifest, latest, len(self._moving), self._clock())
         except InvalidSpecError as error:
             await self._hold(read_program({**manifest, "spec": _PLACEHOLDER_SPEC}, None), error)
@@ -103,7 +72,7 @@ class ProgramReconciler:
         `latest` is what was remembered when the snapshot was taken.
         """
         program, now = snapshot.program, self._clock()
-        memory = self._memories[program.namespace, program.name]
+        memory = self._memories.of(program.namespace, program.name)
         decided = plan(self._shown_to_api(snapshot), now)
         desired = snapshot.desired_revision
         if desired and starts_release(program.ledger, decided.ledger) and memory.policy_known_for != desired.name:
@@ -142,6 +111,9 @@ class ProgramReconciler:
         waits = (decided.wake_after_seconds, conflicts, memory.shown.asked_again_after(now) if memory.shown else None)
         return min((wait for wait in waits if wait is not None), default=None)
 
+    def _memory(self, snapshot: Snapshot) -> Memory:
+        return self._memories.of(snapshot.program.namespace, snapshot.program.name)
+
     def _is_unsettled(self, snapshot: Snapshot, ledger: Ledger) -> bool:
         """True until the gateways have been seen to obey the routes that stand, and the Service leads to their port.
 
@@ -149,7 +121,7 @@ class ProgramReconciler:
         """
         if ledger.stable is None:
             return False
-        memory, routes = self._memories[snapshot.program.namespace, snapshot.program.name], snapshot.routes
+        memory, routes = self._memory(snapshot), snapshot.routes
         if routes is not None and routes_acked(snapshot, ledger.serial, 0.0):
             memory.confirmed = (routes.serial, routes.content)
         obeyed = routes is not None and memory.confirmed == (routes.serial, routes.content)
@@ -160,7 +132,7 @@ class ProgramReconciler:
         desired = snapshot.desired
         if not isinstance(desired, DesiredRevision) or desired.revision.name in snapshot.revisions:
             return snapshot
-        shown = self._memories[snapshot.program.namespace, snapshot.program.name].shown
+        shown = self._memory(snapshot).shown
         if shown is None or shown.revision != desired.revision.name:
             return replace(
                 snapshot, desired=Problem(Reason.RESOLVING, "The API server is asked whether it takes the pods")
@@ -170,7 +142,7 @@ class ProgramReconciler:
     async def _show(self, snapshot: Snapshot) -> bool:
         """Shows a new revision's pods to the API, unless it answered a moment ago. True when another pass should
         follow."""
-        desired, memory = snapshot.desired, self._memories[snapshot.program.namespace, snapshot.program.name]
+        desired, memory = snapshot.desired, self._memory(snapshot)
         if not isinstance(desired, DesiredRevision) or desired.revision.name in snapshot.revisions:
             memory.shown = None
             return False
@@ -184,7 +156,7 @@ class ProgramReconciler:
             await self._executor.dry_run(desired.revision.deployment)
         except InvalidSpecError as error:
             problem = Problem(error.reason, error.message)
-        memory.shown = _Shown(desired.revision.name, problem, now + REFUSAL_SECONDS)
+        memory.shown = Shown(desired.revision.name, problem, now + REFUSAL_SECONDS)
         return shown is None or shown.revision != desired.revision.name or shown.problem != problem
 
     async def _hold(self, program: Program, error: InvalidSpecError) -> None:
@@ -201,34 +173,6 @@ class ProgramReconciler:
                 await self._executor.write_rollout(
                     namespace, RolloutStatus(policy.name, policy.resource_version, policy.status, content)
                 )
-
-
-@dataclass(frozen=True, slots=True)
-class _Shown:
-    """What the API said of a revision's pods, and until when (Unix seconds) a refusal is not asked for again."""
-
-    revision: str
-    problem: Problem | None
-    until: float
-
-    def asked_again_after(self, now: float) -> float | None:
-        """In how many seconds a refusal is asked for again."""
-        return max(self.until - now, 0.0) if self.problem else None
-
-
-@dataclass(slots=True)
-class _Memory:
-    """What is remembered of one program between passes; all of it may be lost."""
-
-    ledger: Ledger | None = None
-    """The newest, with evidence that is not stored yet."""
-    analysis: Analysis = field(default_factory=Analysis)
-    kept: Mapping[str, int] = field(default_factory=dict)
-    confirmed: tuple[int, str] | None = None
-    """Serial and content of the routes that the gateways were seen to obey."""
-    shown: _Shown | None = None
-    policy_known_for: str = ""
-    """The revision for which the namespace's rollouts were listed, since it is about to start."""
 
 
 _PLACEHOLDER_SPEC = {"model": {"uri": ""}, "lm": {"model": ""}}

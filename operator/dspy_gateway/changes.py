@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Collection, Iterable
 
 
-class News:
+class Changes:
     """Changes of programs, by uid. Urgent ones end a wait; the others are told with the next answer."""
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class News:
             if urgent:
                 self._urgent_at[uid] = self._sequence
 
-    def changed(self, uids: Iterable[str], token: str) -> list[str]:
+    def since(self, uids: Iterable[str], token: str) -> list[str]:
         """Those of the programs that have changed since a token; all of them for one that knows nothing."""
         seen = self._place(token)
         return [uid for uid in uids if seen < 0 or self._changed_at.get(uid, 0) > seen]

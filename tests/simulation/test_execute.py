@@ -1,0 +1,56 @@
+"""Writes that meet another object than they were made for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+
+from dspy_kube.client import ConflictException, Kube
+from dspy_kube.store import Store
+from dspy_operator.domain.snapshot import Revision
+from dspy_operator.kube.execute import Executor
+from tests.simulation.api import ApiServer
+from tests.simulation.clock import VirtualLoop
+
+
+@pytest.fixture
+def loop() -> Iterator[VirtualLoop]:
+    loop = VirtualLoop(1_000.0)
+    asyncio.set_event_loop(loop)
+    yield loop
+    loop.close()
+
+
+async def nothing(_: Revision) -> bytes | None:
+    return None
+
+
+def budget(**spec: Any) -> dict[str, Any]:
+    labels = {"app.kubernetes.io/managed-by": "dspy-operator"}
+    metadata = {"name": "qa-1", "namespace": "ns", "labels": labels}
+    return {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": metadata, "spec": spec}
+
+
+@pytest.mark.parametrize("stranger", [None, {"metadata": {"name": "qa-1", "namespace": "ns"}, "spec": {}}])
+def test_an_object_is_applied_as_the_one_that_is_held(loop: VirtualLoop, stranger: dict[str, Any] | None) -> None:
+    async def story() -> None:
+        api, store = ApiServer(), Store()
+        executor = Executor(cast("Kube", api), store, lambda *_: None, nothing)
+        await executor.apply(budget(minAvailable=1), "qa", create=True)
+        await executor.apply(budget(minAvailable=2), "qa")
+        held = store.get("PodDisruptionBudget", "ns", "qa-1")
+        assert held is not None
+        assert held["spec"] == {"minAvailable": 2}
+        api.remove("poddisruptionbudgets", "ns", "qa-1")
+        if stranger:
+            api.put("poddisruptionbudgets", dict(stranger))
+        with pytest.raises(ConflictException):
+            await executor.apply(budget(minAvailable=3), "qa")
+        left = api.get("poddisruptionbudgets", "ns", "qa-1")
+        assert left is None if stranger is None else left is not None and left["spec"] == {}
+        assert store.get("PodDisruptionBudget", "ns", "qa-1") is None
+
+    loop.run_until_complete(story())
