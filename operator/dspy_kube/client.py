@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any, Self
 
 import aiohttp
+import msgspec
 from kubernetes.aio import client, config
 from kubernetes.aio.client.exceptions import ApiException, ConflictException, NotFoundException
 
@@ -80,7 +81,10 @@ class Kube:
         raw = await response.read()
         if not 200 <= response.status <= 299:
             _refuse(response, raw)
-        return dict(json.loads(raw)) if raw else {}
+        try:
+            return dict(_decoded(raw)) if raw else {}
+        except ValueError as error:
+            raise aiohttp.ClientPayloadError(str(error)) from error
 
     async def changes(
         self, path: str, query: Mapping[str, Any], version: str, seconds: int = WATCH_SECONDS
@@ -145,9 +149,20 @@ def is_gone(error: ApiException) -> bool:
     return error.status == 404 and isinstance(content, dict) and content.get("reason") == "NotFound"
 
 
+def _decoded(raw: bytes) -> Any:
+    """JSON as plain objects, in a fraction of the time that the standard library takes: watches bring all that happens.
+
+    Raises ValueError for what is none.
+    """
+    try:
+        return msgspec.json.decode(raw)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"the API server's answer is no JSON: {error}") from error
+
+
 def _event(line: bytes) -> tuple[str, Object]:
     """One line of a watch. Raises ValueError for one that is none."""
-    event = json.loads(line)
+    event = _decoded(line)
     if not isinstance(event, dict) or not isinstance(event.get("object"), dict) or "type" not in event:
         raise ValueError("a line of a watch is no event")
     return event["type"], event["object"]

@@ -36,8 +36,8 @@ class HistoryError(Exception):
 class Sink(Protocol):
     """Who hears what a watch learns."""
 
-    def put(self, item: Object) -> None:
-        """Takes an object that is listed, or has changed."""
+    def put(self, item: Object, listed_at: str = "") -> None:
+        """Takes an object that has changed, or that a listing of that version found."""
 
     def forget(self, item: Object) -> None:
         """Takes the last state of an object that went."""
@@ -111,8 +111,11 @@ class Watch:
             if version.isdigit() and int(version) < self._newest:
                 raise HistoryError(f"{self._path} is at {version} and was at {self._newest}: etcd was restored")
             for item in page["items"]:
+                # Of built-in kinds the API server says these once a page, and else in each object.
+                item.setdefault("apiVersion", page["apiVersion"])
+                item.setdefault("kind", page["kind"].removesuffix("List"))
                 found.add((item["metadata"]["namespace"], item["metadata"]["name"]))
-                self._sink.put(item)
+                self._sink.put(item, version)
             token = page["metadata"].get("continue")
             if not token:
                 break

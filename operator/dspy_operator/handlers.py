@@ -38,7 +38,9 @@ def settings(watch_seconds: int = 300) -> kopf.OperatorSettings:
     """kopf as a layer that watches: no events, no finalizers, no peering, no scanning."""
     result = kopf.OperatorSettings()
     result.persistence.diffbase_storage = _NoDifferences()
-    result.queueing.idle_timeout = 0.1
+    # A task for each of ten thousand objects at once would leave the loop's other work, the Lease's, waiting.
+    result.queueing.worker_limit = 32
+    result.queueing.idle_timeout = 0.01
     result.watching.server_timeout = watch_seconds
     result.watching.client_timeout = watch_seconds + 30
     result.watching.connect_timeout = 10

@@ -159,7 +159,12 @@ class ApiServer:
         if call.verb == "list":
             items = [item for (kind, _, _), item in self.objects.items() if kind == call.resource]
             chosen = [item for item in items if _selected(item, call.namespace, query)]
-            return {"items": chosen, "metadata": {"resourceVersion": str(self._log[-1].number if self._log else 0)}}
+            names = {"apiVersion": "v1", "kind": "List"}
+            for item in chosen:
+                names = {"apiVersion": item.get("apiVersion", "v1"), "kind": f"{item.get('kind', '')}List"}
+            bare = [{name: each for name, each in item.items() if name not in names} for item in chosen]
+            version = str(self._log[-1].number if self._log else 0)
+            return {**names, "items": bare, "metadata": {"resourceVersion": version}}
         if call.verb == "create":
             assert body is not None
             body["metadata"].setdefault("namespace", call.namespace)

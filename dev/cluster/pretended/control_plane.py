@@ -100,7 +100,8 @@ def running() -> Iterator[ControlPlane]:
             audit.write_text(json.dumps(_AUDIT))
             node = str(build.binary())
             argv = commands(layout, node)
-            recorded = [f"--audit-policy-file={audit}", f"--audit-log-path={folder}/audit.log"]
+            record = [f"--audit-policy-file={audit}", f"--audit-log-path={folder}/audit.log"]
+            recorded = [*record, "--audit-log-maxsize=10000"]
             for component in COMPONENTS:
                 flags = [*FLAGS.get(component, ()), *(recorded if component == "kube-apiserver" else ())]
                 plane.start(component, [*argv[component], *flags])
