@@ -211,7 +211,7 @@ class _Pods:
     def __init__(self, gateways: Gateways) -> None:
         self._gateways = gateways
 
-    def put(self, item: Object) -> None:
+    def put(self, item: Object, listed_at: str = "") -> None:
         address = item.get("status", {}).get("podIP")
         metadata = item["metadata"]
         if address and address not in self._gateways.pods:
@@ -230,7 +230,7 @@ class _Routes:
     def __init__(self, gateways: Gateways) -> None:
         self._gateways = gateways
 
-    def put(self, item: Object) -> None:
+    def put(self, item: Object, listed_at: str = "") -> None:
         content = item.get("data", {}).get(CONTENT_KEY)
         if content is None or not item["metadata"]["name"].endswith("-routes"):
             return

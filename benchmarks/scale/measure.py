@@ -258,7 +258,7 @@ class _Programs:
         """True when at least so many serve."""
         return len(self.available) >= count
 
-    def put(self, item: Object) -> None:
+    def put(self, item: Object, listed_at: str = "") -> None:
         conditions = {each["type"]: each["status"] for each in item.get("status", {}).get("conditions", ())}
         if conditions.get("Available") == "True":
             self.available.add(item["metadata"]["uid"])

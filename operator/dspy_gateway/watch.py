@@ -38,7 +38,7 @@ class _Living:
         self._take = take
         self.meanings: dict[str, str] = {}
 
-    def put(self, item: Object) -> None:
+    def put(self, item: Object, listed_at: str = "") -> None:
         """Reads an object; one that cannot be read leaves what it was before."""
         meaning = self._take(item)
         if meaning is not None:

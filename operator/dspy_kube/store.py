@@ -77,14 +77,19 @@ class Store:
             return [entry.unpack() for shelf in chosen for entry in shelf.entries.values()]
         return [shelf.entries[name].unpack() for shelf in chosen for name in shelf.groups.get(group, ())]
 
-    def put(self, kind: str, item: Object, quiet: bool = False) -> None:
-        """Takes an object, unless a newer one is known or it is gone already. `quiet`: whoever puts it knows it."""
+    def put(self, kind: str, item: Object, quiet: bool = False, listed_at: str = "") -> None:
+        """Takes an object, unless a newer one is known or it is gone already. `quiet`: whoever puts it knows it.
+
+        What a listing of a version found is true whatever was known up to that version: etcd may have been restored
+        with versions that go on (`etcdutl snapshot restore --bump-revision`).
+        """
         metadata, version = item["metadata"], _version(item)
-        if version <= self._tombstones.get(metadata["uid"], -1):
+        settled = _number(listed_at)
+        if max(version, settled) <= self._tombstones.get(metadata["uid"], -1):
             return
         shelf = self._shelves[kind].setdefault(metadata["namespace"], _Shelf())
         before = shelf.entries.get(metadata["name"])
-        if before is not None and before.version >= version:
+        if before is not None and before.version >= version and (before.version == version or before.version > settled):
             return
         after = self._project(kind, item)
         entry = _Entry(metadata["uid"], version, self._group(kind, after), msgspec.json.encode(after))
@@ -150,9 +155,9 @@ class StoreSink:
         self._store = store
         self._kind = kind
 
-    def put(self, item: Object) -> None:
+    def put(self, item: Object, listed_at: str = "") -> None:
         """An object is there."""
-        self._store.put(self._kind, item)
+        self._store.put(self._kind, item, listed_at=listed_at)
 
     def forget(self, item: Object) -> None:
         """An object went."""

@@ -52,12 +52,13 @@ class _Namespace:
     pods: dict[str, _Pod] = field(default_factory=dict)
     task: asyncio.Task[None] | None = None
     began_at: float = field(default_factory=lambda: _now())
-    carrying_since: dict[str, float] = field(default_factory=dict)
+    running_since: dict[str, float] = field(default_factory=dict)
+    """By pod: not since it was Ready, which may come and go while it tells nothing."""
 
     def seen_at(self, name: str) -> float:
-        """The latest of the pod's last answer, its beginning to carry traffic, and ours to look."""
+        """The latest of the pod's last answer, its beginning, and ours to look."""
         pod = self.pods.get(name)
-        return max(pod.at if pod else 0.0, self.carrying_since.get(name, 0.0), self.began_at)
+        return max(pod.at if pod else 0.0, self.running_since.get(name, 0.0), self.began_at)
 
 
 class Poller:
@@ -139,7 +140,7 @@ class Poller:
                 self._wake(namespace, program, News(bad_answers=False, obeyed=True, answered=False))
         known.carrying = carrying
         now = _now()
-        known.carrying_since = {name: known.carrying_since.get(name, now) for name in known.carrying}
+        known.running_since = {name: known.running_since.get(name, now) for name in running}
         for name in known.pods.keys() - running.keys():
             known.pods.pop(name).task.cancel()
         for name, pod in running.items():
@@ -183,7 +184,7 @@ class Poller:
         # A pod that was silent for long is heard for the first time.
         before = told if is_same and _now() - pod.at < FRESH_SECONDS else {}
         pod.state = replace(state, programs={**({} if told_all else told), **state.programs})
-        pod.at = _now() - state.counts_age_seconds
+        pod.at = _now() - max(0.0, state.counts_age_seconds)
         for program, uid in list(known.interested.items()):
             if uid in pod.state.programs and (uid in state.programs or uid not in before):
                 self._wake(namespace, program, news_of(before.get(uid), pod.state.programs[uid]))

@@ -119,14 +119,14 @@ def assemble(
         sink = StoreSink(store, kind)
         return Watch(kube, path(kind, settings.namespace), query, sink, bookmarks=kind != "Event")
 
-    async def archive(revision: Revision) -> bytes | None:
+    def archive(revision: Revision) -> bytes | None:
         source = registries.get(revision.registry)
-        return await source.archive(version_of(revision)) if source else None
+        return source.archive(version_of(revision)) if source else None
 
     archives = Archives(settings.archives_budget_bytes, {"kube-system", settings.pod_namespace})
     store = Store(changed, cache.project, cache.group)
     poller = Poller(agents, lambda namespace: store.list("Pod", namespace, ""), woken, token, interest)
-    executor = Executor(kube, store, on_conflict, archive)
+    executor = Executor(kube, store, on_conflict, archive, leads)
     gateways = GatewayReconciler(store, executor, settings, token)
     follower = Follower(
         registries, settings.registry_poll_seconds, lambda *program: passes.add(Key("program", *program))

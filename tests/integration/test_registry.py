@@ -111,7 +111,7 @@ async def resolved(registry: Registry) -> Version:
 async def test_the_operator_reads_and_packs_a_version(server: Server) -> None:
     registry = Registry(server.settings)
     found = await resolved(registry)
-    archive = await registry.archive(found)
+    archive = registry.archive(found)
     await registry.close()
     assert archive is not None
     assert found.archive_bytes == len(archive)

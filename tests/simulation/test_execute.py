@@ -24,7 +24,7 @@ def loop() -> Iterator[VirtualLoop]:
     loop.close()
 
 
-async def nothing(_: Revision) -> bytes | None:
+def nothing(_: Revision) -> bytes | None:
     return None
 
 

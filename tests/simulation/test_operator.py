@@ -12,7 +12,7 @@ from dspy_kube.client import ApiException
 from dspy_operator.reconcile.controller import PASSES
 from tests.simulation.api import Call, refusal
 from tests.simulation.invariants import check
-from tests.simulation.world import CANARY, NAMESPACE, PROGRAM, World
+from tests.simulation.world import CANARY, NAMESPACE, PROGRAM, READY, World
 
 STEPS: list[dict[str, Any]] = [
     {"setWeight": 10},
@@ -509,6 +509,16 @@ def test_a_restart_asks_no_registry_for_what_serves(world: World) -> None:
     assert len(world.registry.asked) == asked
 
 
+def test_a_restart_writes_nothing(world: World) -> None:
+    """The API server lists objects of built-in kinds without their kind: that is no difference to mend."""
+    world.settle(60, rate=0)
+    before = world.api.calls.copy()
+    world.restart_operator()
+    world.settle(60, rate=0)
+    written = world.api.calls - before
+    assert {name for name in written if name.startswith(("patch", "create", "update", "delete"))} == set()
+
+
 def test_small_versions_start_without_the_registry(world: World) -> None:
     secret = world.api.get("secrets", NAMESPACE, f"{world.revision(1)}-artifact")
     assert secret is not None
@@ -724,3 +734,106 @@ def test_a_stranger_that_cannot_be_looked_at_holds_up_no_abort(world: World) -> 
     world.ask(f"abort {world.revision(2)} 1")
     world.settle(10)
     assert world.weight(2) == 0
+
+
+# What a second stranger's experiments found.
+
+
+@pytest.mark.parametrize("up", [True, False])
+def test_after_a_refresh_of_the_candidate_stable_is_still_the_way_back(world: World, up: bool) -> None:
+    stable = world.ledger.stable
+    release(world)
+    world.ask(f"refresh {world.revision(2)} 1")
+    world.settle(60)
+    assert world.ledger.release is not None
+    candidate = world.ledger.release.candidate
+    world.registry.up = up
+    world.want(1)
+    world.settle(30)
+    assert world.routes is not None
+    assert world.routes.weight(candidate) == 0
+    assert world.ledger.stable == stable
+    assert not world.ledger.release
+
+
+def test_rollouts_that_cannot_be_listed_hold_up_no_abort(world: World) -> None:
+    release(world)
+    world.fail(lambda call: refusal(500, "no") if (call.verb, call.resource) == ("list", "dspyrollouts") else None)
+    world.publish(3)
+    world.want(3)
+    world.settle(5)
+    world.ask(f"abort {world.revision(2)} 1")
+    world.settle(20)
+    assert world.weight(2) == 0
+    world.heal()
+    world.settle(60)
+    assert world.weight(3) == 5_000
+
+
+def test_a_silent_pod_is_out_of_sight_though_its_readiness_comes_and_goes(world: World) -> None:
+    release(world)
+    silent, probe = next(iter(world.gateways)), world._probe
+    ready = True
+
+    def flapping(name: str, item: dict[str, Any]) -> None:
+        if name == silent:
+            world.edit("pods", lambda item: item["status"].update(conditions=[READY] if ready else []), name)
+        else:
+            probe(name, item)
+
+    world._probe = flapping  # type: ignore[method-assign]
+    world.gateways[silent].reachable = False
+    for _ in range(4):
+        world.settle(4)
+        ready = not ready
+    assert world.weight(2) == 0
+
+
+def test_a_fight_over_the_gateways_objects_is_no_hot_loop(world: World) -> None:
+    world.settle(60, rate=0)
+    kubelet = world._kubelet
+
+    def fighting() -> None:
+        gateway = world.api.get("deployments", NAMESPACE, "dspy-gateway")
+        if gateway is not None and gateway["spec"]["replicas"] != 3:
+            world.edit("deployments", lambda item: item["spec"].update(replicas=3), "dspy-gateway")
+        kubelet()
+
+    world._kubelet = fighting  # type: ignore[method-assign]
+    before = world.api.calls["patch deployments"]
+    world.settle(300)
+    assert 4 <= world.api.calls["patch deployments"] - before <= 7
+
+
+@pytest.mark.parametrize("model", [{"registry": "second"}, {"uri": "nonsense"}])
+def test_a_registry_is_asked_for_nothing_that_nobody_wants(world: World, model: dict[str, str]) -> None:
+    world.edit("dspyprograms", lambda item: item["spec"]["model"].update(uri="models:/qa@champion"))
+    world.settle(30)
+    world.edit("dspyprograms", lambda item: item["spec"]["model"].update(model))
+    world.settle(10)
+    asked = len(world.registry.asked)
+    assert asked > 0
+    world.settle(600)
+    assert len(world.registry.asked) == asked
+
+
+def test_a_clock_that_goes_back_makes_no_refusal_of_pods_last(world: World) -> None:
+    world.fail(lambda call: refusal(403, "quota") if (call.verb, call.full) == ("create", "deployments") else None)
+    world.publish(2)
+    world.want(2)
+    world.settle(15)
+    assert world.condition("Accepted")[1] == "InvalidPod"
+    world.heal()
+    world.behind_seconds = 3_600.0
+    world.settle(30)
+    assert world.ledger.release is not None
+
+
+def test_a_process_without_its_lease_writes_nothing(world: World) -> None:
+    release(world)
+    before = world.api.calls.copy()
+    world.leads = False
+    world.ask(f"abort {world.revision(2)} 1")
+    world.settle(5)
+    written = world.api.calls - before
+    assert {name for name in written if not name.startswith(("watch", "list", "get", "patch configmaps"))} == set()

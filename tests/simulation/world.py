@@ -62,7 +62,8 @@ class SimulatedRegistry:
         self.asked.append(str(uri))
         if not self.up:
             return Problem("RegistryUnavailable", "The registry did not answer")
-        return Identity(uri.name, str(uri.version), f"m-{uri.version}", "")
+        number = uri.version or "1"
+        return Identity(uri.name, number, f"m-{number}", "")
 
     async def read(self, identity: Identity) -> ResolvedVersion | Problem:
         """A version, by its files."""
@@ -71,7 +72,7 @@ class SimulatedRegistry:
         number = identity.number
         return ResolvedVersion(identity.uri, number, f"m-{number}", f"digest-{number}", "3.12", "3.4.1", 1_000)
 
-    async def archive(self, version: ResolvedVersion) -> bytes | None:
+    def archive(self, version: ResolvedVersion) -> bytes | None:
         """The packed files of a version."""
         self.archives += 1
         there = self.up and version.number not in self.lost

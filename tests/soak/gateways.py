@@ -129,7 +129,7 @@ class Gateways:
         self._kube = kube
         self._ending: set[asyncio.Task[None]] = set()
 
-    def put(self, item: Object) -> None:
+    def put(self, item: Object, listed_at: str = "") -> None:
         """A pod is there, or is being deleted."""
         if item["metadata"].get("deletionTimestamp"):
             self.forget(item)

@@ -81,7 +81,7 @@ class Programs:
 
     items: dict[str, Object] = field(default_factory=dict)
 
-    def put(self, item: Object) -> None:
+    def put(self, item: Object, listed_at: str = "") -> None:
         """A program."""
         self.items[f"{item['metadata']['namespace']}/{item['metadata']['name']}"] = item
 

@@ -44,7 +44,7 @@ class Runtimes:
         self._addresses: dict[str, str] = {}
         """By the pod's uid."""
 
-    def put(self, item: Object) -> None:
+    def put(self, item: Object, listed_at: str = "") -> None:
         """A pod is there; one that is being deleted answers nothing more."""
         address = item.get("status", {}).get("podIP")
         containers = item["spec"]["containers"]

@@ -23,6 +23,7 @@ class FakeRegistry:
     def __init__(self) -> None:
         self.champion = "1"
         self.down = False
+        self.invalid = False
         self.asked: list[str] = []
         self.read_files: list[str] = []
 
@@ -37,9 +38,11 @@ class FakeRegistry:
     async def read(self, identity: Identity) -> Version | Problem:
         """The version."""
         self.read_files.append(identity.number)
+        if self.invalid:
+            return Problem("ModelInvalid", "its files cannot be read")
         return version(identity.number)
 
-    async def archive(self, version: Version) -> bytes | None:
+    def archive(self, version: Version) -> bytes | None:
         """Not asked for."""
         raise NotImplementedError
 
@@ -109,6 +112,17 @@ def test_a_version_is_asked_for_until_it_is_known(followed: Followed) -> None:
     followed.loop.pass_time(600)
     assert len(followed.registry.asked) == asked
     followed.follow(A, "models:/qa/3")
+    assert followed.follow(A, "models:/qa/3") == version("3")
+
+
+def test_files_that_cannot_serve_are_read_again_rarely(followed: Followed) -> None:
+    followed.registry.invalid = True
+    followed.follow(A, "models:/qa/3")
+    followed.follow(A, "models:/qa/3")
+    followed.loop.pass_time(280)
+    assert followed.registry.read_files == ["3"]
+    followed.registry.invalid = False
+    followed.loop.pass_time(60)
     assert followed.follow(A, "models:/qa/3") == version("3")
 
 

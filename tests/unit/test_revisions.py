@@ -13,6 +13,7 @@ from dspy_operator.api.convert import from_dict
 from dspy_operator.api.program import ProgramSpec
 from dspy_operator.domain.snapshot import Program, Version
 from dspy_operator.kube.archives import Archives
+from dspy_operator.registry.mlflow import LARGEST_ARCHIVE_BYTES
 from dspy_operator.resources.revision import (
     Runtime,
     archive_secret,
@@ -137,3 +138,9 @@ def test_archives_are_kept_within_a_budget_and_never_beside_the_operator() -> No
     assert not archives.takes("shop", 600)
     archives.note(held, None)
     assert archives.takes("shop", 600)
+    for said in (10**15, -(10**15), "many", None):
+        somebody = {"data": {"model": {"archiveBytes": said}}}
+        archives.note(None, somebody)
+        assert 0 <= archives.held_bytes <= LARGEST_ARCHIVE_BYTES, "what somebody else's revision says counts as one"
+        archives.note(somebody, None)
+    assert archives.held_bytes == 0

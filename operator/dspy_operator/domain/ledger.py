@@ -142,8 +142,8 @@ class Ledger:
     refused: tuple[Refused, ...] = ()
     draining: tuple[Draining, ...] = ()
     history: tuple[Ended, ...] = ()
-    refreshed: int = 0
-    """How often a person asked to make the desired revision anew; part of its name."""
+    refreshes: Mapping[str, int] = field(default_factory=dict)
+    """By model uri, how often a person asked to make its revisions anew; part of their names. See `refreshes_of`."""
     request: str = ""
     """The request annotation that was handled last."""
     request_outcome: str = ""

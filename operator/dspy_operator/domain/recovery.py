@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from dspy_operator.api.reasons import Reason
 from dspy_operator.domain.ledger import Ledger, Refused
 from dspy_operator.domain.snapshot import Snapshot
@@ -17,7 +15,7 @@ def recover_ledger(snapshot: Snapshot, now: float) -> Ledger:
     if routes is not None and routes.backends:
         stable, *others = routes.backends
         releases = max(routes.releases, routes.release.id if routes.release else 0)
-        ledger = replace(_stable_at(stable.revision, snapshot), serial=routes.serial, releases=releases)
+        ledger = Ledger(stable=stable.revision, stable_proven=True, serial=routes.serial, releases=releases)
         for backend in others:
             ledger = ledger.with_draining(backend.revision)
         for revision in routes.refused:
@@ -28,9 +26,4 @@ def recover_ledger(snapshot: Snapshot, now: float) -> Ledger:
     }
     if not promoted:
         return Ledger()
-    return _stable_at(max(promoted, key=lambda name: promoted[name]), snapshot)
-
-
-def _stable_at(revision: str, snapshot: Snapshot) -> Ledger:
-    known = snapshot.revisions.get(revision)
-    return Ledger(stable=revision, stable_proven=True, refreshed=known.refreshed if known else 0)
+    return Ledger(stable=max(promoted, key=lambda name: promoted[name]), stable_proven=True)

@@ -10,7 +10,7 @@ from dspy_operator.api.reasons import Reason
 from dspy_operator.domain.ledger import Ledger
 from dspy_operator.domain.readiness import fully_ready
 from dspy_operator.domain.release.lifecycle import promote, refuse
-from dspy_operator.domain.snapshot import Snapshot
+from dspy_operator.domain.snapshot import Revision, Snapshot
 from dspy_operator.domain.transition import Event, Transition
 
 
@@ -81,7 +81,16 @@ def _refresh(ledger: Ledger, snapshot: Snapshot, request: Request, now: float) -
     if desired is None or desired.name != request.revision:
         return _ignored(ledger, request, f"what the spec asks for is {desired.name if desired else 'not known'}")
     message = f"{snapshot.label(request.revision)} is made anew"
-    return replace(ledger, refreshed=ledger.refreshed + 1), (Event(Reason.REQUEST_DONE, message),)
+    refreshes = {**ledger.refreshes, desired.model_uri: desired.refreshed + 1}
+    return replace(ledger, refreshes=refreshes), (Event(Reason.REQUEST_DONE, message),)
+
+
+def refreshes_of(ledger: Ledger, revisions: Mapping[str, Revision]) -> Mapping[str, int]:
+    """By model uri, which of its revisions count: as they say themselves, or as was asked and is not made yet."""
+    found = dict(ledger.refreshes)
+    for each in revisions.values():
+        found[each.model_uri] = max(found.get(each.model_uri, 0), each.refreshed)
+    return found
 
 
 def _names_candidate(ledger: Ledger, request: Request) -> bool:

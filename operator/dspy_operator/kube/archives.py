@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from dspy_kube.client import Object
+from dspy_operator.registry.mlflow import LARGEST_ARCHIVE_BYTES
 
 
 class Archives:
@@ -27,5 +28,8 @@ class Archives:
 
 
 def _bytes(revision: Object | None) -> int:
-    model = (revision or {}).get("data", {}).get("model", {})
-    return int(model.get("archiveBytes", 0))
+    """What a revision says, as far as a Secret can hold it: whoever may make revisions of their own spends no more of
+    the budget than anybody else."""
+    model = ((revision or {}).get("data") or {}).get("model")
+    told = model.get("archiveBytes", 0) if isinstance(model, dict) else 0
+    return min(max(told, 0), LARGEST_ARCHIVE_BYTES) if isinstance(told, int) else 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dspy_contract.logs import Logger
@@ -64,11 +64,14 @@ class Executor:
         kube: Kube,
         store: Store,
         on_conflict: Callable[[str, str], None],
-        archive: Callable[[Revision], Awaitable[bytes | None]],
+        archive: Callable[[Revision], bytes | None],
+        leads: Callable[[], bool] = lambda: True,
     ) -> None:
         """`on_conflict` hears of a namespace and a program (empty for a gateway) of which a name is taken; `archive`
-        gets a revision's packed files, None when they cannot be had now."""
+        gets a revision's packed files, None while they are not at hand; `leads` is true while this process may write:
+        one that stood still in the midst of a pass writes nothing more when another has taken over."""
         self._archive = archive
+        self._leads = leads
         self._kube = kube
         self._store = store
         self.repairs = Repairs()
@@ -170,6 +173,7 @@ class Executor:
         if uid is not None:
             body["preconditions"] = {"uid": uid}
         held = self._store.get(kind, namespace, name)
+        self._check_lease()
         try:
             answer = await self._kube.request("DELETE", path(kind, namespace, name), None, body)
         except NotFoundException as error:
@@ -262,7 +266,7 @@ class Executor:
         Raises RetryError while the registry does not give them.
         """
         owner = self._store.get("ControllerRevision", program.namespace, revision.name)
-        archive = await self._archive(revision)
+        archive = self._archive(revision)
         if owner is None or archive is None:
             raise RetryError(f"the files of {revision.name} are not at hand")
         try:
@@ -314,6 +318,7 @@ class Executor:
         """One write. What it met instead, an object that is newer or gone, is in the store when it raises."""
         kind, namespace, name = manifest["kind"], manifest["metadata"]["namespace"], manifest["metadata"]["name"]
         place = path(kind, namespace, "" if method == "POST" else name, subresource)
+        self._check_lease()
         try:
             answer = await self._kube.request(
                 method, place, {**_MANAGER, **(query or {})}, dict(manifest), content_type
@@ -324,6 +329,10 @@ class Executor:
             raise
         if keep:
             self._keep(kind, answer, quiet=subresource == "status")
+
+    def _check_lease(self) -> None:
+        if not self._leads():
+            raise RetryError("this process holds its Lease no more")
 
     async def _read(self, kind: str, namespace: str, name: str) -> Object | None:
         """One object that may be another than the store holds; what it holds of one that is gone, it drops."""

@@ -28,7 +28,7 @@ from dspy_operator.api.program import ProgramSpec
 from dspy_operator.api.reasons import Reason
 from dspy_operator.api.rollout import Policy, ProgramRef, RolloutSpec, Strategy, policies_of
 from dspy_operator.domain.ledger import Ledger
-from dspy_operator.domain.recovery import recover_ledger
+from dspy_operator.domain.requests import refreshes_of
 from dspy_operator.domain.snapshot import (
     DesiredRevision,
     Gateway,
@@ -112,8 +112,8 @@ class Observer:
             name_conflict=" ".join(conflicts[0]) if conflicts else None,
             moving=moving,
         )
-        refreshed = (program.ledger or recover_ledger(snapshot, now)).refreshed
-        return replace(snapshot, desired=self._desired(program, found, refreshed))
+        refreshes = refreshes_of(program.ledger or Ledger(), found)
+        return replace(snapshot, desired=self._desired(program, found, refreshes))
 
     def _workloads(
         self,
@@ -154,9 +154,12 @@ class Observer:
             return None
         return self._repairs.field(service, manifests.service(program, port), port)
 
-    def _desired(self, program: Program, existing: Mapping[str, Revision], refreshed: int) -> DesiredRevision | Problem:
+    def _desired(
+        self, program: Program, existing: Mapping[str, Revision], refreshes: Mapping[str, int]
+    ) -> DesiredRevision | Problem:
         model = program.spec.model
         if model.registry not in self._follower.sources:
+            self._follower.leave((program.namespace, program.name))
             names = ", ".join(sorted(self._follower.sources)) or "none"
             return Problem(
                 Reason.REGISTRY_UNKNOWN,
@@ -165,7 +168,7 @@ class Observer:
         known = {
             each.model_uri: version_of(each)
             for each in existing.values()
-            if each.registry in ("", model.registry) and each.refreshed == refreshed
+            if each.registry in ("", model.registry) and each.refreshed == refreshes[each.model_uri]
         }
         version: Version | Problem
         if model.uri in known:
@@ -177,9 +180,11 @@ class Observer:
                 follow = (program.namespace, program.name), model.registry, model.uri
                 version = self._follower.follow(*follow, {each.model_id: each for each in known.values()})
             except InvalidSpecError as error:
+                self._follower.leave((program.namespace, program.name))
                 return Problem(error.reason, error.message)
         if isinstance(version, Problem):
             return version
+        refreshed = refreshes.get(version.uri, 0)
         name = revision_name(program.name, program.spec, version, refreshed)
         if name in existing:
             return DesiredRevision(existing[name], {})

@@ -24,6 +24,7 @@ from dspy_operator.domain.gateway import (
 from dspy_operator.domain.snapshot import Problem
 from dspy_operator.kube.execute import Executor
 from dspy_operator.kube.observe import read_ports, read_routes, target_port
+from dspy_operator.kube.repairs import REPAIR_SECONDS
 from dspy_operator.resources import gateway as manifests
 from dspy_operator.resources.gateway import GatewaySettings
 from dspy_operator.settings import Settings
@@ -46,6 +47,8 @@ class GatewayReconciler:
         self._told: dict[str, tuple[str, ...]] = {}
         """By namespace, the programs that have a problem."""
         self._rolling_since: dict[str, float] = {}
+        self._applied: dict[tuple[str, str], tuple[Mapping[str, object], float]] = {}
+        """By namespace and kind, what was applied again last, and when: the same not within REPAIR_SECONDS."""
         self._permitted = ("", float("-inf"))
         """The namespace that was last allowed to roll, and when: its Deployment may not be written yet."""
 
@@ -65,8 +68,8 @@ class GatewayReconciler:
                 self._permitted = (namespace, asyncio.get_running_loop().time())
             snapshot = replace(snapshot, may_roll=may_roll)
         decided = plan_gateway(snapshot, table, desired, now)
-        await self._execute(namespace, decided)
-        waits = (decided.wake_after_seconds, self._executor.conflicts.due_seconds(namespace, ""))
+        fought = await self._execute(namespace, decided)
+        waits = (decided.wake_after_seconds, fought, self._executor.conflicts.due_seconds(namespace, ""))
         changed = self._tell(namespace, snapshot.programs, decided.problems)
         return min((wait for wait in waits if wait is not None), default=None), changed
 
@@ -104,12 +107,13 @@ class GatewayReconciler:
             item["metadata"]["namespace"]
             for item in self._store.list("Deployment", None, "")
             if item["metadata"]["name"] == GATEWAY_NAME and not is_rolled_out(item)
-        } - {namespace}
+        }
         permitted, at = self._permitted
         if permitted != namespace and now - at < PERMITTED_SECONDS:
             return True
         self._rolling_since = {each: self._rolling_since.get(each, now) for each in rolling}
-        return any(now - since < LONGEST_ROLL_SECONDS for since in self._rolling_since.values())
+        others = [since for each, since in self._rolling_since.items() if each != namespace]
+        return any(now - since < LONGEST_ROLL_SECONDS for since in others)
 
     def _service_ports(self, namespace: str) -> dict[str, int]:
         ports = {}
@@ -132,14 +136,24 @@ class GatewayReconciler:
             token=self._token(namespace),
         )
 
-    async def _execute(self, namespace: str, plan: GatewayPlan) -> None:
+    async def _execute(self, namespace: str, plan: GatewayPlan) -> float | None:
+        """Returns in how many seconds what somebody changes again and again is applied again."""
+        fought: float | None = None
         for manifest in plan.create:
             await self._executor.apply(dict(manifest), create=True)
         for manifest in plan.apply:
-            log.info("A gateway's object is repaired", namespace=namespace, kind=manifest["kind"])
+            now, key = asyncio.get_running_loop().time(), (namespace, manifest["kind"])
+            applied, at = self._applied.get(key, (None, 0.0))
+            if applied == manifest and now - at < REPAIR_SECONDS:
+                fought = REPAIR_SECONDS - (now - at)
+                continue
+            log.info("A gateway's object is applied again", namespace=namespace, kind=manifest["kind"])
             await self._executor.apply(dict(manifest), create=False)
+            self._applied[key] = (manifest, now)
         for kind, uid in plan.delete:
             await self._executor.delete(kind, namespace, GATEWAY_NAME, uid)
+            self._applied.pop((namespace, kind), None)
+        return fought
 
     def _tell(self, namespace: str, programs: Mapping[str, str], problems: Mapping[str, Problem]) -> set[str]:
         changed = {name for uid, name in programs.items() if self.problems.get(uid) != problems.get(uid)}

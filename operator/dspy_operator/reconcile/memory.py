@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -15,15 +16,15 @@ from dspy_operator.domain.snapshot import Problem
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What the API said of a revision's pods, and until when (Unix seconds) a refusal is not asked for again."""
+    """What the API said of a revision's pods, and until when (the loop's time) a refusal is not asked for again."""
 
     revision: str
     problem: Problem | None
     until: float
 
-    def asked_again_after(self, now: float) -> float | None:
+    def asked_again_after(self) -> float | None:
         """In how many seconds a refusal is asked for again."""
-        return max(self.until - now, 0.0) if self.problem else None
+        return max(self.until - asyncio.get_running_loop().time(), 0.0) if self.problem else None
 
 
 @dataclass(slots=True)

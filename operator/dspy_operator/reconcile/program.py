@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -77,7 +78,12 @@ class ProgramReconciler:
         desired = snapshot.desired_revision
         if desired and starts_release(program.ledger, decided.ledger) and memory.policy_known_for != desired.name:
             # Programs and rollouts are heard of apart: one that is applied with its policy must not start without it.
-            await self._executor.list_rollouts(program.namespace)
+            try:
+                await self._executor.list_rollouts(program.namespace)
+            except (ApiException, *UNREACHABLE) as error:
+                unknown = Problem(Reason.RESOLVING, f"The rollouts cannot be listed: {type(error).__name__}")
+                await self._decide(replace(snapshot, desired=unknown), latest)
+                raise RetryError(str(error), WAITING_SECONDS) from error
             memory.policy_known_for = desired.name
             return 0.0
         if program.ledger and program.ledger.release is None and not starts_release(program.ledger, decided.ledger):
@@ -108,7 +114,7 @@ class ProgramReconciler:
             # A new revision is shown to the API, and the release's clocks go on, whatever one action meets.
             raise RetryError(str(failure), WAITING_SECONDS if moves else None) from failure
         conflicts = self._executor.conflicts.due_seconds(program.namespace, program.name)
-        waits = (decided.wake_after_seconds, conflicts, memory.shown.asked_again_after(now) if memory.shown else None)
+        waits = (decided.wake_after_seconds, conflicts, memory.shown.asked_again_after() if memory.shown else None)
         return min((wait for wait in waits if wait is not None), default=None)
 
     def _memory(self, snapshot: Snapshot) -> Memory:
@@ -146,7 +152,7 @@ class ProgramReconciler:
         if not isinstance(desired, DesiredRevision) or desired.revision.name in snapshot.revisions:
             memory.shown = None
             return False
-        shown, now = memory.shown, self._clock()
+        shown, now = memory.shown, asyncio.get_running_loop().time()
         if shown and shown.revision == desired.revision.name and (shown.problem is None or now < shown.until):
             return False
         problem = None

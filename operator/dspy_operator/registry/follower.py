@@ -21,6 +21,9 @@ from dspy_operator.registry.uri import Identity, ModelUri, parse
 AT_ONCE = 8
 """Questions to one registry at once: one that is slow holds up no other."""
 
+INVALID_SECONDS = 300.0
+"""Until files that cannot serve are read again."""
+
 log = Logger(__name__)
 
 
@@ -37,8 +40,8 @@ class Source(Protocol):
     async def read(self, identity: Identity) -> Version | Problem:
         """A version, by its files."""
 
-    async def archive(self, version: Version) -> bytes | None:
-        """The packed files of a version; None when they cannot be had now."""
+    def archive(self, version: Version) -> bytes | None:
+        """The packed files of a version; None while they are not at hand."""
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -137,13 +140,14 @@ class Follower:
             await asyncio.sleep(self._poll_seconds * _spread(uri))
 
     async def _read_version(self, question: _Question[Version], source: Source, identity: Identity) -> None:
-        """Reads until the files are known, or known to be none that could serve."""
+        """Reads until the files are known. Those that cannot serve are read again too: what came may not be theirs."""
         while True:
             answer = await _guarded(source.read(identity), source)
             self._take(question, answer)
-            if isinstance(answer, Version) or answer.reason == Reason.MODEL_INVALID:
+            if isinstance(answer, Version):
                 return
-            await asyncio.sleep(self._poll_seconds)
+            invalid = answer.reason == Reason.MODEL_INVALID
+            await asyncio.sleep(INVALID_SECONDS if invalid else self._poll_seconds)
 
     def _take(self, question: _Question[A], answer: A | Problem) -> None:
         if answer != question.answer:

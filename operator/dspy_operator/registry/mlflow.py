@@ -29,13 +29,15 @@ API = "/api/2.0/mlflow"
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 TIMEOUT = aiohttp.ClientTimeout(total=20, connect=3)
 FILE_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=3, sock_read=20)
-STREAMED_AT_ONCE = 2
+STREAMED_AT_ONCE = 4
 """Versions whose files are read at once."""
 
+READ_SECONDS = 900.0
+"""The longest that a version's files may take: a registry that trickles gives its place back."""
+
 REFUSALS = (401, 403)
-LARGEST_TEXT_BYTES = 1 << 20
-_READ = ("python_env.yaml", "requirements.txt")
-"""Files that say what a version needs."""
+_READ = {"python_env.yaml": 8 << 10, "requirements.txt": 1 << 20}
+"""Files that say what a version needs, and the most bytes of each: YAML is parsed at some 100 kB a second."""
 
 LARGEST_ARCHIVE_BYTES = 256 << 10
 """Of the packed files of a version that is kept in the cluster, as a Secret; a Secret holds 1 MiB."""
@@ -49,6 +51,9 @@ ARCHIVES_BYTES = 16 << 20
 LARGEST_VERSION = 2**31 - 1
 """A greater number does not fit the registry's own tables, which it answers with a failure of its own."""
 
+_PAGES = (".html", ".htm")
+"""Files that are pages: as any other, a page is a proxy's word about an error."""
+
 _UNANSWERED = (aiohttp.ClientError, TimeoutError, OSError, KeyError, ValueError)
 log = Logger(__name__)
 
@@ -61,10 +66,14 @@ class Registry:
         self._settings = settings
         self._sessions: dict[str, aiohttp.ClientSession] = {}
         self._archives: dict[str, bytes] = {}
+        self._reading: dict[str, asyncio.Task[None]] = {}
+        """By digest: what is read again for its archive."""
         self._streaming = asyncio.Semaphore(STREAMED_AT_ONCE)
 
     async def close(self) -> None:
         """Closes the connections."""
+        for task in self._reading.values():
+            task.cancel()
         for session in self._sessions.values():
             await session.close()
 
@@ -83,22 +92,25 @@ class Registry:
     async def read(self, identity: Identity) -> Version | Problem:
         """A version, by its files, which are streamed."""
         try:
-            async with self._streaming:
-                return await self._read(identity.name, identity.number, identity.model_id)
+            return await self._read(identity.name, identity.number, identity.model_id)
         except (yaml.YAMLError, AttributeError, TypeError) as error:
             return Problem(Reason.MODEL_INVALID, f"The files of {identity.uri} cannot be read: {type(error).__name__}")
         except _UNANSWERED as error:
             return _unavailable(identity.uri, error)
 
-    async def archive(self, version: Version) -> bytes | None:
-        """The packed files of a version, read again if need be; None when the registry does not give them now."""
-        if version.digest not in self._archives:
-            try:
-                async with self._streaming:
-                    await self._read(parse(version.uri).name, version.number, version.model_id)
-            except _UNANSWERED as error:
-                log.warning("A version's files could not be read", uri=version.uri, error=type(error).__name__)
+    def archive(self, version: Version) -> bytes | None:
+        """The packed files of a version. None while they are not at hand: then they are being read again."""
+        if version.digest not in self._archives and version.digest not in self._reading:
+            self._reading[version.digest] = asyncio.create_task(self._read_again(version))
         return self._archives.get(version.digest)
+
+    async def _read_again(self, version: Version) -> None:
+        try:
+            await self._read(parse(version.uri).name, version.number, version.model_id)
+        except Exception as error:  # whatever the registry answers now, whoever needs the files asks again
+            log.warning("A version's files could not be read", uri=version.uri, error=type(error).__name__)
+        finally:
+            del self._reading[version.digest]
 
     async def _find(self, parsed: ModelUri) -> dict[str, Any] | Problem:
         if parsed.version is not None and int(parsed.version) > LARGEST_VERSION:
@@ -125,6 +137,10 @@ class Registry:
         return Problem(Reason.REGISTRY_UNAVAILABLE, f"The registry answered {status} for {parsed.name}")
 
     async def _read(self, name: str, number: str, model_id: str) -> Version | Problem:
+        async with self._streaming, asyncio.timeout(READ_SECONDS):
+            return await self._read_files(name, number, model_id)
+
+    async def _read_files(self, name: str, number: str, model_id: str) -> Version | Problem:
         status, content = await self._get(f"{API}/model-versions/get-download-uri", {"name": name, "version": number})
         if status in REFUSALS:
             return Problem(Reason.REGISTRY_DENIED, _denied(status))
@@ -137,13 +153,16 @@ class Registry:
         files: dict[str, bytes] = {}
         left = LARGEST_KEPT_BYTES
         async for path in self._files(root, ""):
-            hashes[path], kept = await self._hash(f"{root}/{path}", LARGEST_TEXT_BYTES if path in _READ else left)
+            hashes[path], kept = await self._hash(f"{root}/{path}", _READ.get(path, left))
             if kept is not None:
                 files[path] = kept
                 left -= min(left, len(kept))
-        return self._version(f"models:/{name}/{number}", number, model_id, hashes, files)
+            elif path in _READ:
+                words = f"{path} of {name} version {number} is larger than {_READ[path] >> 10} KiB"
+                return Problem(Reason.MODEL_INVALID, words)
+        return await self._version(f"models:/{name}/{number}", number, model_id, hashes, files)
 
-    def _version(
+    async def _version(
         self, uri: str, number: str, model_id: str, hashes: Mapping[str, str], files: Mapping[str, bytes]
     ) -> Version:
         digest = digest_of(hashes)
@@ -155,12 +174,12 @@ class Registry:
             digest=digest,
             python=".".join(str(environment.get("python", "")).split(".")[:2]),
             dspy=_pinned(files.get("requirements.txt", b"").decode("utf-8", "replace"), "dspy"),
-            archive_bytes=self._keep(digest, files) if files.keys() == hashes.keys() else 0,
+            archive_bytes=await self._keep(digest, files) if files.keys() == hashes.keys() else 0,
         )
 
-    def _keep(self, digest: str, files: Mapping[str, bytes]) -> int:
+    async def _keep(self, digest: str, files: Mapping[str, bytes]) -> int:
         """Keeps the packed files for a while; returns their size, 0 for those that are too large."""
-        archive = pack(files)
+        archive = await asyncio.to_thread(pack, files)
         if len(archive) > LARGEST_ARCHIVE_BYTES:
             return 0
         self._archives[digest] = archive
@@ -187,6 +206,8 @@ class Registry:
         place = f"{self.url}{ARTIFACTS}/{quote(path)}"
         async with self._open("files", FILE_TIMEOUT).get(place, headers=self._headers()) as response:
             response.raise_for_status()
+            if response.content_type == "text/html" and not path.endswith(_PAGES):
+                raise ValueError("a page came instead of a file")
             async for chunk in response.content.iter_chunked(1 << 16):
                 digest.update(chunk)
                 if len(content) <= most_bytes:
