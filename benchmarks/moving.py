@@ -12,6 +12,7 @@ from statistics import median
 from benchmarks.load import cpu_seconds, resident_mib
 from benchmarks.programs import desired_of, serving
 from benchmarks.show import percentile, show
+from dspy_contract.garbage import collect_rarely
 from dspy_contract.routes import ReleaseRef
 from dspy_contract.state import Interest, Poll
 from dspy_gateway.resources import obeyed
@@ -28,6 +29,7 @@ AIMS = {1: "<= 25 ms", 100: "<= 300 ms"}
 
 def main() -> None:
     """Prints a row for each number of releases in motion."""
+    collect_rarely()  # as the agent does, which is in this process
     rows = [asyncio.run(_measured(moving)) for moving in MOVING]
     columns = ["in motion", "one changes: median", "p95", "aim", "all change at once: p95", "agent", "Envoy", "memory"]
     show(f"Releases among {PROGRAMS:,} programs behind one gateway: until Envoy obeys, CPU of a second", columns, rows)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 from aiohttp import web
@@ -31,7 +31,8 @@ RATE = 2.0
 """Requests a second at each gateway pod, for each program with two revisions."""
 
 BURST = 10
-"""A candidate that turns bad fails so many requests at once, at each gateway pod."""
+"""A candidate that turns bad fails so many requests at once: more than the judgement asks for, so that what is timed is
+the way from the gateway to the routes."""
 
 POD_SELECTOR = {"labelSelector": "app.kubernetes.io/name=dspy-gateway"}
 ROUTES_SELECTOR = {"labelSelector": "app.kubernetes.io/managed-by=dspy-operator"}
@@ -85,6 +86,7 @@ class Gateways:
         self.changed: set[str] = set()
         """The namespaces whose pods have taken new routes and have told nobody yet."""
         self.polls = 0
+        self._failed: Counter[str] = Counter()
         self._chance = random.Random(1)
         self._books: defaultdict[str, Book] = defaultdict(Book)
         self._switches: defaultdict[str, Switches] = defaultdict(Switches)
@@ -115,10 +117,11 @@ class Gateways:
             del self._by_namespace[pod.namespace][address]
 
     async def turn_bad(self, uid: str, namespace: str) -> None:
-        """From now on the program's candidate fails, beginning with a burst at each pod."""
+        """From now on the program's candidate fails, beginning with a burst."""
         self.bad.add(uid)
         now = time.monotonic()
-        self._draw(self.programs[uid], now, 2 * BURST)
+        while self._failed[uid] < BURST:
+            self._draw(self.programs[uid], now, 1)
         for pod in self._pods_of(namespace):
             pod.changes.note([uid], urgent=True)
             await pod.changes.tell()
@@ -202,6 +205,7 @@ class Gateways:
 
     def _outcome(self, uid: str, revision: str) -> Answer:
         bad = uid in self.bad and revision in self.candidates[uid]
+        self._failed[uid] += bad
         return (0.0, Outcome.PROGRAM_ERROR) if bad else (0.2, Outcome.OK)
 
 

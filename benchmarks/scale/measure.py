@@ -24,6 +24,7 @@ from benchmarks.scale.gateways import Gateways
 from benchmarks.show import CONSOLE, percentile, show
 from dev.cluster.pretended.control_plane import ControlPlane, running
 from dev.cluster.pretended.installation import MODEL, connect, install, make_lm_secret, make_versions, program
+from dspy_contract.garbage import collect_rarely
 from dspy_contract.routes import Routes
 from dspy_kube.client import MERGE, Kube, Object
 from dspy_kube.watch import Watch
@@ -87,6 +88,7 @@ class Bench:
 @click.option("--namespaces", default=100, show_default=True)
 def main(idle: str, moving: int, namespaces: int) -> None:
     """Runs the whole measurement."""
+    collect_rarely()  # this process is not what is measured
     with running() as plane:
         asyncio.run(_measure(plane, [int(each) for each in idle.split(",")], moving, namespaces))
 

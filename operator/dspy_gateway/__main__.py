@@ -14,6 +14,7 @@ import click
 from aiohttp import web
 
 from dspy_contract import logs
+from dspy_contract.garbage import collect_rarely
 from dspy_gateway.agent import Agent
 from dspy_gateway.drain import drain as drain_pod
 from dspy_gateway.server import application
@@ -32,6 +33,7 @@ def agent() -> None:
     """Runs the agent until SIGTERM."""
     settings = Settings()
     logs.configure(settings.log_level)
+    collect_rarely()
     asyncio.run(_run(settings))
 
 

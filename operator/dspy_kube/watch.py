@@ -23,7 +23,7 @@ all of them at once."""
 SHORT_WATCH_SECONDS = 55
 """How long a stream without bookmarks lasts: less than the silence that means a dead one."""
 
-LOST = (ApiException, ValueError, KeyError, TypeError, *UNREACHABLE)
+LOST = (ApiException, ValueError, KeyError, TypeError, RecursionError, *UNREACHABLE)
 """What ends a listing or a watch that is begun again: a refusal, a broken connection, an answer of another form."""
 
 log = Logger(__name__)

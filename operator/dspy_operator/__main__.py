@@ -9,6 +9,7 @@ import sys
 import click
 
 from dspy_contract import logs
+from dspy_contract.garbage import collect_rarely
 from dspy_contract.logs import Logger
 from dspy_operator.app import run
 from dspy_operator.settings import Settings
@@ -21,6 +22,7 @@ def main(namespace: str | None) -> None:
     settings = Settings(**({"namespace": namespace} if namespace else {}))  # type: ignore[arg-type]
     logs.configure(settings.log_level)
     logging.getLogger("kopf").setLevel(logging.WARNING)
+    collect_rarely()
     try:
         asyncio.run(run(settings))
     except Exception:
