@@ -23,7 +23,7 @@ from benchmarks.load import cpu_seconds, resident_mib
 from benchmarks.scale.gateways import Gateways
 from benchmarks.show import CONSOLE, percentile, show
 from dev.cluster.pretended.control_plane import ControlPlane, running
-from dev.cluster.pretended.installation import MODEL, connect, install, make_lm_secret, make_versions, program
+from dev.cluster.pretended.installation import MODEL, connect, install, make_lm_secret, make_versions, program, rollout
 from dspy_contract.garbage import collect_rarely
 from dspy_contract.routes import Routes
 from dspy_kube.client import MERGE, Kube, Object
@@ -184,7 +184,7 @@ async def _restart(bench: Bench, uris: list[str]) -> None:
         "POST",
         path("DSPyRollout", namespace),
         None,
-        _rollout(f"{MODEL}-0", [{"setWeight": 10}, {"pause": {"seconds": 6000}}]),
+        rollout(f"{MODEL}-0", [{"setWeight": 10}, {"pause": {"seconds": 6000}}]),
     )
     await bench.kube.request(
         "PATCH", path("DSPyProgram", namespace, f"{MODEL}-0"), {}, {"spec": {"model": {"uri": uris[2]}}}, MERGE
@@ -227,7 +227,7 @@ async def _make(bench: Bench, numbers: range, namespaces: int, uri: str) -> None
 async def _policy(bench: Bench, number: int, count: int, namespaces: int, steps: list[dict[str, Any]]) -> None:
     for index in range(len(range(number, count, namespaces))):
         await bench.kube.request(
-            "POST", path("DSPyRollout", _namespace(number)), None, _rollout(f"{MODEL}-{index}", steps)
+            "POST", path("DSPyRollout", _namespace(number)), None, rollout(f"{MODEL}-{index}", steps)
         )
 
 
@@ -281,12 +281,6 @@ def _at_weight(bench: Bench) -> list[Routes]:
 
 def _namespace(number: int) -> str:
     return f"team-{number}"
-
-
-def _rollout(name: str, steps: list[dict[str, Any]]) -> Object:
-    strategy = {"type": "Canary", "canary": {"steps": steps}}
-    spec = {"programRef": {"name": name}, "strategy": strategy}
-    return {"apiVersion": "dspy.dev/v1alpha1", "kind": "DSPyRollout", "metadata": {"name": name}, "spec": spec}
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Objects as they were last seen or written, by kind, namespace and name: what watches say, and what our writes
 answered.
 
-Whoever writes puts the answer in, so a reader sees its own writes; an older resourceVersion is ignored. An object that
-went is not brought back by an event that comes late; one that only lost the label by which it is watched may come back,
-under a later version.
+Whoever writes puts the answer in, so a reader sees its own writes; an older resourceVersion is ignored, but in a
+listing, which is true up to its own. An object that went is not brought back by an event that comes late; one that only
+lost the label by which it is watched may come back, under a later version.
 """
 
 from __future__ import annotations

@@ -24,9 +24,6 @@ from dspy_operator.registry.mlflow import Registry
 from dspy_operator.settings import Settings
 from dspy_operator.workqueue import Key
 
-LEADS_SECONDS = 10.0
-"""A switch is renewed only while the Lease was renewed within this time."""
-
 SILENT_SECONDS = 150.0
 """Bookmarks come every minute; a watch that is silent for this long is dead."""
 
@@ -46,7 +43,7 @@ async def run(settings: Settings) -> None:
         AgentClient(),
         settings,
         functools.partial(gateway_tokens.token, key),
-        lambda: lease.held(LEADS_SECONDS),
+        lease.held,
     )
     page = await serve_page(settings, parts.controller)
     await lease.acquire()

@@ -52,13 +52,13 @@ class _Namespace:
     pods: dict[str, _Pod] = field(default_factory=dict)
     task: asyncio.Task[None] | None = None
     began_at: float = field(default_factory=lambda: _now())
-    running_since: dict[str, float] = field(default_factory=dict)
-    """By pod: not since it was Ready, which may come and go while it tells nothing."""
+    carrying_since: dict[str, float] = field(default_factory=dict)
+    """By pod that runs: when it first was Ready, which may come and go while it tells nothing."""
 
     def seen_at(self, name: str) -> float:
-        """The latest of the pod's last answer, its beginning, and ours to look."""
+        """The latest of the pod's last answer, its beginning to carry traffic, and ours to look."""
         pod = self.pods.get(name)
-        return max(pod.at if pod else 0.0, self.running_since.get(name, 0.0), self.began_at)
+        return max(pod.at if pod else 0.0, self.carrying_since.get(name, 0.0), self.began_at)
 
 
 class Poller:
@@ -140,7 +140,11 @@ class Poller:
                 self._wake(namespace, program, News(bad_answers=False, obeyed=True, answered=False))
         known.carrying = carrying
         now = _now()
-        known.running_since = {name: known.running_since.get(name, now) for name in running}
+        known.carrying_since = {
+            name: known.carrying_since.get(name, now)
+            for name in running
+            if name in known.carrying or name in known.carrying_since
+        }
         for name in known.pods.keys() - running.keys():
             known.pods.pop(name).task.cancel()
         for name, pod in running.items():

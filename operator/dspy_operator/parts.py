@@ -69,7 +69,8 @@ def assemble(
     leads: Callable[[], bool],
     clock: Callable[[], float] = time.time,
 ) -> Parts:
-    """Puts the parts together. `leads` is true while this process holds its Lease: only then are switches renewed.
+    """Puts the parts together. `leads` is true while this process holds its Lease: only then it writes, and switches
+    are renewed.
 
     Times are of the millisecond, as they are stored: what is read back equals what was written.
     """
@@ -134,7 +135,7 @@ def assemble(
     observer = Observer(store, follower, poller, gateways.problems, executor, archives, settings)
     memories = Memories()
     programs = ProgramReconciler(observer, executor, poller, follower, memories, now)
-    guard = Guard(kube, store, poller, memories, passes.add, now)
+    guard = Guard(kube, store, poller, memories, passes.add, leads, now)
     controller = Controller(programs, gateways, passes.add, now)
     return Parts(
         passes,

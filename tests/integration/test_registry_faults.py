@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import mimetypes
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from aiohttp import web
 
 from dspy_operator.domain.snapshot import Problem, Version
-from dspy_operator.registry.mlflow import API, ARTIFACTS, Registry
+from dspy_operator.registry.mlflow import API, ARTIFACTS, STREAMED_AT_ONCE, Registry
 from dspy_operator.registry.uri import Identity
 from dspy_operator.settings import RegistrySettings
 from tests.integration.gateway import until
@@ -30,6 +31,7 @@ class Server:
     def __init__(self) -> None:
         self.files = dict(FILES)
         self.answer: Answer = no_other
+        self.trickling = 0
         self.registry: Registry
 
     async def uri(self, request: web.Request) -> web.Response:
@@ -43,7 +45,9 @@ class Server:
     async def file(self, request: web.Request) -> web.StreamResponse:
         """One of them."""
         name = request.path.rpartition("/")[2]
-        return await self.answer(request, name) or web.Response(body=self.files[name])
+        self.trickling += self.answer is trickle
+        content_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
+        return await self.answer(request, name) or web.Response(body=self.files[name], content_type=content_type)
 
 
 async def no_other(request: web.Request, name: str) -> None:
@@ -86,7 +90,7 @@ async def test_a_page_instead_of_a_file_is_no_answer(server: Server) -> None:
 
 
 async def test_a_page_that_is_a_file_is_one(server: Server) -> None:
-    server.files["report.html"] = b"<html></html>"
+    server.files |= {"report.html": b"<html></html>", "REPORT.HTML": b"<html></html>"}
     assert isinstance(await server.registry.read(IDENTITY), Version)
 
 
@@ -97,22 +101,29 @@ async def test_an_environment_that_takes_seconds_to_parse_is_refused(server: Ser
     assert (found.reason, "python_env.yaml" in found.message) == ("ModelInvalid", True)
 
 
-async def test_files_that_come_slowly_hold_up_nobody_who_asks_for_them(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_files_that_come_slowly_give_their_places_back(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dspy_operator.registry.mlflow.PATIENCE_SECONDS", 0.2)
+    server.answer = trickle
+    slow = [asyncio.create_task(server.registry.read(IDENTITY)) for _ in range(STREAMED_AT_ONCE)]
+    for found in await asyncio.gather(*slow):
+        assert isinstance(found, Problem)
+        assert found.reason == "RegistryUnavailable"
+    server.answer = no_other
+    assert isinstance(await server.registry.read(IDENTITY), Version)
+
+
+async def test_who_needs_files_again_waits_for_no_registry(server: Server) -> None:
     version = await server.registry.read(IDENTITY)
     assert isinstance(version, Version)
-    other = Registry(RegistrySettings(url=server.registry.url))
-    server.answer = trickle
-    assert other.archive(version) is None
-    assert other.archive(version) is None
-    await other.close()
-    monkeypatch.setattr("dspy_operator.registry.mlflow.READ_SECONDS", 0.2)
-    found = await server.registry.read(IDENTITY)
-    assert isinstance(found, Problem)
-    assert found.reason == "RegistryUnavailable", "the place is given back"
-    server.answer = no_other
     again = Registry(RegistrySettings(url=server.registry.url))
+    server.answer = trickle
+    assert again.archive(version) is None
+    await until(lambda: server.trickling > 0, "they are being read")
+    assert again.archive(version) is None
+    assert server.trickling == 1, "once"
+    await again.close()
+    again = Registry(RegistrySettings(url=server.registry.url))
+    server.answer = no_other
     await until(lambda: again.archive(version) is not None, "the files are at hand")
     assert len(again.archive(version) or b"") == version.archive_bytes
     await again.close()

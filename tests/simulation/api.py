@@ -194,7 +194,8 @@ class ApiServer:
         version = body.get("metadata", {}).get("resourceVersion")
         if version is not None and version != stored["metadata"]["resourceVersion"]:
             raise refusal(409, "the object has been modified")
-        self._check_uid(key, body.get("metadata", {}).get("uid"))
+        if body.get("metadata", {}).get("uid", stored["metadata"]["uid"]) != stored["metadata"]["uid"]:
+            raise refusal(422, "metadata.uid: Invalid value: field is immutable")
         item = copy.deepcopy(stored)
         if subresource == "status":
             _merge(item, {"status": body.get("status", {})})

@@ -38,7 +38,7 @@ def budget(**spec: Any) -> dict[str, Any]:
 def test_an_object_is_applied_as_the_one_that_is_held(loop: VirtualLoop, stranger: dict[str, Any] | None) -> None:
     async def story() -> None:
         api, store = ApiServer(), Store()
-        executor = Executor(cast("Kube", api), store, lambda *_: None, nothing)
+        executor = Executor(cast("Kube", api), store, lambda *_: None, nothing, lambda: True)
         await executor.apply(budget(minAvailable=1), "qa", create=True)
         await executor.apply(budget(minAvailable=2), "qa")
         held = store.get("PodDisruptionBudget", "ns", "qa-1")

@@ -13,13 +13,14 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from statistics import NormalDist, median
+from typing import Any
 
 import aiohttp
 import click
 
 from benchmarks.load import resident_mib
 from dev.cluster.pretended.control_plane import ControlPlane, running
-from dev.cluster.pretended.installation import connect, install, make_lm_secret, make_versions, program
+from dev.cluster.pretended.installation import connect, install, make_lm_secret, make_versions, program, rollout
 from dspy_contract.routes import CONTENT_KEY, GATEWAY_NAME, load_ports
 from dspy_kube.client import MERGE, Kube, NotFoundException, Object
 from dspy_kube.watch import Watch
@@ -55,7 +56,7 @@ OBJECTS = {
 MOST_REVISIONS = 14
 """Of a program: those that serve or drain, and the ten that are kept."""
 
-STEPS = [{"setWeight": 50}, {"pause": {"seconds": 10}}]
+STEPS: list[dict[str, Any]] = [{"setWeight": 50}, {"pause": {"seconds": 10}}]
 ANALYSIS = {"marginPercent": 10}
 STATISTICS = ("FailsMoreOften", "RefusesMoreRequests", "ClientsLeave", "Slower")
 
@@ -170,12 +171,8 @@ async def _make(soak: Soak, uri: str) -> None:
         await make_lm_secret(soak.kube, namespace)
     for number in range(PROGRAMS):
         namespace, name = f"team-{number % NAMESPACES}", f"p{number}"
-        head = {"apiVersion": "dspy.dev/v1alpha1", "metadata": {"name": name}}
-        strategy = {"type": "Canary", "canary": {"steps": STEPS}}
-        spec = {"programRef": {"name": name}, "strategy": strategy, "analysis": ANALYSIS}
-        await soak.kube.request(
-            "POST", path("DSPyRollout", namespace), None, {**head, "kind": "DSPyRollout", "spec": spec}
-        )
+        policy = rollout(name, STEPS, analysis=ANALYSIS)
+        await soak.kube.request("POST", path("DSPyRollout", namespace), None, policy)
         await soak.kube.request(
             "POST", path("DSPyProgram", namespace), None, program(name, uri, model_of(Kind.GOOD, 0))
         )

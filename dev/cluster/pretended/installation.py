@@ -8,6 +8,7 @@ import base64
 import json
 import os
 import sys
+from typing import Any
 
 import aiohttp
 import yaml
@@ -97,6 +98,17 @@ def program(name: str, uri: str, lm_model: str) -> Object:
         "kind": "DSPyProgram",
         "metadata": {"name": name},
         "spec": {"model": {"uri": uri}, "lm": lm},
+    }
+
+
+def rollout(name: str, steps: list[dict[str, Any]], **policy: Any) -> Object:
+    """The DSPyRollout of the program of that name."""
+    strategy = {"type": "Canary", "canary": {"steps": steps}}
+    return {
+        "apiVersion": "dspy.dev/v1alpha1",
+        "kind": "DSPyRollout",
+        "metadata": {"name": name},
+        "spec": {"programRef": {"name": name}, "strategy": strategy, **policy},
     }
 
 

@@ -143,7 +143,7 @@ class Ledger:
     draining: tuple[Draining, ...] = ()
     history: tuple[Ended, ...] = ()
     refreshes: Mapping[str, int] = field(default_factory=dict)
-    """By model uri, how often a person asked to make its revisions anew; part of their names. See `refreshes_of`."""
+    """By a revision's first name, how often a person asked to make it anew; part of its name. See `refreshes_of`."""
     request: str = ""
     """The request annotation that was handled last."""
     request_outcome: str = ""

@@ -81,15 +81,15 @@ def _refresh(ledger: Ledger, snapshot: Snapshot, request: Request, now: float) -
     if desired is None or desired.name != request.revision:
         return _ignored(ledger, request, f"what the spec asks for is {desired.name if desired else 'not known'}")
     message = f"{snapshot.label(request.revision)} is made anew"
-    refreshes = {**ledger.refreshes, desired.model_uri: desired.refreshed + 1}
+    refreshes = {**ledger.refreshes, desired.first_name: desired.refreshed + 1}
     return replace(ledger, refreshes=refreshes), (Event(Reason.REQUEST_DONE, message),)
 
 
 def refreshes_of(ledger: Ledger, revisions: Mapping[str, Revision]) -> Mapping[str, int]:
-    """By model uri, which of its revisions count: as they say themselves, or as was asked and is not made yet."""
+    """By first name, which making of a revision counts: as revisions say, or as was asked for and is not made yet."""
     found = dict(ledger.refreshes)
     for each in revisions.values():
-        found[each.model_uri] = max(found.get(each.model_uri, 0), each.refreshed)
+        found[each.first_name] = max(found.get(each.first_name, 0), each.refreshed)
     return found
 
 

@@ -77,7 +77,9 @@ class Revision:
     python: str = ""
     dspy: str = ""
     refreshed: int = 0
-    """How often a person had asked to make the program's revision anew when it was made."""
+    """How often a person had asked to make it anew when it was made."""
+    first_name: str = ""
+    """Its name as nobody had asked yet."""
     archive_bytes: int = 0
     """Of its archive, which is a Secret; 0 when its pods download the files."""
 

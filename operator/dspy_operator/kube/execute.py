@@ -65,7 +65,7 @@ class Executor:
         store: Store,
         on_conflict: Callable[[str, str], None],
         archive: Callable[[Revision], bytes | None],
-        leads: Callable[[], bool] = lambda: True,
+        leads: Callable[[], bool],
     ) -> None:
         """`on_conflict` hears of a namespace and a program (empty for a gateway) of which a name is taken; `archive`
         gets a revision's packed files, None while they are not at hand; `leads` is true while this process may write:
@@ -126,7 +126,7 @@ class Executor:
         """Brings the store up to date with the namespace's rollouts."""
         found = await self._kube.request("GET", path("DSPyRollout", namespace))
         for item in found["items"]:
-            self._store.put("DSPyRollout", item)
+            self._store.put("DSPyRollout", item, listed_at=found["metadata"]["resourceVersion"])
         names = {(namespace, item["metadata"]["name"]) for item in found["items"]}
         self._store.retain("DSPyRollout", names, found["metadata"]["resourceVersion"], namespace)
 
@@ -163,9 +163,7 @@ class Executor:
             return
         metadata = manifest["metadata"]
         held = self._store.get(manifest["kind"], metadata["namespace"], metadata["name"])
-        if held is not None:
-            manifest = {**manifest, "metadata": {**metadata, "uid": held["metadata"]["uid"]}}
-        await self._send("PATCH", manifest, {"force": True}, content_type=APPLY)
+        await self._send("PATCH", _of(held, manifest), {"force": True}, content_type=APPLY)
 
     async def delete(self, kind: str, namespace: str, name: str, uid: str | None = None) -> None:
         """Deletes an object and, in the background, what it owns. With a uid, that very object and no namesake."""
@@ -228,7 +226,7 @@ class Executor:
         before = self._store.get(kind, program.namespace, name)
         if before is None or not self.repairs.is_due(before):
             return
-        writer = ""
+        writer, manifest = "", _of(before, manifest)
         try:
             await self._send("PATCH", manifest, content_type=APPLY)
         except ConflictException as error:
@@ -323,9 +321,12 @@ class Executor:
             answer = await self._kube.request(
                 method, place, {**_MANAGER, **(query or {})}, dict(manifest), content_type
             )
-        except ConflictException:
-            if method != "POST":
-                await self._read(kind, namespace, name)
+        except ApiException as error:
+            if method == "POST" or error.status not in (409, 422):
+                raise
+            found, uid = await self._read(kind, namespace, name), manifest["metadata"].get("uid")
+            if error.status == 422 and uid and found is not None and found["metadata"]["uid"] != uid:
+                raise ConflictException(status=409, reason="another object has its name") from error
             raise
         if keep:
             self._keep(kind, answer, quiet=subresource == "status")
@@ -359,6 +360,14 @@ class Executor:
             self._store.put(kind, item, quiet)
         else:
             self._store.forget(kind, item)
+
+
+def _of(held: Object | None, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The manifest for the very object that is held: the API server refuses it for a namesake (422), and for one that
+    went (409)."""
+    if held is None:
+        return manifest
+    return {**manifest, "metadata": {**manifest["metadata"], "uid": held["metadata"]["uid"]}}
 
 
 def _is_ours(manifest: Mapping[str, Any], found: Object) -> bool:

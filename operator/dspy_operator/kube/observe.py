@@ -165,11 +165,7 @@ class Observer:
                 Reason.REGISTRY_UNKNOWN,
                 f"spec.model.registry {model.registry!r} is not configured in the operator; known: {names}",
             )
-        known = {
-            each.model_uri: version_of(each)
-            for each in existing.values()
-            if each.registry in ("", model.registry) and each.refreshed == refreshes[each.model_uri]
-        }
+        known = _known_versions(program, existing, refreshes)
         version: Version | Problem
         if model.uri in known:
             # A version means the same for good: one that a revision was made of needs no registry.
@@ -184,8 +180,7 @@ class Observer:
                 return Problem(error.reason, error.message)
         if isinstance(version, Problem):
             return version
-        refreshed = refreshes.get(version.uri, 0)
-        name = revision_name(program.name, program.spec, version, refreshed)
+        name, refreshed = _named(program, version, refreshes)
         if name in existing:
             return DesiredRevision(existing[name], {})
         mismatch = _mismatch(program.spec, version, self._settings)
@@ -219,6 +214,27 @@ class Observer:
                 if match and event["involvedObject"].get("uid") == uid:
                     found[name] = match[0]
         return found
+
+
+def _known_versions(
+    program: Program, existing: Mapping[str, Revision], refreshes: Mapping[str, int]
+) -> dict[str, Version]:
+    """What the program's own revisions say of the registry's versions, by uri; not of what is to be read anew."""
+    found = {
+        each.model_uri: version_of(each)
+        for each in sorted(existing.values(), key=lambda each: each.created)
+        if each.registry in ("", program.spec.model.registry) and each.refreshed == refreshes[each.first_name]
+    }
+    if not any(refreshes.values()):
+        return found
+    names = {uri: _named(program, version, refreshes) for uri, version in found.items()}
+    return {uri: found[uri] for uri, (name, refreshed) in names.items() if not refreshed or name in existing}
+
+
+def _named(program: Program, version: Version, refreshes: Mapping[str, int]) -> tuple[str, int]:
+    """The name of a version's revision with the program's settings, and how often a person asked to make it anew."""
+    refreshed = refreshes.get(revision_name(program.name, program.spec, version), 0)
+    return revision_name(program.name, program.spec, version, refreshed), refreshed
 
 
 def read_program(manifest: Object, latest: Ledger | None) -> Program:

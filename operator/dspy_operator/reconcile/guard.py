@@ -55,6 +55,7 @@ class Guard:
         poller: Poller,
         memories: Memories,
         wake_pass: Callable[[Key], None],
+        leads: Callable[[], bool],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._kube = kube
@@ -62,6 +63,7 @@ class Guard:
         self._poller = poller
         self._memories = memories
         self._wake_pass = wake_pass
+        self._leads = leads
         self._clock = clock
         self._looked_at: dict[tuple[str, str], tuple[int, float]] = {}
 
@@ -113,6 +115,8 @@ class Guard:
             if lowered is None:
                 LOOKS.labels("nothing").inc()
                 return True
+            if not self._leads():
+                return False  # it may have stood still for long: what it knows is not what another leader knows
             try:
                 await self._write(key, item, lowered)
             except ConflictException:

@@ -25,6 +25,9 @@ from dspy_operator.reconcile.memory import Memories, Memory, Shown
 from dspy_operator.registry.follower import Follower
 
 REFUSAL_SECONDS = 10.0
+LIST_SECONDS = 2.0
+"""What does not wait for the rollouts, such as an abort, waits this long for their listing."""
+
 log = Logger(__name__)
 
 
@@ -63,6 +66,7 @@ class ProgramReconciler:
             latest = self._memories.of(namespace, name).ledger
             snapshot = await self._observer.snapshot(manifest, latest, len(self._moving), self._clock())
         except InvalidSpecError as error:
+            self._follower.leave((namespace, name))
             await self._hold(read_program({**manifest, "spec": _PLACEHOLDER_SPEC}, None), error)
             return None
         return await self._decide(snapshot, latest)
@@ -79,10 +83,13 @@ class ProgramReconciler:
         if desired and starts_release(program.ledger, decided.ledger) and memory.policy_known_for != desired.name:
             # Programs and rollouts are heard of apart: one that is applied with its policy must not start without it.
             try:
-                await self._executor.list_rollouts(program.namespace)
+                async with asyncio.timeout(LIST_SECONDS):
+                    await self._executor.list_rollouts(program.namespace)
             except (ApiException, *UNREACHABLE) as error:
+                shown = memory.shown
                 unknown = Problem(Reason.RESOLVING, f"The rollouts cannot be listed: {type(error).__name__}")
                 await self._decide(replace(snapshot, desired=unknown), latest)
+                memory.shown = shown
                 raise RetryError(str(error), WAITING_SECONDS) from error
             memory.policy_known_for = desired.name
             return 0.0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import mimetypes
 import re
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -32,8 +33,8 @@ FILE_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=3, sock_read=20)
 STREAMED_AT_ONCE = 4
 """Versions whose files are read at once."""
 
-READ_SECONDS = 900.0
-"""The longest that a version's files may take: a registry that trickles gives its place back."""
+PATIENCE_SECONDS, SLOWEST_BYTES_A_SECOND = 60.0, 50_000
+"""A file that comes more slowly than this, after that patience, gives its place back and is asked for later."""
 
 REFUSALS = (401, 403)
 _READ = {"python_env.yaml": 8 << 10, "requirements.txt": 1 << 20}
@@ -50,9 +51,6 @@ ARCHIVES_BYTES = 16 << 20
 
 LARGEST_VERSION = 2**31 - 1
 """A greater number does not fit the registry's own tables, which it answers with a failure of its own."""
-
-_PAGES = (".html", ".htm")
-"""Files that are pages: as any other, a page is a proxy's word about an error."""
 
 _UNANSWERED = (aiohttp.ClientError, TimeoutError, OSError, KeyError, ValueError)
 log = Logger(__name__)
@@ -106,7 +104,11 @@ class Registry:
 
     async def _read_again(self, version: Version) -> None:
         try:
-            await self._read(parse(version.uri).name, version.number, version.model_id)
+            found = await self._read(parse(version.uri).name, version.number, version.model_id)
+            if isinstance(found, Problem):
+                log.warning("A version's files cannot be had", uri=version.uri, why=found.message)
+            elif found.digest != version.digest:
+                log.warning("A version's files are others than its revision was made of", uri=version.uri)
         except Exception as error:  # whatever the registry answers now, whoever needs the files asks again
             log.warning("A version's files could not be read", uri=version.uri, error=type(error).__name__)
         finally:
@@ -137,7 +139,7 @@ class Registry:
         return Problem(Reason.REGISTRY_UNAVAILABLE, f"The registry answered {status} for {parsed.name}")
 
     async def _read(self, name: str, number: str, model_id: str) -> Version | Problem:
-        async with self._streaming, asyncio.timeout(READ_SECONDS):
+        async with self._streaming:
             return await self._read_files(name, number, model_id)
 
     async def _read_files(self, name: str, number: str, model_id: str) -> Version | Problem:
@@ -206,10 +208,15 @@ class Registry:
         place = f"{self.url}{ARTIFACTS}/{quote(path)}"
         async with self._open("files", FILE_TIMEOUT).get(place, headers=self._headers()) as response:
             response.raise_for_status()
-            if response.content_type == "text/html" and not path.endswith(_PAGES):
-                raise ValueError("a page came instead of a file")
+            if response.content_type == "text/html" != mimetypes.guess_type(path)[0]:
+                raise ValueError(f"a page came instead of {path}")
+            loop, size = asyncio.get_running_loop(), 0
+            began = loop.time()
             async for chunk in response.content.iter_chunked(1 << 16):
                 digest.update(chunk)
+                size += len(chunk)
+                if loop.time() - began > PATIENCE_SECONDS + size / SLOWEST_BYTES_A_SECOND:
+                    raise TimeoutError(f"{path} comes too slowly")
                 if len(content) <= most_bytes:
                     content += chunk
         return digest.hexdigest(), bytes(content) if len(content) <= most_bytes else None

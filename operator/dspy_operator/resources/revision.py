@@ -82,6 +82,7 @@ def controller_revision(
         "dspy": version.dspy,
         "lm": program.spec.lm.model,
         "refreshed": refreshed,
+        "firstName": revision_name(program.name, program.spec, version),
         "timeoutSeconds": program.spec.serving.timeout_seconds,
         "deployment": _deployment(program, name, version, runtime),
         "service": _headless_service(program, name),
@@ -114,6 +115,7 @@ def read_revision(manifest: Mapping[str, Any]) -> Revision:
         dspy=data.get("dspy", ""),
         archive_bytes=data["model"].get("archiveBytes", 0),
         refreshed=data.get("refreshed", 0),
+        first_name=data.get("firstName") or metadata["name"],
     )
 
 
