@@ -84,12 +84,12 @@ class Store:
         with versions that go on (`etcdutl snapshot restore --bump-revision`).
         """
         metadata, version = item["metadata"], _version(item)
-        settled = _number(listed_at)
-        if max(version, settled) <= self._tombstones.get(metadata["uid"], -1):
+        true_at = max(version, _number(listed_at))
+        if true_at <= self._tombstones.get(metadata["uid"], -1):
             return
         shelf = self._shelves[kind].setdefault(metadata["namespace"], _Shelf())
         before = shelf.entries.get(metadata["name"])
-        if before is not None and before.version >= version and (before.version == version or before.version > settled):
+        if before is not None and (before.version == version or before.version > true_at):
             return
         after = self._project(kind, item)
         entry = _Entry(metadata["uid"], version, self._group(kind, after), msgspec.json.encode(after))
@@ -149,11 +149,12 @@ class Store:
 
 
 class StoreSink:
-    """The store as a watch of one kind sees it."""
+    """The store as a watch of one kind sees it, in a namespace or in all."""
 
-    def __init__(self, store: Store, kind: str) -> None:
+    def __init__(self, store: Store, kind: str, namespace: str | None = None) -> None:
         self._store = store
         self._kind = kind
+        self._namespace = namespace
 
     def put(self, item: Object, listed_at: str = "") -> None:
         """An object is there."""
@@ -165,7 +166,7 @@ class StoreSink:
 
     def retain(self, found: Collection[Name], version: str) -> None:
         """Only these are there."""
-        self._store.retain(self._kind, found, version)
+        self._store.retain(self._kind, found, version, self._namespace)
 
 
 def _leave(shelf: _Shelf, group: str, name: str) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
@@ -14,14 +12,6 @@ from dspy_operator.domain.snapshot import Revision
 from dspy_operator.kube.execute import Executor
 from tests.simulation.api import ApiServer
 from tests.simulation.clock import VirtualLoop
-
-
-@pytest.fixture
-def loop() -> Iterator[VirtualLoop]:
-    loop = VirtualLoop(1_000.0)
-    asyncio.set_event_loop(loop)
-    yield loop
-    loop.close()
 
 
 def nothing(_: Revision) -> bytes | None:

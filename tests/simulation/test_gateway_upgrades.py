@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
@@ -14,14 +13,6 @@ from dspy_operator.kube.execute import Executor
 from dspy_operator.reconcile.gateway import LONGEST_ROLL_SECONDS, GatewayReconciler
 from dspy_operator.settings import Settings
 from tests.simulation.clock import VirtualLoop
-
-
-@pytest.fixture
-def loop() -> Iterator[VirtualLoop]:
-    loop = VirtualLoop(1_000.0)
-    asyncio.set_event_loop(loop)
-    yield loop
-    loop.close()
 
 
 def ill(namespace: str) -> dict[str, Any]:

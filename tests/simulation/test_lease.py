@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import cast
 
 import pytest
@@ -12,14 +11,6 @@ from dspy_kube.client import Kube
 from dspy_kube.lease import Lease, LeaseLostError
 from tests.simulation.api import SYSTEM, ApiServer, refusal
 from tests.simulation.clock import VirtualLoop
-
-
-@pytest.fixture
-def loop() -> Iterator[VirtualLoop]:
-    loop = VirtualLoop(1_000.0)
-    asyncio.set_event_loop(loop)
-    yield loop
-    loop.close()
 
 
 def lease(api: ApiServer, holder: str) -> Lease:

@@ -20,7 +20,8 @@ from dspy_kube.client import (
     Object,
     is_gone,
 )
-from dspy_kube.store import Store
+from dspy_kube.store import Store, StoreSink
+from dspy_kube.watch import Watch
 from dspy_operator.api.names import FIELD_MANAGER, STABLE_ANNOTATION
 from dspy_operator.api.reasons import Reason
 from dspy_operator.api.times import precise
@@ -124,11 +125,8 @@ class Executor:
 
     async def list_rollouts(self, namespace: str) -> None:
         """Brings the store up to date with the namespace's rollouts."""
-        found = await self._kube.request("GET", path("DSPyRollout", namespace))
-        for item in found["items"]:
-            self._store.put("DSPyRollout", item, listed_at=found["metadata"]["resourceVersion"])
-        names = {(namespace, item["metadata"]["name"]) for item in found["items"]}
-        self._store.retain("DSPyRollout", names, found["metadata"]["resourceVersion"], namespace)
+        sink = StoreSink(self._store, "DSPyRollout", namespace)
+        await Watch(self._kube, path("DSPyRollout", namespace), {}, sink).list()
 
     async def write_status(self, program: Program, status: Mapping[str, Any]) -> None:
         """Replaces the program's status; a program that has changed since it was read refuses with 409."""
@@ -157,7 +155,7 @@ class Executor:
         """Server-side apply; with `create`, a POST first, so that an object that is not ours is left alone, and known.
 
         `owner` is the program that the object belongs to; empty for a namespace's gateway. An object that is held is
-        applied as that very one: 409 for a namesake, and for one that went.
+        applied as that very one: ConflictException for a namesake, and for one that went.
         """
         if create and not await self._create(owner, manifest):
             return
@@ -322,10 +320,11 @@ class Executor:
                 method, place, {**_MANAGER, **(query or {})}, dict(manifest), content_type
             )
         except ApiException as error:
-            if method == "POST" or error.status not in (409, 422):
+            uid = manifest["metadata"].get("uid")
+            if method == "POST" or not (error.status == 409 or (error.status == 422 and uid)):
                 raise
-            found, uid = await self._read(kind, namespace, name), manifest["metadata"].get("uid")
-            if error.status == 422 and uid and found is not None and found["metadata"]["uid"] != uid:
+            found = await self._read(kind, namespace, name)
+            if error.status == 422 and found is not None and found["metadata"]["uid"] != uid:
                 raise ConflictException(status=409, reason="another object has its name") from error
             raise
         if keep:

@@ -233,8 +233,9 @@ def _known_versions(
 
 def _named(program: Program, version: Version, refreshes: Mapping[str, int]) -> tuple[str, int]:
     """The name of a version's revision with the program's settings, and how often a person asked to make it anew."""
-    refreshed = refreshes.get(revision_name(program.name, program.spec, version), 0)
-    return revision_name(program.name, program.spec, version, refreshed), refreshed
+    first_name = revision_name(program.name, program.spec, version)
+    refreshed = refreshes.get(first_name, 0)
+    return revision_name(program.name, program.spec, version, refreshed) if refreshed else first_name, refreshed
 
 
 def read_program(manifest: Object, latest: Ledger | None) -> Program:
