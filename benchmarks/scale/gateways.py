@@ -81,8 +81,8 @@ class Gateways:
         """By uid: when an answer first told of failures."""
         self.lowered_at: dict[str, float] = {}
         """By uid: when routes without weight for the candidate were seen, after failures were told."""
-        self.guarded: dict[str, float] = {}
-        """By uid: when a poll last said that the guard looks."""
+        self.guarded: dict[str, tuple[float, float]] = {}
+        """By uid: when the last poll that said that the guard looks was asked, and when it was answered."""
         self.changed: set[str] = set()
         """The namespaces whose pods have taken new routes and have told nobody yet."""
         self.polls = 0
@@ -139,20 +139,21 @@ class Gateways:
         if pod is None:
             raise web.HTTPNotFound
         self.polls += 1
+        asked = time.monotonic()
         poll = load_poll(await request.read())
         await pod.changes.wait(poll.programs.keys(), poll.seen, poll.wait_seconds)
         wait = pod.answered_at + ANSWER_SECONDS - time.monotonic()
         await asyncio.sleep(max(0.0, wait))
-        content = dump_state(self._answer(pod, poll))
+        content = dump_state(self._answer(pod, poll, asked))
         pod.answered_at = time.monotonic()
         return web.Response(body=content, content_type="application/json")
 
-    def _answer(self, pod: Pod, poll: Poll) -> GatewayState:
+    def _answer(self, pod: Pod, poll: Poll, asked: float) -> GatewayState:
         now = time.monotonic()
         for uid, interest in poll.programs.items():
             self.pass_time(pod.namespace, uid, now)
             if interest.guarding is not None:
-                self.guarded[uid] = now
+                self.guarded[uid] = (asked, now)
                 self._switches[pod.namespace].renew(uid, interest.guarding, now)
         known = [uid for uid in pod.changes.since(poll.programs, poll.seen) if uid in self.programs]
         programs = {uid: self._told(self.programs[uid], uid, poll, now) for uid in known}

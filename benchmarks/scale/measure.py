@@ -59,13 +59,19 @@ class Bench:
 
     def cpu(self) -> float:
         """Seconds of the operator's CPU."""
-        assert self.operator is not None
-        return cpu_seconds(self.operator.pid)
+        return cpu_seconds(self._running())
 
     def memory(self) -> int:
         """MiB of the operator's memory."""
+        return resident_mib(self._running())
+
+    def _running(self) -> int:
+        """The operator's process; raises with its last words when it has ended by itself."""
         assert self.operator is not None
-        return resident_mib(self.operator.pid)
+        if self.operator.poll() is not None:
+            words = (self.plane.folder / "operator.log").read_text().splitlines()[-20:]
+            raise RuntimeError("\n".join(["the operator has ended; the last that it said:", *words]))
+        return self.operator.pid
 
     def reads(self) -> dict[str, int]:
         """The operator's requests so far, watches and its Lease aside, by verb."""
@@ -194,11 +200,10 @@ async def _restart(bench: Bench, uris: list[str]) -> None:
     )
     uid = next(uid for uid, each in bench.gateways.routes[namespace].items() if each.release)
     await _until(lambda: uid in bench.gateways.guarded, "it is guarded", 60)
-    bench.end_operator()
-    bench.gateways.guarded.clear()
+    bench.end_operator()  # its last poll may still be answered, and is no look of the next one
     count, began = len(bench.programs.available), bench.start_operator()
-    await _until(lambda: uid in bench.gateways.guarded, "it is guarded again", 600)
-    seconds = bench.gateways.guarded[uid] - began
+    await _until(lambda: bench.gateways.guarded[uid][0] > began, "it is guarded again", 600)
+    seconds = bench.gateways.guarded[uid][1] - began
     await asyncio.sleep(120)
     rows = [
         ["to the first look at a moving release", f"{seconds:.1f} s", "<= 30 s"],
