@@ -6,10 +6,13 @@ import asyncio
 import json
 import random
 import re
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from aiohttp import web
+
+from dev.standin.formats import Answer, Asked, RefusedError, checked, format_of
 
 MARKED = re.compile(r"\[\[ ## (\w+) ## \]\]")
 QUOTED = re.compile(r"`(\w+)`")
@@ -40,6 +43,19 @@ class Settings:
     slow_when: str = ""
     """A prompt that holds these words is answered after `slow_seconds`."""
     slow_seconds: float = 0.0
+    calls_tools: bool = True
+    """Whether a tool that is offered is called."""
+    tool_arguments: dict[str, Any] = field(default_factory=dict)
+    """With what."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A call as it came."""
+
+    path: str
+    headers: dict[str, str]
+    body: dict[str, Any]
 
 
 class Provider:
@@ -49,33 +65,44 @@ class Provider:
         self.settings = Settings()
         self.calls = 0
         self.keys: set[str] = set()
+        self.last: Seen | None = None
 
     def application(self) -> web.Application:
         """The provider's HTTP application."""
         app = web.Application(client_max_size=64 << 20)
         app.add_routes(
             [
-                web.post("/v1/chat/completions", self.complete),
                 web.get("/settings", self.show),
                 web.put("/settings", self.change),
                 web.get("/healthz", self.show),
+                web.post("/{path:.*}", self.complete),
             ]
         )
         return app
 
-    async def complete(self, request: web.Request) -> web.Response:
-        """One chat completion."""
+    async def complete(self, request: web.Request) -> web.StreamResponse:
+        """One call of the model, in whatever format is spoken at that address."""
+        spoken = format_of(request.path)
+        if spoken is None:
+            raise web.HTTPNotFound
         self.calls += 1
         self.keys.add(request.headers.get("Authorization", ""))
-        content = await request.json()
+        body = await request.json()
+        self.last = Seen(request.path_qs, dict(request.headers), body)
         settings = self.settings
-        prompt = "\n".join(str(message["content"]) for message in content["messages"])
-        slow = bool(settings.slow_when) and settings.slow_when in prompt
+        try:
+            asked = checked(spoken, request.path, body)
+        except RefusedError as error:
+            return web.json_response({"error": {"message": str(error), "type": "invalid_request_error"}}, status=400)
+        slow = bool(settings.slow_when) and settings.slow_when in asked.prompt
         await asyncio.sleep(settings.slow_seconds if slow else settings.latency_seconds)
-        told = bool(settings.error_when) and settings.error_when in prompt
+        told = bool(settings.error_when) and settings.error_when in asked.prompt
         if (told and random.random() < settings.error_when_share) or random.random() < settings.error_share:
             return web.json_response(settings.error_body, status=settings.error_status, headers=settings.error_headers)
-        return web.json_response(completion(content["model"], prompt, answer(prompt, settings)))
+        given = answered(asked, settings)
+        return (
+            await _streamed(request, spoken.events(given)) if asked.stream else web.json_response(spoken.answer(given))
+        )
 
     async def show(self, _: web.Request) -> web.Response:
         """The settings and what was seen."""
@@ -88,6 +115,16 @@ class Provider:
         except TypeError as error:
             raise web.HTTPBadRequest(text=f"{error}\n") from None
         return await self.show(request)
+
+
+def answered(asked: Asked, settings: Settings) -> Answer:
+    """What the model says: a call of the tool that is offered, an object of the schema that is asked for, else text."""
+    if asked.tools and settings.calls_tools:
+        return Answer(asked, "", asked.tools[0], dict(settings.tool_arguments))
+    if asked.schema is not None:
+        names = asked.schema.get("properties", {})
+        return Answer(asked, json.dumps({name: settings.answers.get(name, settings.default_answer) for name in names}))
+    return Answer(asked, answer(asked.prompt, settings))
 
 
 def answer(prompt: str, settings: Settings) -> str:
@@ -103,14 +140,9 @@ def answer(prompt: str, settings: Settings) -> str:
     return json.dumps({name: settings.answers.get(name, settings.default_answer) for name in QUOTED.findall(asked)})
 
 
-def completion(model: str, prompt: str, text: str) -> dict[str, Any]:
-    """A chat completion as OpenAI returns it."""
-    usage = {"prompt_tokens": len(prompt) // 4, "completion_tokens": len(text) // 4}
-    return {
-        "id": "chatcmpl-standin",
-        "object": "chat.completion",
-        "created": 0,
-        "model": model,
-        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
-        "usage": {**usage, "total_tokens": sum(usage.values())},
-    }
+async def _streamed(request: web.Request, events: Iterator[bytes]) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    await response.prepare(request)
+    for event in events:
+        await response.write(event)
+    return response

@@ -25,7 +25,7 @@ log = Logger(__name__)
 @click.option("--api-base", "lm_api_base", help="Base URL of the provider's API, including /v1.")
 @click.option("--port", type=int, help="Port of /predict and /schema.  [default: 8080]")
 @click.option("--probe-port", type=int, help="Port of the probes and metrics.  [default: 8081]")
-def main(**given: str | int | None) -> None:
+def main(lm_model: str | None, lm_api_base: str | None, **given: str | int | None) -> None:
     """Serves MODEL: a directory that MLflow logged, or a models:/ uri of the registry at MLFLOW_TRACKING_URI.
 
     Every other setting is a DSPY_RUNTIME_* variable; what is given here goes before it.
@@ -34,7 +34,10 @@ def main(**given: str | int | None) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     quiet_libraries()
     settings = Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
-    if not settings.model or not settings.lm_model:
+    for name, value in (("model", lm_model), ("api_base", lm_api_base)):
+        if value is not None:
+            setattr(settings.lm, name, value)
+    if not settings.model or not settings.lm.model:
         missing = "MODEL" if not settings.model else "--lm"
         raise click.UsageError(f"{missing} is missing: `dspy-runtime MODEL --lm openai/gpt-4o-mini`, see --help")
     logs.configure(settings.log_level)
@@ -53,13 +56,12 @@ def _serve(settings: Settings) -> None:
     folder = fetched(settings.model, settings.work_folder / "model", settings.digest)
     check_python(folder)
     os.environ.setdefault("DSPY_CACHEDIR", str(Path(settings.work_folder) / "dspy-cache"))
-    program, adapter = load_program(folder)
+    loaded = load_program(folder)
 
-    from dspy_runtime.lm import LanguageModel
     from dspy_runtime.server import serve
     from dspy_runtime.service import PredictionService
 
-    service = PredictionService(program, adapter, LanguageModel(settings), settings)
+    service = PredictionService(loaded, settings)
     import uvloop
 
     with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

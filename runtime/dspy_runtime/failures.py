@@ -63,9 +63,10 @@ class LMConfigurationError(StartError):
     reason = "LMConfigurationInvalid"
 
 
-def described(error: BaseException) -> str:
-    """An exception's class, and its own words only where they name code; anything like a key is struck out."""
-    words = f"{type(error).__name__}: {error}" if isinstance(error, _TELLING) else type(error).__name__
+def described(error: BaseException, telling: bool = False) -> str:
+    """An exception's class, and its own words only where they name code, or are `telling` by what raised it; anything
+    like a key is struck out."""
+    words = f"{type(error).__name__}: {error}" if telling or isinstance(error, _TELLING) else type(error).__name__
     return _KEYS.sub("[redacted]", words)[:_LONGEST_MESSAGE]
 
 

@@ -38,7 +38,7 @@ def prediction_app(service: PredictionService) -> FastAPI:
 
     @app.get("/schema")
     async def describe() -> dict[str, Any]:
-        return service.schema.document()
+        return service.describe()
 
     return app
 

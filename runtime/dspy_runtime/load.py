@@ -1,13 +1,16 @@
 """From files to a program, with no setting of the artifact in force.
 
 Both formats of MLflow's DSPy flavour are pickles, so loading runs the artifact's code: that is why it happens only
-here, in the sandboxed pod. The language model saved with a program (and any key in it) is dropped.
+here, in the sandboxed pod. Of the settings that were saved with a program those are carried that its answers may hang
+on; language models and their keys are not (`lm/replace.py`).
 """
 
 from __future__ import annotations
 
 import pickle
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,6 @@ import yaml
 from dspy_runtime.failures import ModelLoadError, PythonMismatchError, StartError, described
 
 _LASTING = (
-    ModelLoadError,
     ImportError,
     AttributeError,
     NameError,
@@ -32,6 +34,32 @@ _LASTING = (
 """What the artifact and the image make of each other: another try ends alike."""
 
 
+CARRIED = (
+    "adapter",
+    "rm",
+    "allow_tool_async_sync_conversion",
+    "async_max_workers",
+    "num_threads",
+    "max_errors",
+    "warn_on_type_mismatch",
+    "provide_traceback",
+    "track_usage",
+    "interpreter_factory",
+)
+"""Settings of DSPy that a program keeps from its author's process."""
+_OURS = ("lm", "disable_history", "max_history_size", "max_trace_size", "usage_tracker", "trace")
+"""Settings that are the server's business, whatever was saved."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A program, the settings that it keeps, and the names of those that it had and does not keep."""
+
+    program: Any
+    settings: Mapping[str, Any]
+    dropped: tuple[str, ...]
+
+
 def check_python(folder: Path) -> None:
     """Refuses a version that another Python minor logged: its pickle ends this process in a segmentation fault."""
     file = folder / "python_env.yaml"
@@ -42,21 +70,23 @@ def check_python(folder: Path) -> None:
         raise PythonMismatchError(f"the version was logged with Python {minor} and this image runs Python {here}")
 
 
-def load_program(folder: Path) -> tuple[Any, Any]:
-    """The program and the adapter it was saved with (None for the default).
+def load_program(folder: Path) -> Loaded:
+    """A version's program.
 
     Raises ModelLoadError for what no time heals, and StartError for the rest: a disk that is full and a vector store
     that is away are no property of a version.
     """
     try:
         return _load(folder)
+    except StartError:
+        raise
     except _LASTING as error:
         raise ModelLoadError(f"the model does not load: {described(error)}") from error
     except Exception as error:
         raise StartError(f"the model did not load: {described(error)}") from error
 
 
-def _load(folder: Path) -> tuple[Any, Any]:
+def _load(folder: Path) -> Loaded:
     flavor = yaml.safe_load((folder / "MLmodel").read_text())["flavors"].get("dspy")
     if flavor is None:
         raise ModelLoadError("the version was not logged by mlflow.dspy")
@@ -73,8 +103,15 @@ def _load(folder: Path) -> tuple[Any, Any]:
         program = dspy.load(str(path), allow_pickle=True)
         saved = folder / "data" / "dspy_config.pkl"
         settings = dspy.load_settings(str(saved), allow_pickle=True) if saved.exists() else {}
-    program.set_lm(None)
-    return program, settings.get("adapter")
+    return _with_settings(program, settings)
+
+
+def _with_settings(program: Any, saved: Mapping[str, Any]) -> Loaded:
+    from dspy.dsp.utils.settings import DEFAULT_CONFIG
+
+    told = {name: value for name, value in saved.items() if name not in DEFAULT_CONFIG or value != DEFAULT_CONFIG[name]}
+    kept = {name: value for name, value in told.items() if name in CARRIED}
+    return Loaded(program, kept, tuple(sorted(told.keys() - kept.keys() - set(_OURS))))
 
 
 class _Wrapper:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -52,15 +51,16 @@ class Metrics:
         """Counts a request whose client left; how long it would have taken is not known."""
         self._count("cancelled")
 
-    def record(self, outcome: str, seconds: float, usage: Mapping[str, Mapping[str, Any]]) -> None:
-        """Counts the end of a request. `usage` is DSPy's: by language model, the tokens by kind."""
+    def record(self, outcome: str, seconds: float) -> None:
+        """Counts the end of a request."""
         self._count(outcome)
         self._duration.observe(seconds)
-        for lm, tokens in usage.items():
-            for kind in ("prompt", "completion"):
-                count = tokens.get(f"{kind}_tokens")
-                if count:
-                    self._tokens.labels(self._revision, lm, kind).inc(count)
+
+    def record_tokens(self, lm: str, prompt: int | None, completion: int | None) -> None:
+        """Counts what one answer of a language model cost."""
+        for kind, count in (("prompt", prompt), ("completion", completion)):
+            if count:
+                self._tokens.labels(self._revision, lm, kind).inc(count)
 
     def _count(self, outcome: str) -> None:
         counter = self._outcomes.get(outcome)

@@ -39,8 +39,6 @@ _UPSTREAM = "upstream_error"
 def of_exception(error: BaseException) -> Outcome:
     """The outcome of a request whose program raised. Never contains the exception's own words."""
     match error:
-        case TimeoutError():
-            return TIMEOUT
         case dspy.ContextWindowExceededError():
             return _CONTEXT
         case dspy.AdapterParseError():

@@ -8,7 +8,6 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
-import dspy
 import uvicorn
 
 from dspy_runtime.http import prediction_app, probe_app
@@ -28,7 +27,6 @@ class _Server(uvicorn.Server):
 
 async def serve(service: PredictionService) -> None:
     """Serves until SIGTERM or SIGINT, then lets requests in flight end."""
-    dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
     settings = service.settings
     shared: dict[str, Any] = {
         "host": settings.host,
@@ -48,13 +46,14 @@ async def serve(service: PredictionService) -> None:
         service.draining = True
         predictions.should_exit = True
 
+    service.own_dspy()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    follower = asyncio.create_task(service.lm.follow_key())
+    follower = asyncio.create_task(service.models.follow_keys())
     probing = asyncio.create_task(probes.serve())
     await predictions.serve()
     probes.should_exit = True
     await probing
     follower.cancel()
-    await service.lm.current.close()
+    await service.models.aclose()

@@ -6,69 +6,88 @@ import asyncio
 import contextvars
 import functools
 import time
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from typing import Any
 
 import dspy
-from dspy.utils.usage_tracker import track_usage
+from dspy.lm15 import Response
 from pydantic_core import to_json
 
 from dspy_contract.logs import Logger
 from dspy_runtime import outcomes, schema
-from dspy_runtime.admission import Admission, OverloadedError
+from dspy_runtime.admission import Admission, OverloadedError, Place
 from dspy_runtime.error_report import report
-from dspy_runtime.lm import LanguageModel
+from dspy_runtime.lm.models import LanguageModels
+from dspy_runtime.lm.replace import replace_models
+from dspy_runtime.lm.scope import SCOPE, RequestScope
+from dspy_runtime.load import Loaded
 from dspy_runtime.metrics import Metrics
 from dspy_runtime.outcomes import Outcome
 from dspy_runtime.settings import Settings
 
+LONGEST_TRACE = 1_000
+"""Entries of the trace of a thread that belongs to no request; each request has a trace of its own."""
 log = Logger(__name__)
 
 
 class PredictionService:
     """One loaded program with all that a request needs."""
 
-    def __init__(self, program: Any, adapter: Any, lm: LanguageModel, settings: Settings) -> None:
-        self.program = program
-        self.schema = schema.derive(program)
-        self.lm = lm
+    def __init__(self, loaded: Loaded, settings: Settings) -> None:
+        """Raises LMConfigurationError for a language model that no request could call."""
+        self.program = loaded.program
+        self.schema = schema.derive(self.program)
         self.settings = settings
         self.admission = Admission(settings.concurrency, settings.queue)
         self.metrics = Metrics(settings.revision, self.admission)
+        self.models = LanguageModels(settings.lm, self._record_tokens)
+        self.replaced = replace_models(self.program, self.models)
+        self.dropped_settings = loaded.dropped
         self.draining = False
-        self._adapter = adapter or dspy.ChatAdapter()
-        self._async = schema.is_async(program)
-        self._threads = ThreadPoolExecutor(settings.concurrency, "program") if not self._async else None
+        self._kept_settings = loaded.settings
+        self._async = schema.is_async(self.program)
+        # Places of requests that wait for their next try are lent, so that more threads than places may run.
+        threads = settings.concurrency + settings.queue
+        self._threads = ThreadPoolExecutor(threads, "program") if not self._async else None
+
+    def own_dspy(self) -> None:
+        """Sets DSPy up for the whole process, so that threads that the program starts itself find the same as its
+        author's did. To be called by the task that outlives all others: no other may change DSPy's settings then."""
+        loop = asyncio.get_running_loop()
+        self.models.live_on(loop)
+        kept = {"adapter": dspy.ChatAdapter(), **self._kept_settings}
+        dspy.configure(lm=self.models.default.lm, disable_history=True, max_trace_size=LONGEST_TRACE, **kept)
+        dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
+
+    def describe(self) -> dict[str, Any]:
+        """The answer of `/schema`: what the program takes and returns, and what of the artifact is not in force."""
+        return {
+            **self.schema.document(),
+            "languageModels": [asdict(each) for each in self.replaced],
+            "droppedSettings": list(self.dropped_settings),
+        }
 
     async def predict(self, body: bytes, request_id: str = "") -> tuple[Outcome, bytes]:
         """Runs one request to its end, whatever the program raises. Returns its outcome and the answer's JSON."""
         started = time.perf_counter()
-        usage: Mapping[str, Any] = {}
         try:
             arguments = self.schema.arguments(body)
         except Exception as error:  # types of the program check themselves, and may raise anything
             outcome, fields = outcomes.of_invalid_input(error)
-            self.metrics.record(outcome.name, time.perf_counter() - started, usage)
-            return outcome, problem(outcome, fields)
-        with track_usage() as tracker:
+            answer = problem(outcome, fields)
+        else:
             outcome, answer = await self._run(arguments, request_id)
-        usage = tracker.get_total_tokens()
-        self.metrics.record(outcome.name, time.perf_counter() - started, usage)
+        self.metrics.record(outcome.name, time.perf_counter() - started)
         return outcome, answer
 
     async def _run(self, arguments: dict[str, Any], request_id: str) -> tuple[Outcome, bytes]:
+        deadline = asyncio.timeout(self.settings.timeout_seconds)
+        place = None
         try:
-            async with asyncio.timeout(self.settings.timeout_seconds):
-                leave = await self.admission.enter()
-                with dspy.context(lm=self.lm.current.lm, adapter=self._adapter, disable_history=True, trace=None):
-                    if self._threads is None:
-                        try:
-                            prediction = await self.program.acall(**arguments)
-                        finally:
-                            leave()
-                    else:
-                        prediction = await self._in_thread(arguments, leave)
+            async with deadline:
+                place = await self.admission.enter()
+                prediction = await self._call(arguments, place, deadline)
             return outcomes.OK, to_json(self.schema.fields(prediction))
         except OverloadedError:
             return outcomes.OVERLOADED, problem(outcomes.OVERLOADED)
@@ -77,7 +96,9 @@ class PredictionService:
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
                 self.metrics.record_cancelled()
                 raise
-            outcome = outcomes.of_exception(error)
+            if place is None:
+                return outcomes.OVERLOADED, problem(outcomes.OVERLOADED)
+            outcome = outcomes.TIMEOUT if deadline.expired() else outcomes.of_exception(error)
             fields = report(error)
             log.error(
                 "A request failed",
@@ -89,16 +110,41 @@ class PredictionService:
             )
             return outcome, problem(outcome)
 
-    async def _in_thread(self, arguments: dict[str, Any], leave: Any) -> Any:
+    async def _call(self, arguments: dict[str, Any], place: Place, deadline: asyncio.Timeout) -> Any:
+        """Runs the program. Whatever it asked of a language model ends with it."""
+        seconds = (deadline.when() or 0.0) - asyncio.get_running_loop().time()
+        scope = RequestScope(seconds, place)
+        SCOPE.set(scope)
+        try:
+            with dspy.context(trace=[]):
+                if self._threads is not None:
+                    return await self._in_thread(arguments, place)
+                try:
+                    return await self.program.acall(**arguments)
+                finally:
+                    place.leave()
+        finally:
+            scope.end()
+
+    def _record_tokens(self, lm: str, response: Response) -> None:
+        self.metrics.record_tokens(lm, response.usage.input_tokens, response.usage.output_tokens)
+
+    async def _in_thread(self, arguments: dict[str, Any], place: Place) -> Any:
         """Runs a program that cannot be awaited. Its place is free only when its thread is, whoever waits for it."""
         call = functools.partial(contextvars.copy_context().run, self.program, **arguments)
         try:
             future = asyncio.get_running_loop().run_in_executor(self._threads, call)
         except RuntimeError:  # no more threads
-            leave()
+            place.leave()
             raise
-        future.add_done_callback(lambda done: (leave(), done.cancelled() or done.exception()))
+        future.add_done_callback(functools.partial(_ended, place))
         return await asyncio.shield(future)
+
+
+def _ended(place: Place, thread: asyncio.Future[Any]) -> None:
+    place.leave()
+    if not thread.cancelled():
+        thread.exception()  # asked for, so that nobody is told of one that nobody waits for
 
 
 def problem(outcome: Outcome, fields: list[dict[str, str]] | None = None) -> bytes:

@@ -5,34 +5,64 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
-class Settings(BaseSettings):
-    """Settings of the runtime, read from DSPY_RUNTIME_* variables."""
+class LMSettings(BaseModel):
+    """One language model, as `spec.lm` says it."""
 
-    model_config = SettingsConfigDict(env_prefix="DSPY_RUNTIME_")
+    model_config = ConfigDict(extra="forbid")
+
+    model: str = ""
+    """`provider/model`, such as openai/gpt-4o-mini."""
+    api: Literal["chat", "responses"] = "chat"
+    """The provider's API: Chat Completions or what it has instead, or OpenAI's Responses."""
+    api_base: str | None = None
+    """Base URL of the provider's API, including its version (`.../v1`)."""
+    api_key_file: Path | None = None
+    """A file with the API key; read again when it changes."""
+    region: str = ""
+    """Of AWS."""
+    project: str = ""
+    """Of Google Cloud, or of OpenAI."""
+    location: str = ""
+    """Of Google Cloud."""
+    resource: str = ""
+    """Of Azure."""
+    organization: str = ""
+    """Of OpenAI."""
+    headers: dict[str, str] = Field(default_factory=dict)
+    """Sent with every call."""
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    """Parameters of every call, such as temperature and max_tokens. What is below `extra_body` is sent as it is."""
+    timeout_seconds: float = 60.0
+    """How long one call of the provider may be silent."""
+    max_retries: int = 2
+    """How often a call is tried again after a rate limit, a server error or a lost connection."""
+
+
+class DefaultLMSettings(LMSettings):
+    """The language model of a program, and those of single predictors."""
+
+    by_predictor: dict[str, LMSettings] = Field(default_factory=dict)
+    """Models of single predictors, by the path that DSPy's `named_predictors` gives them."""
+
+
+class Settings(BaseSettings):
+    """Settings of the runtime, read from DSPY_RUNTIME_* variables, DSPY_RUNTIME_LM_* those of the language model."""
+
+    model_config = SettingsConfigDict(env_prefix="DSPY_RUNTIME_", env_nested_delimiter="_", env_nested_max_split=1)
 
     model: str = ""
     """A directory that MLflow logged, an archive of one, or a `models:/...` uri. The command line's argument goes
     before it."""
     digest: str = ""
     """The digest that the version's files must have; any, unless given."""
-    lm_model: str = ""
-    """The language model as DSPy names it, such as openai/gpt-4o-mini."""
-    lm_api_base: str | None = None
-    """Base URL of the provider's API, including its version (`.../v1`)."""
-    lm_api_key_file: Path | None = None
-    """A file with the API key; read again when it changes."""
-    lm_parameters: dict[str, Any] = Field(default_factory=dict)
-    """Parameters of every call, such as temperature and max_tokens."""
-    lm_timeout_seconds: float = 60.0
-    """How long one call of the provider may be silent."""
-    lm_max_retries: int = 2
-    """How often a call is tried again after a rate limit, a server error or a lost connection."""
+    lm: DefaultLMSettings = Field(default_factory=DefaultLMSettings)
+    """The language model."""
     concurrency: int = 256
     """Requests that run at once."""
     queue: int = 64

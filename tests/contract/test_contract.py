@@ -27,6 +27,7 @@ from dspy_operator.resources.gateway import GatewaySettings as GatewayManifest
 from dspy_operator.resources.gateway import gateway
 from dspy_operator.settings import Settings as OperatorSettings
 from dspy_runtime import failures, outcomes
+from dspy_runtime.settings import DefaultLMSettings
 from dspy_runtime.settings import Settings as RuntimeSettings
 
 ROOT = Path(__file__).parents[2]
@@ -93,7 +94,8 @@ def test_every_variable_of_a_runtime_pod_is_a_setting() -> None:
     source = (ROOT / "operator" / "dspy_operator" / "resources" / "revision.py").read_text()
     given = set(re.findall(r'"DSPY_RUNTIME_([A-Z_]+)"', source))
     assert given
-    assert given <= {name.upper() for name in RuntimeSettings.model_fields}
+    known = {*RuntimeSettings.model_fields, *(f"lm_{name}" for name in DefaultLMSettings.model_fields)}
+    assert given <= {name.upper() for name in known}
 
 
 def test_the_runtimes_outcomes_are_words_of_the_contract() -> None:

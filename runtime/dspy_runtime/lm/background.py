@@ -1,0 +1,30 @@
+"""An event loop on a thread of its own, which carries the calls that no loop of requests can make."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from functools import cache
+from typing import Any
+
+import uvloop
+
+
+class BackgroundLoop:
+    """The loop. Coroutines run on it with the caller's context variables."""
+
+    def __init__(self) -> None:
+        self.loop = uvloop.new_event_loop()
+        threading.Thread(target=self.loop.run_forever, name="lm-calls", daemon=True).start()
+
+    def submit(self, work: Coroutine[Any, Any, Any]) -> Future[Any]:
+        """Runs a coroutine there; cancelling the future cancels it."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop)
+
+
+@cache
+def background() -> BackgroundLoop:
+    """The one of this process."""
+    return BackgroundLoop()

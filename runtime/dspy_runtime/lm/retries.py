@@ -1,0 +1,25 @@
+"""When a call that failed is tried again: a pure decision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+FIRST_SECONDS, LONGEST_SECONDS = 0.5, 20.0
+
+
+def wait_seconds(
+    tries: int, most: int, hint: float | None, remaining: float, draw: Callable[[], float]
+) -> float | None:
+    """How long to wait before the next try; None when there is none.
+
+    `tries` have failed and `most` more than one are allowed. `hint` is the provider's Retry-After, which is obeyed with
+    a tenth of jitter; without one the wait is full jitter below a bound that doubles. A wait that the request's
+    `remaining` seconds do not hold is none: the caller is told at once. `draw` gives a number from 0 to 1.
+    """
+    if tries > most:
+        return None
+    if hint is None:
+        wait = draw() * min(FIRST_SECONDS * 2 ** (tries - 1), LONGEST_SECONDS)
+    else:
+        wait = hint * (1 + 0.1 * draw())
+    return wait if wait < remaining else None
