@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, JsonConfigSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 
 class LMSettings(BaseModel):
@@ -51,8 +51,12 @@ class DefaultLMSettings(LMSettings):
     """Models of single predictors, by the path that DSPy's `named_predictors` gives them."""
 
 
+SETTINGS_FILE = "DSPY_RUNTIME_SETTINGS_FILE"
+"""The variable that names a JSON file of settings, which a pod's revision pins. Other variables go before it."""
+
+
 class Settings(BaseSettings):
-    """Settings of the runtime, read from DSPY_RUNTIME_* variables, DSPY_RUNTIME_LM_* those of the language model."""
+    """Settings of the runtime, from a file and DSPY_RUNTIME_* variables (DSPY_RUNTIME_LM_* of the language model)."""
 
     model_config = SettingsConfigDict(env_prefix="DSPY_RUNTIME_", env_nested_delimiter="_", env_nested_max_split=1)
 
@@ -85,6 +89,19 @@ class Settings(BaseSettings):
     """The revision's name, a label of every metric."""
     log_level: str = "info"
     """The lowest level that is logged."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What is given, then variables, then the file."""
+        file = os.environ.get(SETTINGS_FILE)
+        return init_settings, env_settings, JsonConfigSettingsSource(settings_cls, json_file=file)
 
 
 def quiet_libraries() -> None:

@@ -17,17 +17,20 @@ from dspy_contract.routes import PortTable
 from dspy_contract.state import EDGES_SECONDS, FAST_EDGES_SECONDS
 from dspy_gateway.envoy.listeners import FLUSH_SECONDS, WINDOW_SECONDS
 from dspy_gateway.settings import Settings as GatewaySettings
-from dspy_operator.api.convert import camel
+from dspy_operator.api.convert import camel, from_dict
 from dspy_operator.api.program import ProgramSpec
 from dspy_operator.api.reasons import Reason
 from dspy_operator.api.rollout import RolloutSpec
 from dspy_operator.domain.analysis.streams import SLOW_SHARE, STREAMS, UNDEFINED_SHARE
+from dspy_operator.domain.snapshot import Version
 from dspy_operator.kube.pods import FATAL
 from dspy_operator.resources.gateway import GatewaySettings as GatewayManifest
 from dspy_operator.resources.gateway import gateway
+from dspy_operator.resources.revision import Runtime, settings
 from dspy_operator.settings import Settings as OperatorSettings
 from dspy_runtime import failures, outcomes
-from dspy_runtime.settings import DefaultLMSettings
+from dspy_runtime.lm.providers import PROVIDERS, SPELLINGS
+from dspy_runtime.settings import LMSettings
 from dspy_runtime.settings import Settings as RuntimeSettings
 
 ROOT = Path(__file__).parents[2]
@@ -90,12 +93,33 @@ def test_every_variable_that_the_manifests_set_is_a_setting() -> None:
     assert given <= {f"DSPY_GATEWAY_{name.upper()}" for name in GatewaySettings.model_fields}
 
 
-def test_every_variable_of_a_runtime_pod_is_a_setting() -> None:
-    source = (ROOT / "operator" / "dspy_operator" / "resources" / "revision.py").read_text()
-    given = set(re.findall(r'"DSPY_RUNTIME_([A-Z_]+)"', source))
-    assert given
-    known = {*RuntimeSettings.model_fields, *(f"lm_{name}" for name in DefaultLMSettings.model_fields)}
-    assert given <= {name.upper() for name in known}
+def test_the_settings_of_a_runtime_pod_are_read_whole() -> None:
+    lm: dict[str, Any] = {
+        "model": "openai/m",
+        "api": "responses",
+        "apiBase": "http://lm/v1",
+        **dict.fromkeys(("region", "project", "location", "resource", "organization"), "x"),
+        "headers": {"x-team": "shop"},
+        "parameters": {"temperature": 0.5},
+        "credentials": {"apiKey": {"name": "lm", "key": "api-key"}},
+    }
+    content = {"model": {"uri": "models:/m/1"}, "lm": {**lm, "byPredictor": {"draft": lm}}}
+    version = Version("models:/m/1", "1", "", "digest", "3.11", "")
+    told = settings(from_dict(content, ProgramSpec), "m-1", version, Runtime("image", "url", archived=True))
+    assert RuntimeSettings(**told).model_dump(exclude_unset=True, mode="json") == told
+    assert (
+        set(LMSettings.model_fields) == set(told["lm"]) - {"by_predictor"} == set(told["lm"]["by_predictor"]["draft"])
+    )
+
+
+def test_the_schema_knows_the_providers_of_the_runtime() -> None:
+    version = yaml.safe_load((ROOT / "crds" / "dspyprograms.yaml").read_text())["spec"]["versions"][0]
+    lm = version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["lm"]["properties"]
+    (rule,) = (each["rule"] for each in lm["model"]["x-kubernetes-validations"] if " in [" in each["rule"])
+    assert set(re.findall(r"'([a-z_]+)'", rule)) == {*PROVIDERS, *SPELLINGS}
+    assert lm["byPredictor"]["additionalProperties"]["properties"] == {
+        name: field for name, field in lm.items() if name != "byPredictor"
+    }
 
 
 def test_the_runtimes_outcomes_are_words_of_the_contract() -> None:

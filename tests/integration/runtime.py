@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -15,6 +16,7 @@ import aiohttp
 from aiohttp import web
 
 from dev.standin.server import Provider
+from dspy_runtime.settings import SETTINGS_FILE
 from tests.integration.gateway import free_port, until
 
 KEY = "sk-test-0123456789abcdef"
@@ -83,8 +85,7 @@ class Runtime:
 
 @asynccontextmanager
 async def running_runtime(model: Path | str, base: str, folder: Path, **settings: Any) -> AsyncIterator[Runtime]:
-    """A runtime that is ready. `settings` are DSPY_RUNTIME_* variables in lower case; a dotted name is any other
-    variable."""
+    """A runtime that is ready. `settings` are those of its settings file, `lm` parts of those of the language model."""
     process, port, probe_port, log = await start(model, base, folder, **settings)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         runtime = Runtime(process, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{probe_port}", session, log)
@@ -106,23 +107,23 @@ async def start(
     key_file = folder / "key"
     if not key_file.exists():
         key_file.write_text(KEY)
-    variables = {
-        "lm_model": "openai/standin",
-        "lm_api_base": base,
-        "lm_api_key_file": key_file,
+    lm = {"model": "openai/standin", "api_base": base, "api_key_file": str(key_file), "max_retries": 0}
+    content = {
         "host": "127.0.0.1",
         "port": port,
         "probe_port": probe_port,
-        "work_folder": folder,
-        "lm_max_retries": 0,
-        "termination_log": folder / "termination",
+        "work_folder": str(folder),
+        "termination_log": str(folder / "termination"),
         **settings,
+        "lm": {**lm, **settings.get("lm", {})},
     }
-    environment = {**os.environ, **{f"DSPY_RUNTIME_{name.upper()}": str(value) for name, value in variables.items()}}
+    file = folder / "settings.json"
+    file.write_text(json.dumps(content))
+    environment = {**os.environ, SETTINGS_FILE: str(file)}
     log = folder / "runtime.log"
-    with log.open("ab") as file:
+    with log.open("ab") as output:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "dspy_runtime", str(model), env=environment, stdout=file, stderr=file, cwd=folder
+            sys.executable, "-m", "dspy_runtime", str(model), env=environment, stdout=output, stderr=output, cwd=folder
         )
     return process, port, probe_port, log
 

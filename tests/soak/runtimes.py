@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections import Counter
 from dataclasses import dataclass
@@ -14,12 +15,12 @@ from aiohttp import web
 from dspy_contract.outcomes import OUTCOME_HEADER, Outcome
 from dspy_contract.routes import RUNTIME_PORT
 from dspy_kube.client import Object
+from dspy_operator.resources.revision import SETTINGS_ANNOTATION
 
 LATENCY_SECONDS = 0.05
 FAILURES_OF_GOOD, FAILURES_OF_BAD = 0.01, 0.5
 HANG_SECONDS = 20.0
 CLIENT_SECONDS = 25.0
-LM_MODEL = "DSPY_RUNTIME_LM_MODEL"
 
 
 class Kind(StrEnum):
@@ -47,14 +48,13 @@ class Runtimes:
     def put(self, item: Object, listed_at: str = "") -> None:
         """A pod is there; one that is being deleted answers nothing more."""
         address = item.get("status", {}).get("podIP")
-        containers = item["spec"]["containers"]
-        models = [each["value"] for one in containers for each in one.get("env", ()) if each["name"] == LM_MODEL]
-        if not address or not models:
+        told = item["metadata"].get("annotations", {}).get(SETTINGS_ANNOTATION)
+        if not address or not told:
             return
         if item["metadata"].get("deletionTimestamp"):
             self.forget(item)
             return
-        name = models[0].partition("/")[2].partition("-")[0]
+        name = json.loads(told)["lm"]["model"].partition("/")[2].partition("-")[0]
         self._kinds[address] = Kind(name) if name in set(Kind) else Kind.GOOD
         self._addresses[item["metadata"]["uid"]] = address
 

@@ -74,7 +74,8 @@ def test_pods_are_restricted_and_hold_no_token_and_no_key() -> None:
     assert pod["automountServiceAccountToken"] is False
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
-    assert pod["volumes"][2]["secret"]["secretName"] == "openai"
+    (source,) = pod["volumes"][3]["projected"]["sources"]
+    assert source["secret"]["name"] == "openai"
     assert not any("secretKeyRef" in str(variable) for variable in container["env"])
 
 
@@ -92,7 +93,13 @@ def test_users_words_about_pods_merge_append_and_replace() -> None:
     template = deployment["spec"]["template"]
     assert template["metadata"]["labels"]["team"] == "a"
     assert template["metadata"]["labels"]["dspy.dev/revision"] == "qa-1"
-    assert [volume["name"] for volume in template["spec"]["volumes"]] == ["tmp", "artifact", "lm-credentials", "extra"]
+    assert [volume["name"] for volume in template["spec"]["volumes"]] == [
+        "tmp",
+        "artifact",
+        "settings",
+        "lm-credentials",
+        "extra",
+    ]
     assert template["spec"]["automountServiceAccountToken"] is True
     assert template["spec"]["nodeSelector"] == {"disk": "ssd"}
 
@@ -117,7 +124,8 @@ def test_small_files_are_mounted_and_only_a_download_knows_the_registry() -> Non
     assert {"name": "MLFLOW_TRACKING_URI", "value": "http://mlflow:5000"} in fetch["env"]
     assert "mlflow" not in str(pod["containers"]).lower()
     assert fetch["securityContext"] == pod["containers"][0]["securityContext"]
-    assert {"name": "DSPY_RUNTIME_DIGEST", "value": "digest"} in pod["containers"][0]["env"]
+    told = read_revision(downloaded).deployment["spec"]["template"]["metadata"]["annotations"]["dspy.dev/settings"]
+    assert json.loads(told)["digest"] == "digest"
 
 
 def test_the_archive_goes_with_its_revision() -> None:

@@ -47,14 +47,28 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class LM:
-    """The language model of every call."""
+    """A language model, and how its provider is reached."""
 
     model: str
+    api: str = "chat"
     api_base: str | None = None
+    region: str | None = None
+    project: str | None = None
+    location: str | None = None
+    resource: str | None = None
+    organization: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
     parameters: Mapping[str, Any] = field(default_factory=dict)
     timeout_seconds: int = 60
     max_retries: int = 2
     credentials: Credentials = Credentials()
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramLM(LM):
+    """The language model of a program, and those of single predictors."""
+
+    by_predictor: Mapping[str, LM] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +102,7 @@ class ProgramSpec:
     """DSPyProgram.spec."""
 
     model: Model
-    lm: LM
+    lm: ProgramLM
     serving: Serving = Serving()
     replicas: int = 1
     resources: Mapping[str, Any] = field(default_factory=dict)

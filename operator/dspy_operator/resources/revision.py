@@ -17,7 +17,7 @@ from typing import Any
 from dspy_contract.routes import PROGRAM_LABEL, REVISION_LABEL, RUNTIME_PORT, RUNTIME_PROBE_PORT
 from dspy_operator.api.convert import to_dict
 from dspy_operator.api.names import API_VERSION, FIELD_MANAGER, MANAGED_BY_LABEL, NAME_LABEL
-from dspy_operator.api.program import NOT_IN_REVISION, ProgramSpec
+from dspy_operator.api.program import LM, NOT_IN_REVISION, ProgramSpec
 from dspy_operator.domain.snapshot import Program, Revision, Version
 from dspy_operator.resources.pods import RESTRICTED, spread_over_nodes
 
@@ -25,6 +25,9 @@ PRE_STOP_SECONDS = 2
 """Longer than an endpoint takes to leave every gateway, so that no request meets a pod that has stopped."""
 
 CREDENTIALS_FOLDER = "/var/run/secrets/dspy.dev/lm"
+SETTINGS_ANNOTATION = "dspy.dev/settings"
+SETTINGS_FOLDER = "/var/run/dspy/settings"
+SETTINGS_FILE = "settings.json"
 PROJECTION = 1
 """The version of what a revision's name is a hash of; tests/unit/revisions has what it must give."""
 
@@ -229,7 +232,13 @@ def _deployment(program: Program, name: str, version: Version, runtime: Runtime)
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
             "revisionHistoryLimit": 0,
             "template": {
-                "metadata": {"labels": {**pod.labels, **labels}, "annotations": dict(pod.annotations)},
+                "metadata": {
+                    "labels": {**pod.labels, **labels},
+                    "annotations": {
+                        **pod.annotations,
+                        SETTINGS_ANNOTATION: json.dumps(settings(program.spec, name, version, runtime), sort_keys=True),
+                    },
+                },
                 "spec": _pod_spec(program.spec, name, version, runtime),
             },
         },
@@ -242,6 +251,7 @@ def _pod_spec(spec: ProgramSpec, name: str, version: Version, runtime: Runtime) 
     volumes = [
         {"name": "tmp", "emptyDir": {}},
         {"name": "artifact", **files},
+        {"name": "settings", "downwardAPI": {"items": [_settings_item()]}},
         *_credential_volumes(spec),
         *map(dict, pod.volumes),
     ]
@@ -294,7 +304,10 @@ def _container(spec: ProgramSpec, name: str, version: Version, runtime: Runtime)
     container: Manifest = {
         "name": CONTAINER,
         "image": spec.image or runtime.image,
-        "env": [*_environment(spec, name, version, runtime), *map(dict, spec.env)],
+        "env": [
+            {"name": "DSPY_RUNTIME_SETTINGS_FILE", "value": f"{SETTINGS_FOLDER}/{SETTINGS_FILE}"},
+            *map(dict, spec.env),
+        ],
         "ports": [
             {"name": "http", "containerPort": RUNTIME_PORT},
             {"name": "probes", "containerPort": RUNTIME_PROBE_PORT},
@@ -308,51 +321,75 @@ def _container(spec: ProgramSpec, name: str, version: Version, runtime: Runtime)
         "volumeMounts": [
             {"name": "tmp", "mountPath": "/tmp"},
             {"name": "artifact", "mountPath": ARTIFACT_FOLDER, "readOnly": True},
+            {"name": "settings", "mountPath": SETTINGS_FOLDER, "readOnly": True},
             *_credential_mounts(spec),
             *map(dict, spec.pod.volume_mounts),
         ],
     }
     if spec.resources:
         container["resources"] = dict(spec.resources)
-    if spec.lm.credentials.env_from:
-        container["envFrom"] = [{"secretRef": {"name": spec.lm.credentials.env_from.name}}]
+    secrets = dict.fromkeys(lm.credentials.env_from.name for lm in _models(spec) if lm.credentials.env_from)
+    if secrets:
+        container["envFrom"] = [{"secretRef": {"name": secret}} for secret in secrets]
     return container
 
 
-def _environment(spec: ProgramSpec, name: str, version: Version, runtime: Runtime) -> list[Manifest]:
-    lm, serving = spec.lm, spec.serving
-    variables = {
-        "DSPY_RUNTIME_MODEL": f"{ARTIFACT_FOLDER}/{ARCHIVE if runtime.archived else 'model'}",
-        "DSPY_RUNTIME_DIGEST": version.digest,
-        "DSPY_RUNTIME_REVISION": name,
-        "DSPY_RUNTIME_LM_MODEL": lm.model,
-        "DSPY_RUNTIME_LM_API_BASE": lm.api_base,
-        "DSPY_RUNTIME_LM_PARAMETERS": json.dumps(dict(lm.parameters), sort_keys=True),
-        "DSPY_RUNTIME_LM_TIMEOUT_SECONDS": lm.timeout_seconds,
-        "DSPY_RUNTIME_LM_MAX_RETRIES": lm.max_retries,
-        "DSPY_RUNTIME_LM_API_KEY_FILE": f"{CREDENTIALS_FOLDER}/{lm.credentials.api_key.key}"
-        if lm.credentials.api_key
-        else None,
-        "DSPY_RUNTIME_CONCURRENCY": serving.concurrency,
-        "DSPY_RUNTIME_QUEUE": serving.queue,
-        "DSPY_RUNTIME_TIMEOUT_SECONDS": serving.timeout_seconds,
-        "DSPY_RUNTIME_DRAIN_SECONDS": serving.timeout_seconds + 10,
+def settings(spec: ProgramSpec, name: str, version: Version, runtime: Runtime) -> dict[str, Any]:
+    """What the runtime's process is told, as its settings file has it."""
+    serving = spec.serving
+    default, *others = (_lm(lm, number) for number, lm in enumerate(_models(spec)))
+    return {
+        "model": f"{ARTIFACT_FOLDER}/{ARCHIVE if runtime.archived else 'model'}",
+        "digest": version.digest,
+        "revision": name,
+        "lm": {**default, "by_predictor": dict(zip(sorted(spec.lm.by_predictor), others, strict=True))},
+        "concurrency": serving.concurrency,
+        "queue": serving.queue,
+        "timeout_seconds": serving.timeout_seconds,
+        "drain_seconds": serving.timeout_seconds + 10,
     }
-    return [{"name": key, "value": str(value)} for key, value in variables.items() if value is not None]
+
+
+def _models(spec: ProgramSpec) -> list[LM]:
+    """The default model and those of single predictors."""
+    return [spec.lm, *(spec.lm.by_predictor[name] for name in sorted(spec.lm.by_predictor))]
+
+
+def _lm(lm: LM, number: int) -> dict[str, Any]:
+    found = {
+        "model": lm.model,
+        "api": lm.api,
+        "api_base": lm.api_base,
+        "region": lm.region,
+        "project": lm.project,
+        "location": lm.location,
+        "resource": lm.resource,
+        "organization": lm.organization,
+        "headers": dict(lm.headers),
+        "parameters": dict(lm.parameters),
+        "timeout_seconds": lm.timeout_seconds,
+        "max_retries": lm.max_retries,
+        "api_key_file": f"{CREDENTIALS_FOLDER}/{number}" if lm.credentials.api_key else None,
+    }
+    return {name: value for name, value in found.items() if value not in (None, {})}
+
+
+def _settings_item() -> Manifest:
+    return {"path": SETTINGS_FILE, "fieldRef": {"fieldPath": f"metadata.annotations['{SETTINGS_ANNOTATION}']"}}
 
 
 def _credential_volumes(spec: ProgramSpec) -> list[Manifest]:
-    key = spec.lm.credentials.api_key
-    return (
-        [{"name": "lm-credentials", "secret": {"secretName": key.name, "items": [{"key": key.key, "path": key.key}]}}]
-        if key
-        else []
-    )
+    """One volume with the keys of all models, by the model's number."""
+    keys = [(number, lm.credentials.api_key) for number, lm in enumerate(_models(spec))]
+    sources = [
+        {"secret": {"name": key.name, "items": [{"key": key.key, "path": str(number)}]}} for number, key in keys if key
+    ]
+    return [{"name": "lm-credentials", "projected": {"sources": sources}}] if sources else []
 
 
 def _credential_mounts(spec: ProgramSpec) -> list[Manifest]:
     mount = {"name": "lm-credentials", "mountPath": CREDENTIALS_FOLDER, "readOnly": True}
-    return [mount] if spec.lm.credentials.api_key else []
+    return [mount] if any(lm.credentials.api_key for lm in _models(spec)) else []
 
 
 def _probe(path: str, period_seconds: int, failures: int) -> Manifest:
