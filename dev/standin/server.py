@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -65,6 +66,9 @@ class Provider:
         self.settings = Settings()
         self.calls = 0
         self.keys: set[str] = set()
+        self.models: Counter[str] = Counter()
+        self.gone = 0
+        """Calls whose client left before the answer."""
         self.last: Seen | None = None
 
     def application(self) -> web.Application:
@@ -94,8 +98,13 @@ class Provider:
             asked = checked(spoken, request.path, body)
         except RefusedError as error:
             return web.json_response({"error": {"message": str(error), "type": "invalid_request_error"}}, status=400)
+        self.models[asked.model] += 1
         slow = bool(settings.slow_when) and settings.slow_when in asked.prompt
-        await asyncio.sleep(settings.slow_seconds if slow else settings.latency_seconds)
+        try:
+            await asyncio.sleep(settings.slow_seconds if slow else settings.latency_seconds)
+        except asyncio.CancelledError:
+            self.gone += 1
+            raise
         told = bool(settings.error_when) and settings.error_when in asked.prompt
         if (told and random.random() < settings.error_when_share) or random.random() < settings.error_share:
             return web.json_response(settings.error_body, status=settings.error_status, headers=settings.error_headers)

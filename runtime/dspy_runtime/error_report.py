@@ -5,6 +5,7 @@ An exception's words may hold what a user asked or a provider's key, so they sta
 
 from __future__ import annotations
 
+import sys
 import sysconfig
 import traceback
 from pathlib import Path
@@ -20,12 +21,22 @@ def report(error: BaseException) -> dict[str, Any]:
     frames."""
     chain = _chain(error)
     frames = [frame for each in chain for frame in traceback.extract_tb(each.__traceback__)]
-    own = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)]
-    lines = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in own or frames[-1:]]
     return {
         "classes": [f"{type(each).__module__}.{type(each).__qualname__}" for each in chain],
-        "frames": lines[-MOST_FRAMES:],
+        "frames": _lines(frames),
     }
+
+
+def frames_of_thread(thread: int) -> list[str]:
+    """`file:line function` of the program's frames that a thread is in now."""
+    frame = sys._current_frames().get(thread)
+    return _lines(list(traceback.extract_stack(frame))) if frame is not None else []
+
+
+def _lines(frames: list[traceback.FrameSummary]) -> list[str]:
+    own = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)]
+    lines = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in own or frames[-1:]]
+    return lines[-MOST_FRAMES:]
 
 
 def _chain(error: BaseException) -> list[BaseException]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from prometheus_client import generate_latest
+from starlette.requests import ClientDisconnect
 
 from dspy_contract.outcomes import OUTCOME_HEADER
 from dspy_runtime import outcomes
@@ -14,17 +15,23 @@ from dspy_runtime.outcomes import Outcome
 from dspy_runtime.service import PredictionService, problem
 
 LARGEST_BODY_BYTES = 16 << 20
+UPLOADS_BYTES = 128 << 20
+"""Of all bodies that are not whole yet."""
+UPLOAD_SECONDS = 30.0
+"""A body that takes longer keeps nobody's place, but memory."""
 
 
 def prediction_app(service: PredictionService) -> FastAPI:
     """`POST /predict` and `GET /schema`."""
     app = FastAPI(title="DSPy program", openapi_url=None, docs_url=None, redoc_url=None)
 
+    uploads = Uploads()
+
     @app.post("/predict")
     async def predict(request: Request) -> Response:
-        body = await _bounded_body(request)
-        if body is None:
-            return _response(outcomes.TOO_LARGE, problem(outcomes.TOO_LARGE))
+        body = await uploads.read(request)
+        if isinstance(body, Outcome):
+            return _response(body, problem(body))
         work = asyncio.ensure_future(service.predict(body, request.headers.get("x-request-id", "")))
         leaving = asyncio.ensure_future(request.receive())
         try:
@@ -49,11 +56,11 @@ def probe_app(service: PredictionService) -> FastAPI:
 
     @app.get("/livez")
     async def livez() -> Response:
-        return Response("ok")
+        return Response("ok") if service.is_alive() else Response("the program hangs", 503)
 
     @app.get("/readyz")
     async def readyz() -> Response:
-        return Response("draining", 503) if service.draining else Response("ok")
+        return Response("ok") if service.ready else Response("starting or draining", 503)
 
     @app.get("/metrics")
     async def metrics() -> Response:
@@ -62,15 +69,35 @@ def probe_app(service: PredictionService) -> FastAPI:
     return app
 
 
-async def _bounded_body(request: Request) -> bytes | None:
-    """A request's body; None when it is larger than a prediction's input can be."""
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > LARGEST_BODY_BYTES:
-            return None
-        parts.append(part)
-    return b"".join(parts)
+class Uploads:
+    """Bodies as they come in, before any place is taken: bounded in size, in time, and all together."""
+
+    def __init__(self) -> None:
+        self._bytes = 0
+
+    async def read(self, request: Request) -> bytes | Outcome:
+        """A request's body, or the outcome of a request without one that is taken."""
+        told = request.headers.get("content-length", "")
+        if told.isdigit() and int(told) > LARGEST_BODY_BYTES:
+            return outcomes.TOO_LARGE
+        parts, size = [], 0
+        try:
+            async with asyncio.timeout(UPLOAD_SECONDS):
+                async for part in request.stream():
+                    size += len(part)
+                    self._bytes += len(part)
+                    if size > LARGEST_BODY_BYTES:
+                        return outcomes.TOO_LARGE
+                    if self._bytes > UPLOADS_BYTES:
+                        return outcomes.OVERLOADED
+                    parts.append(part)
+            return b"".join(parts)
+        except TimeoutError:
+            return outcomes.TOO_SLOW
+        except ClientDisconnect:
+            return outcomes.CANCELLED
+        finally:
+            self._bytes -= size
 
 
 def _response(outcome: Outcome, body: bytes) -> Response:

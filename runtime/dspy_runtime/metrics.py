@@ -35,6 +35,18 @@ class Metrics:
             ["revision", "lm", "kind"],
             registry=self.registry,
         )
+        self._blocked = Counter(
+            "dspy_runtime_event_loop_blocked_seconds",
+            "Seconds for which the program held up the event loop, and with it all requests.",
+            ["revision"],
+            registry=self.registry,
+        ).labels(revision)
+        self.abandoned = Gauge(
+            "dspy_runtime_threads_abandoned",
+            "Threads that still run a request that has ended.",
+            ["revision"],
+            registry=self.registry,
+        ).labels(revision)
         in_flight = Gauge(
             "dspy_runtime_requests_in_flight", "Predictions that run now.", ["revision"], registry=self.registry
         )
@@ -61,6 +73,10 @@ class Metrics:
         for kind, count in (("prompt", prompt), ("completion", completion)):
             if count:
                 self._tokens.labels(self._revision, lm, kind).inc(count)
+
+    def record_blocked(self, seconds: float) -> None:
+        """Counts for how long the event loop stood still."""
+        self._blocked.inc(seconds)
 
     def _count(self, outcome: str) -> None:
         counter = self._outcomes.get(outcome)

@@ -9,6 +9,11 @@ import dspy
 from dspy.utils import exceptions
 from pydantic import ValidationError
 
+from dspy_runtime.schema import InvalidInputError
+
+MOST_FIELDS, LONGEST_NAME = 20, 100
+"""Of an answer that refuses an input: clients choose the names, and get no more of them back."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -26,6 +31,7 @@ OK = Outcome("ok", 200, "ok", "")
 TIMEOUT = Outcome("timeout", 504, "timeout", "The program did not answer within serving.timeoutSeconds")
 CANCELLED = Outcome("cancelled", 499, "cancelled", "The client left")
 OVERLOADED = Outcome("overloaded", 503, "overloaded", "All places are taken; try again", 1)
+TOO_SLOW = Outcome("client_error", 408, "too_slow", "The request's body did not come in time")
 TOO_LARGE = Outcome("client_error", 413, "too_large", "The request is larger than 16 MiB")
 
 _PARSE = Outcome(
@@ -33,6 +39,9 @@ _PARSE = Outcome(
 )
 _CONTEXT = Outcome("program_error", 413, "context_window", "The prompt is longer than the language model takes")
 _PROGRAM = Outcome("program_error", 500, "program_error", "The program raised an error")
+_UNSUPPORTED = Outcome(
+    "program_error", 500, "unsupported", "The program asks for what the language model's API cannot carry"
+)
 _UPSTREAM = "upstream_error"
 
 
@@ -54,6 +63,10 @@ def of_exception(error: BaseException) -> Outcome:
             if _caused_by_timeout(error):
                 return Outcome(_UPSTREAM, 504, "provider_timeout", "The provider did not answer in time")
             return Outcome(_UPSTREAM, 503, "provider_unreachable", "The provider cannot be reached")
+        case exceptions.LMUnsupportedFeatureError():
+            return _UNSUPPORTED
+        case exceptions.LMInvalidRequestError() if getattr(error, "status", None) is None:
+            return _UNSUPPORTED
         case dspy.LMError():
             return Outcome(_UPSTREAM, 502, "provider_error", "The provider answered with an error")
     return _PROGRAM
@@ -61,12 +74,15 @@ def of_exception(error: BaseException) -> Outcome:
 
 def of_invalid_input(error: Exception) -> tuple[Outcome, list[dict[str, str]]]:
     """The outcome of a request that the schema refuses, and what is wrong with which field, where that is known."""
-    if not isinstance(error, ValidationError):
-        return Outcome("client_error", 422, "invalid_input", "The input is not what the program takes"), []
-    fields = [
-        {"field": ".".join(str(part) for part in problem["loc"]) or "body", "problem": problem["msg"]}
-        for problem in error.errors(include_url=False, include_input=False, include_context=False)
-    ]
+    match error:
+        case ValidationError():
+            found = error.errors(include_url=False, include_input=False, include_context=False)
+            problems = [(".".join(str(part) for part in each["loc"])[:LONGEST_NAME], each["msg"]) for each in found]
+        case InvalidInputError():
+            problems = [(error.field, error.problem)]
+        case _:
+            return Outcome("client_error", 422, "invalid_input", "The input is not what the program takes"), []
+    fields = [{"field": field or "body", "problem": problem} for field, problem in problems[:MOST_FIELDS]]
     names = ", ".join(field["field"] for field in fields)
     return Outcome("client_error", 422, "invalid_input", f"The input is not what the program takes: {names}"), fields
 

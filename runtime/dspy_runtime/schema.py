@@ -1,57 +1,80 @@
 """What a program takes and returns, as pydantic models, and where that knowledge came from.
 
 A signature (Predict, ReAct, ChainOfThought) tells both sides. Else the annotations of `aforward` or `forward` tell the
-input. Else anything goes. Where types are known, a wrong request is refused before any call of the language model.
+input. Else anything goes. Where types are known, a wrong request is refused before any call of the language model;
+values are taken as pydantic takes them, so that "3" is an integer.
 """
 
 from __future__ import annotations
 
 import inspect
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from types import SimpleNamespace
+from typing import Any, Literal, get_type_hints
 
 import dspy
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic.fields import FieldInfo
+
+from dspy_runtime.answers import answer_fields
+
+
+class InvalidInputError(Exception):
+    """The input is not what the program takes, which pydantic cannot know."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+        self.problem = problem
 
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """The fields of a program. `source` is signature, annotations or free-form; free-form checks nothing but JSON."""
+    """The fields of a program. `source` is signature, annotations or free-form; free-form checks nothing but JSON.
+
+    `underivable` are the parameters whose annotations say nothing here, so that anything is taken for them.
+    """
 
     source: str
     input: type[BaseModel]
     output: type[BaseModel] | None
+    underivable: tuple[str, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """The answer of `/schema`: JSON Schema of both sides, null where it is not known."""
-        return {"source": self.source, "input": _json_schema(self.input), "output": _json_schema(self.output)}
+        sides = {"input": _json_schema(self.input), "output": _json_schema(self.output)}
+        return {"source": self.source, **sides, "underivable": list(self.underivable)}
 
     def arguments(self, body: bytes) -> dict[str, Any]:
-        """A request's body as the program's arguments. Raises pydantic.ValidationError."""
+        """A request's body as the program's arguments. Raises pydantic.ValidationError and InvalidInputError."""
         checked = self.input.model_validate_json(body)
-        return {name: getattr(checked, name) for name in checked.model_fields_set | set(type(checked).model_fields)}
+        values = checked.__dict__
+        known = {field.alias or name: values[name] for name, field in self.input.model_fields.items()}
+        more = checked.model_extra or {}
+        if "self" in more:
+            raise InvalidInputError("self", "Extra inputs are not permitted")
+        return {**known, **more}
 
     def fields(self, prediction: Any) -> dict[str, Any]:
         """A program's result as the answer's fields: those of the output where it is known, else all."""
-        values = _as_dict(prediction)
-        return (
-            values
-            if self.output is None
-            else {name: values[name] for name in self.output.model_fields if name in values}
-        )
+        values = answer_fields(prediction)
+        if self.output is None:
+            return values
+        names = [field.alias or name for name, field in self.output.model_fields.items()]
+        return {name: values[name] for name in names if name in values}
 
 
 def derive(program: Any) -> Schema:
     """The schema of a loaded program."""
     signature = _signature(program)
     if signature is not None:
-        return Schema("signature", _model("Input", signature.input_fields), _model("Output", signature.output_fields))
-    return _from_annotations(program) or Schema(
-        "free-form", create_model("Input", __config__=ConfigDict(extra="allow")), None
-    )
+        sides = ("Input", signature.input_fields), ("Output", signature.output_fields)
+        taken, returned = (_model(name, _of_signature(fields), "forbid") for name, fields in sides)
+        return Schema("signature", taken, returned)
+    return _from_annotations(program) or Schema("free-form", _model("Input", {}, "allow"), None)
 
 
 def is_async(program: Any) -> bool:
@@ -74,43 +97,61 @@ def _signature(program: Any) -> Any:
     return signature if isinstance(signature, type) and issubclass(signature, dspy.Signature) else None
 
 
-def _model(name: str, fields: Mapping[str, FieldInfo]) -> type[BaseModel]:
-    definitions: dict[str, Any] = {}
-    for field, info in fields.items():
+def _of_signature(fields: Mapping[str, FieldInfo]) -> dict[str, tuple[Any, FieldInfo]]:
+    found = {}
+    for name, info in fields.items():
         description = (info.json_schema_extra or {}).get("desc")  # type: ignore[union-attr]
-        words = None if description == f"${{{field}}}" else description
-        definitions[field] = (
+        words = None if description == f"${{{name}}}" else description
+        found[name] = (
             info.annotation,
             FieldInfo.merge_field_infos(info, json_schema_extra=None, description=words),
         )
-    return create_model(name, __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=True), **definitions)
+    return found
+
+
+def _model(
+    name: str, fields: Mapping[str, tuple[Any, FieldInfo]], extra: Literal["forbid", "allow"]
+) -> type[BaseModel]:
+    """A model whose fields have any names at all: `copy`, `model_config` and `_q` are names of the program's, and mean
+    something else to pydantic, so inside they are numbers."""
+    definitions: dict[str, Any] = {}
+    for number, (field, (kind, info)) in enumerate(fields.items()):
+        names = dict.fromkeys(("alias", "validation_alias", "serialization_alias"), field)
+        title = info.title or field.replace("_", " ").strip().title()
+        definitions[f"field_{number}"] = (kind, FieldInfo.merge_field_infos(info, **names, title=title))
+    config = ConfigDict(extra=extra, arbitrary_types_allowed=True, protected_namespaces=())
+    return create_model(name, __config__=config, **definitions)
 
 
 def _from_annotations(program: Any) -> Schema | None:
     function = getattr(type(program), "aforward", None) or getattr(type(program), "forward", None)
     if function is None:
         return None
+    parameters = list(inspect.signature(function).parameters.values())[1:]
+    named = [each for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
+    more = any(each.kind is each.VAR_KEYWORD for each in parameters)
+    if not named and more:
+        return None
+    fields, underivable = {}, []
+    for parameter in named:
+        kind = _annotated(function, parameter)
+        if kind is None:
+            underivable.append(parameter.name)
+        default = ... if parameter.default is parameter.empty else parameter.default
+        fields[parameter.name] = (Any if kind is None else kind, Field(default))
+    return Schema("annotations", _model("Input", fields, "allow" if more else "forbid"), None, tuple(underivable))
+
+
+def _annotated(function: Any, parameter: inspect.Parameter) -> Any:
+    """The type of a parameter; None where its annotation cannot be evaluated here, Any where there is none.
+
+    An annotation may be text (`from __future__ import annotations`), of names that a pickled class has left behind.
+    """
+    if parameter.annotation is parameter.empty:
+        return Any
+    known = {**vars(typing), **getattr(inspect.unwrap(function), "__globals__", {})}
+    told = SimpleNamespace(__annotations__={"type": parameter.annotation})
     try:
-        hints = get_type_hints(function)
+        return get_type_hints(told, known, include_extras=True)["type"]
     except Exception:  # annotations are the program's own code: whatever they raise, they tell nothing
         return None
-    parameters = list(inspect.signature(function).parameters.values())[1:]
-    if any(parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL) for parameter in parameters):
-        return None
-    definitions: dict[str, Any] = {
-        parameter.name: (
-            hints.get(parameter.name, Any),
-            ... if parameter.default is parameter.empty else parameter.default,
-        )
-        for parameter in parameters
-    }
-    model = create_model("Input", __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=True), **definitions)
-    return Schema("annotations", model, None)
-
-
-def _as_dict(prediction: Any) -> dict[str, Any]:
-    if isinstance(prediction, dspy.Prediction):
-        return dict(prediction.items())
-    if isinstance(prediction, BaseModel):
-        return prediction.model_dump()
-    return dict(prediction) if isinstance(prediction, Mapping) else {"output": prediction}

@@ -1,11 +1,16 @@
-"""Runs the two servers of the pod, and ends them so that no request is lost: drain first, then stop."""
+"""Runs the two servers of the pod, and ends them so that no request is lost: drain first, then stop.
+
+Probes and metrics have a thread and a loop of their own: a program that blocks its loop is slow, not dead.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import signal
-from collections.abc import Iterator
+import socket
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import uvicorn
@@ -18,7 +23,15 @@ KEEP_ALIVE_SECONDS = 75
 
 
 class _Server(uvicorn.Server):
-    """A server that leaves signals to us."""
+    """A server that leaves signals to us, and says when it listens."""
+
+    def __init__(self, config: uvicorn.Config, listens: Callable[[], None] = lambda: None) -> None:
+        super().__init__(config)
+        self._listens = listens
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._listens()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -39,21 +52,30 @@ async def serve(service: PredictionService) -> None:
         "date_header": False,
         "lifespan": "off",
     }
-    predictions = _Server(uvicorn.Config(prediction_app(service), port=settings.port, backlog=4096, **shared))
+    config = uvicorn.Config(prediction_app(service), port=settings.port, backlog=4096, **shared)
+    predictions = _Server(config, service.open)
     probes = _Server(uvicorn.Config(probe_app(service), port=settings.probe_port, **shared))
 
     def stop() -> None:
-        service.draining = True
+        service.close()
         predictions.should_exit = True
 
     service.own_dspy()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    follower = asyncio.create_task(service.models.follow_keys())
-    probing = asyncio.create_task(probes.serve())
+    tasks = [asyncio.create_task(work) for work in (service.models.follow_keys(), service.watchdog.beat())]
+    probing = threading.Thread(target=asyncio.run, args=(_probe(probes, service),), name="probes")
+    probing.start()
     await predictions.serve()
     probes.should_exit = True
-    await probing
-    follower.cancel()
+    await asyncio.to_thread(probing.join)
+    for task in tasks:
+        task.cancel()
     await service.models.aclose()
+
+
+async def _probe(server: uvicorn.Server, service: PredictionService) -> None:
+    watching = asyncio.create_task(service.watchdog.watch())
+    await server.serve()
+    watching.cancel()

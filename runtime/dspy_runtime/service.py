@@ -17,6 +17,7 @@ from pydantic_core import to_json
 from dspy_contract.logs import Logger
 from dspy_runtime import outcomes, schema
 from dspy_runtime.admission import Admission, OverloadedError, Place
+from dspy_runtime.answers import answer_json
 from dspy_runtime.error_report import report
 from dspy_runtime.lm.models import LanguageModels
 from dspy_runtime.lm.replace import replace_models
@@ -25,6 +26,7 @@ from dspy_runtime.load import Loaded
 from dspy_runtime.metrics import Metrics
 from dspy_runtime.outcomes import Outcome
 from dspy_runtime.settings import Settings
+from dspy_runtime.watchdog import DEAD_SECONDS, Watchdog
 
 LONGEST_TRACE = 1_000
 """Entries of the trace of a thread that belongs to no request; each request has a trace of its own."""
@@ -44,7 +46,11 @@ class PredictionService:
         self.models = LanguageModels(settings.lm, self._record_tokens)
         self.replaced = replace_models(self.program, self.models)
         self.dropped_settings = loaded.dropped
-        self.draining = False
+        self.ready = False
+        """True while new requests are welcome."""
+        self.abandoned = 0
+        """Threads that still run a request that has ended."""
+        self.watchdog = Watchdog(self.metrics, settings.revision)
         self._kept_settings = loaded.settings
         self._async = schema.is_async(self.program)
         # Places of requests that wait for their next try are lent, so that more threads than places may run.
@@ -59,6 +65,18 @@ class PredictionService:
         kept = {"adapter": dspy.ChatAdapter(), **self._kept_settings}
         dspy.configure(lm=self.models.default.lm, disable_history=True, max_trace_size=LONGEST_TRACE, **kept)
         dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
+
+    def open(self) -> None:
+        """From now on requests are welcome."""
+        self.ready = True
+
+    def close(self) -> None:
+        """No more requests are wanted; those in flight go on."""
+        self.ready = False
+
+    def is_alive(self) -> bool:
+        """False when only a new process helps: the loop stands still, or threads that hang take half of the places."""
+        return self.watchdog.lag_seconds() < DEAD_SECONDS and self.abandoned * 2 <= self.settings.concurrency
 
     def describe(self) -> dict[str, Any]:
         """The answer of `/schema`: what the program takes and returns, and what of the artifact is not in force."""
@@ -88,7 +106,7 @@ class PredictionService:
             async with deadline:
                 place = await self.admission.enter()
                 prediction = await self._call(arguments, place, deadline)
-            return outcomes.OK, to_json(self.schema.fields(prediction))
+            return outcomes.OK, answer_json(self.schema.fields(prediction))
         except OverloadedError:
             return outcomes.OVERLOADED, problem(outcomes.OVERLOADED)
         except BaseException as error:  # a program may raise anything, SystemExit included: it ends this request only
@@ -133,12 +151,28 @@ class PredictionService:
         """Runs a program that cannot be awaited. Its place is free only when its thread is, whoever waits for it."""
         call = functools.partial(contextvars.copy_context().run, self.program, **arguments)
         try:
-            future = asyncio.get_running_loop().run_in_executor(self._threads, call)
+            thread = asyncio.get_running_loop().run_in_executor(self._threads, call)
         except RuntimeError:  # no more threads
             place.leave()
             raise
-        future.add_done_callback(functools.partial(_ended, place))
-        return await asyncio.shield(future)
+        thread.add_done_callback(functools.partial(_ended, place))
+        try:
+            return await asyncio.shield(thread)
+        except BaseException:
+            if not thread.done():
+                self._abandon(thread)
+            raise
+
+    def _abandon(self, thread: asyncio.Future[Any]) -> None:
+        """Counts a thread whose request has ended until it ends too."""
+        self.abandoned += 1
+        self.metrics.abandoned.set(self.abandoned)
+
+        def ended(_: asyncio.Future[Any]) -> None:
+            self.abandoned -= 1
+            self.metrics.abandoned.set(self.abandoned)
+
+        thread.add_done_callback(ended)
 
 
 def _ended(place: Place, thread: asyncio.Future[Any]) -> None:

@@ -35,7 +35,7 @@ async def running_provider() -> AsyncIterator[RunningProvider]:
     """The stand-in provider on loopback."""
     provider = Provider()
     provider.settings.latency_seconds = 0.0
-    runner = web.AppRunner(provider.application(), access_log=None)
+    runner = web.AppRunner(provider.application(), access_log=None, handler_cancellation=True)
     await runner.setup()
     port = free_port()
     await web.TCPSite(runner, "127.0.0.1", port).start()

@@ -4,22 +4,22 @@ streams, and who it is told that calls. docs/providers.md is printed from these 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import dspy
 import pytest
+from dspy.adapters.baml_adapter import BAMLAdapter
 
+from dev.standin.providers import KEY, ROWS, Row
 from dspy_runtime.lm.models import LanguageModel
 from dspy_runtime.lm.providers import PROVIDERS
 from dspy_runtime.settings import LMSettings
 from tests.integration.runtime import RunningProvider, running_provider
-
-KEY = "test-key-0123456789"
-AWS = {"AWS_ACCESS_KEY_ID": "AKIATEST", "AWS_SECRET_ACCESS_KEY": "test-secret", "AWS_EC2_METADATA_DISABLED": "true"}
 
 
 class Category(dspy.Signature):
@@ -43,86 +43,6 @@ def weather(city: str) -> str:
     return f"sunny in {city}"
 
 
-@dataclass(frozen=True)
-class Row:
-    """One provider: how it is configured, where its calls must go, and how they must say who calls."""
-
-    model: str
-    path: str
-    identity: tuple[str, str] = ("Authorization", f"Bearer {KEY}")
-    base: str = "/v1"
-    settings: dict[str, Any] = field(default_factory=dict)
-    environment: dict[str, str] = field(default_factory=dict)
-    structured: bool = True
-    tools: bool = True
-
-    @property
-    def name(self) -> str:
-        """What the test is called."""
-        return self.model.partition("/")[0] + ("-responses" if self.settings.get("api") else "")
-
-
-CHAT = "/v1/chat/completions"
-AZURE = ("api-key", KEY)
-SIGNED = ("authorization", "AWS4-HMAC-SHA256 Credential=AKIATEST/")
-NO_KEY = {"api_key_file": None}
-AT_GOOGLE = {"project": "shop", "location": "europe-west1"}
-VERTEX = "/v1/projects/shop/locations/europe-west1/publishers"
-ROWS = (
-    Row("openai/gpt-4o-mini", CHAT),
-    Row("openai/gpt-4o-mini", "/v1/responses", settings={"api": "responses"}),
-    Row("azure/gpt-4o-mini", "/openai/v1/chat/completions", AZURE, ""),
-    Row("azure/gpt-4o-mini", "/openai/v1/responses", AZURE, "", {"api": "responses"}),
-    Row("azure_anthropic/claude-sonnet-4-5", "/anthropic/v1/messages", ("x-api-key", KEY), ""),
-    Row("anthropic/claude-sonnet-4-5", "/v1/messages", ("x-api-key", KEY)),
-    Row("gemini/gemini-2.5-flash", "/v1beta/models/gemini-2.5-flash:", ("x-goog-api-key", KEY), "/v1beta"),
-    Row("vertex/gemini-2.5-flash", f"{VERTEX}/google/models/gemini-2.5-flash:", base="", settings=AT_GOOGLE),
-    Row("vertex/claude-sonnet-4-5", f"{VERTEX}/anthropic/models/claude-sonnet-4-5:", base="", settings=AT_GOOGLE),
-    Row(
-        "bedrock/anthropic.claude-haiku-4-5-20251001-v1:0",
-        "/model/anthropic.claude-haiku-4-5-20251001-v1:0/converse",
-        SIGNED,
-        "",
-        {"region": "eu-central-1", **NO_KEY},
-        AWS,
-    ),
-    Row(
-        "bedrock_chat/mistral.mistral-large-2407-v1:0",
-        "/openai/v1/chat/completions",
-        SIGNED,
-        "",
-        {"region": "eu-central-1", **NO_KEY},
-        AWS,
-        structured=False,
-    ),
-    Row("bedrock_mantle/openai.gpt-5.6-sol", CHAT, base="", settings={"region": "eu-central-1"}),
-    Row(
-        "bedrock_anthropic/claude-opus-4-7",
-        "/anthropic/v1/messages",
-        SIGNED,
-        "",
-        {"region": "eu-central-1", **NO_KEY},
-        AWS,
-    ),
-    Row("groq/openai/gpt-oss-20b", CHAT),
-    Row("openrouter/openai/gpt-4o-mini", CHAT),
-    Row("deepseek/deepseek-chat", CHAT),
-    Row("xai/grok-4.20-beta-0309-reasoning", CHAT),
-    Row("moonshot/kimi-k2.6", CHAT),
-    Row("zai/glm-5", CHAT, structured=False),
-    Row("mistral/mistral-large-latest", CHAT),
-    Row("together_ai/deepseek-ai/DeepSeek-V3", CHAT),
-    Row("fireworks_ai/accounts/fireworks/models/gpt-oss-20b", CHAT),
-    Row("perplexity/anthropic/claude-opus-4-6", CHAT),
-    Row("nvidia_nim/meta/llama3-70b-instruct", CHAT, structured=False, tools=False),
-    Row("cerebras/gpt-oss-120b", CHAT),
-    Row("databricks/databricks-claude-fable-5", CHAT),
-    Row("cohere/command-a-plus-05-2026", CHAT),
-    Row("vllm/Qwen/Qwen3-8B", CHAT, ("Authorization", ""), settings=NO_KEY, structured=False, tools=False),
-    Row("sglang/Qwen/Qwen3-8B", CHAT, ("Authorization", ""), settings=NO_KEY, structured=False, tools=False),
-    Row("ollama/llama3.2:1b", CHAT, ("Authorization", ""), settings=NO_KEY, structured=False, tools=False),
-    Row("lm_studio/qwen3-8b", CHAT, ("Authorization", ""), settings=NO_KEY, structured=False, tools=False),
-)
 each_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 
 
@@ -225,3 +145,65 @@ async def test_errors_are_what_they_stand_for(connected: Connected) -> None:
         settings.error_status = status
         with pytest.raises(kind), dspy.context(lm=connected.lm):
             await dspy.Predict(Category).acall(ticket="x")
+
+
+ADAPTERS = {
+    "chat": dspy.ChatAdapter(),
+    "native tools": dspy.ChatAdapter(use_native_function_calling=True),
+    "json": dspy.JSONAdapter(),
+    "xml": dspy.XMLAdapter(),
+    "baml": BAMLAdapter(),
+}
+PARAMETERS: dict[str, dict[str, Any]] = {
+    "openai": {"temperature": 0.3, "max_tokens": 50, "stop": ["END"], "seed": 1},
+    "anthropic": {"max_tokens": 99, "top_k": 3},
+    "groq": {"reasoning_effort": "low"},
+    "deepseek": {"reasoning_effort": "high"},
+    "vllm": {"top_k": 3, "max_tokens": 9},
+}
+
+
+class Reasoned(dspy.Signature):
+    """Answers with its reasons."""
+
+    question: str = dspy.InputField()
+    thoughts: dspy.Reasoning = dspy.OutputField()
+    answer: str = dspy.OutputField()
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.plain], ids=lambda row: row.name)
+@pytest.mark.parametrize("adapter", ADAPTERS)
+async def test_the_request_is_that_of_plain_dspy(row: Row, adapter: str, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text(KEY)
+    parameters = PARAMETERS.get(row.provider, {})
+    inputs: dict[Any, dict[str, Any]] = {
+        Category: {"ticket": "I was charged twice"},
+        Calls: {"question": "?", "tools": [dspy.Tool(weather)]},
+        Reasoned: {"question": "?"},
+    }
+    async with running_provider() as provider:
+        base = provider.base.removesuffix("/v1") + row.base
+        api = row.settings.get("api", "chat")
+        settings = LMSettings(model=row.model, api=api, api_base=base, api_key_file=key, parameters=parameters)
+        ours = LanguageModel(settings, lambda *_: None)
+        plain = dspy.LM(
+            row.model,
+            model_type=api,
+            api_key=KEY,
+            api_base=base,
+            cache=False,
+            num_retries=0,
+            engine="lm15",
+            **parameters,
+        )
+        sent: dict[Any, list[Any]] = {ours.lm: [], plain: []}
+        for lm, bodies in sent.items():
+            for signature, given in inputs.items():
+                with dspy.context(lm=lm, adapter=ADAPTERS[adapter]), contextlib.suppress(dspy.DSPyError):
+                    await dspy.Predict(signature).acall(**given)
+                bodies.append(provider.provider.last)
+        await ours.engine.aclose()
+        await plain.aclose()
+    assert [each.body for each in sent[ours.lm]] == [each.body for each in sent[plain]]
+    assert [each.path for each in sent[ours.lm]] == [each.path for each in sent[plain]]

@@ -27,6 +27,7 @@ class Reason(StrEnum):
     ARTIFACTS_NOT_SERVED = "ArtifactsNotServed"
     PYTHON_MISMATCH = "PythonMismatch"
     DSPY_MISMATCH = "DSPyMismatch"
+    DEPENDENCY_MISSING = "DependencyMissing"
     UNREADABLE = "Unreadable"
     LEDGER_TOO_NEW = "LedgerTooNew"
     LEDGER_LOST = "LedgerLost"

@@ -48,6 +48,7 @@ class Version:
     """What a model uri resolved to. `digest` covers every file; `python` is a minor such as 3.11.
 
     `archive_bytes` is the size of its files when packed; 0 for those that are too large to be kept in the cluster.
+    `missing` are its requirements that the runtime's image does not hold.
     """
 
     uri: str
@@ -57,6 +58,7 @@ class Version:
     python: str
     dspy: str
     archive_bytes: int = 0
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

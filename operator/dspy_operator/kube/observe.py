@@ -330,6 +330,9 @@ def target_port(service: Object | None) -> int | None:
     return int(service["spec"]["ports"][0]["targetPort"]) if service else None
 
 
+MOST_NAMED = 5
+
+
 def _mismatch(spec: ProgramSpec, version: Version, settings: Settings) -> Problem | None:
     """A version that no runtime image can load; users who bring their own image know what they do."""
     if spec.image is not None:
@@ -343,7 +346,18 @@ def _mismatch(spec: ProgramSpec, version: Version, settings: Settings) -> Proble
     if version.dspy and not _within(version.dspy, settings.runtime_dspy):
         words = f"Version {version.number} needs DSPy {version.dspy}; the runtime images hold {settings.runtime_dspy}"
         return Problem(Reason.DSPY_MISMATCH, f"{words}: log it again with that, or set spec.image")
+    if version.missing:
+        return Problem(Reason.DEPENDENCY_MISSING, _not_in_image(version))
     return None
+
+
+def _not_in_image(version: Version) -> str:
+    named = ", ".join(version.missing[:MOST_NAMED])
+    more = f" and {len(version.missing) - MOST_NAMED} more" if len(version.missing) > MOST_NAMED else ""
+    return (
+        f"{named}{more}: version {version.number} requires what the runtime image does not hold. Set spec.image to one "
+        "made FROM it that does, or log the version again with pip_requirements of what it imports"
+    )
 
 
 def _within(version: str, supported: str) -> bool:

@@ -23,6 +23,7 @@ from dspy_contract.artifact import digest_of, pack
 from dspy_contract.logs import Logger
 from dspy_operator.api.reasons import Reason
 from dspy_operator.domain.snapshot import Problem, Version
+from dspy_operator.registry.requirements import missing
 from dspy_operator.registry.uri import Identity, ModelUri, parse
 from dspy_operator.settings import RegistrySettings
 
@@ -169,14 +170,17 @@ class Registry:
     ) -> Version:
         digest = digest_of(hashes)
         environment = yaml.safe_load(files.get("python_env.yaml", b"")) or {}
+        python = ".".join(str(environment.get("python", "")).split(".")[:2])
+        requirements = files.get("requirements.txt", b"").decode("utf-8", "replace")
         return Version(
             uri=uri,
             number=number,
             model_id=model_id,
             digest=digest,
-            python=".".join(str(environment.get("python", "")).split(".")[:2]),
-            dspy=_pinned(files.get("requirements.txt", b"").decode("utf-8", "replace"), "dspy"),
+            python=python,
+            dspy=_pinned(requirements, "dspy"),
             archive_bytes=await self._keep(digest, files) if files.keys() == hashes.keys() else 0,
+            missing=missing(requirements, python),
         )
 
     async def _keep(self, digest: str, files: Mapping[str, bytes]) -> int:

@@ -1,0 +1,39 @@
+"""What a program returned, as JSON: the one serialiser of answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from typing import Any
+
+import dspy
+from pydantic import BaseModel
+from pydantic_core import to_json
+
+
+def answer_fields(result: Any) -> dict[str, Any]:
+    """A program's result as fields; what has none is the field `output`."""
+    if isinstance(result, dspy.Prediction | dspy.Example):
+        return dict(result.items())
+    if isinstance(result, BaseModel):
+        return {name: getattr(result, name) for name in type(result).model_fields}
+    return dict(result) if isinstance(result, Mapping) else {"output": result}
+
+
+def answer_json(fields: Mapping[str, Any]) -> bytes:
+    """Fields as JSON. What JSON has no number for is null. Raises for what cannot be written down."""
+    return to_json(_plain(fields), inf_nan_mode="null")
+
+
+def _plain(value: Any) -> Any:
+    """A value without DSPy's own classes: they write themselves for prompts, not for clients."""
+    if isinstance(value, str | int | float | None):
+        return value
+    if isinstance(value, dspy.Prediction | dspy.Example):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, dspy.Type):
+        return {name: _plain(getattr(value, name)) for name in type(value).model_fields}
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple | Set):
+        return [_plain(each) for each in value]
+    return value

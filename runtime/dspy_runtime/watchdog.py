@@ -1,0 +1,58 @@
+"""Watches the loop of the requests from another thread, and names what of the program holds it up."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+from dspy_contract.logs import Logger
+from dspy_runtime.error_report import frames_of_thread
+from dspy_runtime.metrics import Metrics
+
+BEAT_SECONDS = 0.1
+TELL_SECONDS = 1.0
+"""How long a loop may stand still before it is told of."""
+DEAD_SECONDS = 60.0
+"""After so long nobody believes that it will go on."""
+log = Logger(__name__)
+
+
+class Watchdog:
+    """How late the loop is. One that blocks answers no request, so that a program that blocks costs all the others."""
+
+    def __init__(self, metrics: Metrics, revision: str) -> None:
+        self._metrics = metrics
+        self._revision = revision
+        self._thread = threading.get_ident()
+        self._beaten = time.monotonic()
+
+    def lag_seconds(self) -> float:
+        """For how long the loop has stood still."""
+        return max(0.0, time.monotonic() - self._beaten - BEAT_SECONDS)
+
+    async def beat(self) -> None:
+        """Runs on the loop that is watched, for ever."""
+        self._thread = threading.get_ident()
+        while True:
+            now = time.monotonic()
+            late = now - self._beaten - BEAT_SECONDS
+            if late > BEAT_SECONDS:
+                self._metrics.record_blocked(late)
+            self._beaten = now
+            await asyncio.sleep(BEAT_SECONDS)
+
+    async def watch(self) -> None:
+        """Runs on another thread's loop, for ever; tells once of each time that the loop stands still."""
+        told = False
+        while True:
+            await asyncio.sleep(BEAT_SECONDS)
+            lag = self.lag_seconds()
+            if lag > TELL_SECONDS and not told:
+                log.warning(
+                    "The program holds up all requests: it blocks the event loop",
+                    revision=self._revision,
+                    seconds=round(lag, 1),
+                    frames=frames_of_thread(self._thread),
+                )
+            told = lag > TELL_SECONDS

@@ -1,0 +1,99 @@
+"""What programs take and return, whatever their fields are called and however they are annotated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import dspy
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from dspy_runtime import outcomes
+from dspy_runtime.answers import answer_fields, answer_json
+from dspy_runtime.schema import InvalidInputError, derive
+
+
+def program(forward: Callable[..., Any]) -> Any:
+    """A program with that forward."""
+    return type("Program", (dspy.Module,), {"forward": forward})()
+
+
+def named(self: Any, question: str, limit: int = 3, **more: Any) -> Any: ...
+def open_ended(self: Any, **fields: Any) -> Any: ...
+def shadowing(self: Any, copy: str, model_config: int, _q: str = "", json: Literal["a", "b"] = "a") -> Any: ...
+def unknown(self: Any, ticket: Ticket, urgent: bool = False) -> Any: ...  # type: ignore[name-defined]  # noqa: F821
+def bare(self: Any, ticket) -> Any: ...  # type: ignore[no-untyped-def]
+
+
+def test_named_parameters_are_checked_and_more_are_taken_where_the_program_takes_more() -> None:
+    schema = derive(program(named))
+    assert schema.arguments(b'{"question": "?", "x": [1]}') == {"question": "?", "limit": 3, "x": [1]}
+    with pytest.raises(ValidationError):
+        schema.arguments(b'{"limit": 1}')
+    with pytest.raises(InvalidInputError):
+        schema.arguments(b'{"question": "?", "self": 1}')
+    document = schema.document()
+    assert document["input"]["required"] == ["question"]
+    assert document["input"]["properties"].keys() == {"question", "limit"}
+
+
+def test_names_that_mean_something_to_pydantic_are_the_programs() -> None:
+    schema = derive(program(shadowing))
+    given = {"copy": "c", "model_config": 1, "_q": "q", "json": "b"}
+    assert schema.arguments(b'{"copy": "c", "model_config": 1, "_q": "q", "json": "b"}') == given
+    assert schema.document()["input"]["properties"].keys() == given.keys()
+    free = derive(program(open_ended))
+    assert free.source == "free-form"
+    assert free.arguments(b'{"copy": 1, "dict": 2, "model_fields": 3}') == {"copy": 1, "dict": 2, "model_fields": 3}
+
+
+def test_a_type_that_is_not_known_here_is_said_to_be_free() -> None:
+    schema = derive(program(unknown))
+    assert schema.document()["underivable"] == ["ticket"]
+    assert schema.arguments(b'{"ticket": {"any": 1}}') == {"ticket": {"any": 1}, "urgent": False}
+    with pytest.raises(ValidationError):
+        schema.arguments(b'{"ticket": 1, "urgent": "perhaps"}')
+    assert derive(program(bare)).document()["underivable"] == []
+
+
+def test_a_signature_tells_both_sides() -> None:
+    schema = derive(dspy.ChainOfThought("question: str, limit: int -> answer: str"))
+    document = schema.document()
+    assert document["source"] == "signature"
+    assert document["output"]["properties"].keys() == {"reasoning", "answer"}
+    assert schema.arguments(b'{"question": "?", "limit": "3"}') == {"question": "?", "limit": 3}
+
+
+def test_an_answer_that_refuses_says_which_fields_and_no_more_of_them_than_a_few() -> None:
+    schema = derive(dspy.Predict("question: str -> answer: str"))
+    with pytest.raises(ValidationError) as raised:
+        schema.arguments(b"{" + b",".join(b'"%s%d": 1' % (b"x" * 500, each) for each in range(100)) + b"}")
+    outcome, fields = outcomes.of_invalid_input(raised.value)
+    assert outcome.status == 422
+    assert len(fields) == outcomes.MOST_FIELDS
+    assert max(len(each["field"]) for each in fields) <= outcomes.LONGEST_NAME
+
+
+class Inner(BaseModel):
+    """A nested type."""
+
+    score: float
+
+
+def test_answers_are_json_whatever_is_in_them() -> None:
+    result = dspy.Prediction(
+        score=math.nan,
+        best=dspy.Prediction(answer="a", at=math.inf),
+        examples=[dspy.Example(question="q").with_inputs("question")],
+        picture=dspy.Image("https://example.com/a.png"),
+        inner=Inner(score=1.5),
+    )
+    assert answer_json(answer_fields(result)) == (
+        b'{"score":null,"best":{"answer":"a","at":null},"examples":[{"question":"q"}],'
+        b'"picture":{"url":"https://example.com/a.png"},"inner":{"score":1.5}}'
+    )
+    assert answer_json(answer_fields("text")) == b'{"output":"text"}'
+    with pytest.raises(Exception, match="serialize"):
+        answer_json(answer_fields(object()))
