@@ -11,10 +11,11 @@ import time
 import kopf
 from kopf._core.engines.peering import Identity
 
+from dspy_contract.garbage import pause_collection, resume_collection
 from dspy_contract.logs import Logger
 from dspy_kube.client import UNREACHABLE, ApiException, Kube, configuration
 from dspy_kube.lease import Lease
-from dspy_kube.watch import LOST
+from dspy_kube.watch import LOST, Watch
 from dspy_operator import gateway_tokens, handlers
 from dspy_operator.agent_client import AgentClient
 from dspy_operator.api.names import API_VERSION, FIELD_MANAGER
@@ -23,6 +24,9 @@ from dspy_operator.parts import Parts, assemble
 from dspy_operator.registry.mlflow import Registry
 from dspy_operator.settings import Settings
 from dspy_operator.workqueue import Key
+
+GUARDED = ("ConfigMap", "Pod")
+"""What the guard sees: routes, and the gateways' pods."""
 
 SILENT_SECONDS = 150.0
 """Bookmarks come every minute; a watch that is silent for this long is dead."""
@@ -53,7 +57,7 @@ async def run(settings: Settings) -> None:
         asyncio.create_task(lease.keep()),
         asyncio.create_task(_guard_first(parts, settings)),
         asyncio.create_task(_silent(parts)),
-        *(asyncio.create_task(watch.run()) for watch in parts.children.values()),
+        *(asyncio.create_task(_follow(parts, kind, watch)) for kind, watch in parts.children.items()),
         asyncio.create_task(_list_resources(parts, settings)),
     ]
     try:
@@ -69,13 +73,26 @@ async def run(settings: Settings) -> None:
         await kube.close()
 
 
+async def _follow(parts: Parts, kind: str, watch: Watch) -> None:
+    """Follows one kind of children; what the guard needs to see is listed before all others."""
+    if kind not in GUARDED:
+        await _guard_sees(parts)
+    await watch.run()
+
+
+async def _guard_sees(parts: Parts) -> None:
+    await asyncio.gather(*(parts.children[kind].listed.wait() for kind in GUARDED))
+
+
 async def _guard_first(parts: Parts, settings: Settings) -> None:
     """The guard looks as soon as routes and gateway pods are listed; passes begin once everything is."""
-    await asyncio.gather(*(parts.children[kind].listed.wait() for kind in ("ConfigMap", "Pod")))
+    pause_collection()
+    await _guard_sees(parts)
     async with asyncio.TaskGroup() as group:
         group.create_task(parts.looks.run(settings.guard_workers))
         watches = (*parts.children.values(), *parts.resources.values())
         await asyncio.gather(*(watch.listed.wait() for watch in watches))
+        resume_collection()
         group.create_task(parts.passes.run(settings.workers))
 
 

@@ -14,6 +14,8 @@ from dspy_operator.errors import RetryError
 FIRST_BACKOFF_SECONDS = 0.2
 SOONEST_RETRY_SECONDS = 1.0  # news of a key that failed brings its next try forward to this, and no closer
 LONGEST_BACKOFF_SECONDS = 30.0
+TURN_SECONDS = 0.01
+"""How long passes that wait for nothing may keep the loop."""
 
 DEPTH = Gauge("dspy_operator_queue_depth", "Keys that wait to be worked on.", ["queue"])
 LATENCY = Histogram(
@@ -52,6 +54,7 @@ class WorkQueue:
         self._again: set[Key] = set()
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._failures: dict[Key, int] = {}
+        self._turn_at = 0.0
 
     def add(self, key: Key) -> None:
         """Queues a key, unless it is queued already. One that failed waits its backoff, though at most a second."""
@@ -84,7 +87,7 @@ class WorkQueue:
     async def _worker(self) -> None:
         # Asked before each key: a gather that fails while it is cancelled swallows the cancellation.
         while not _is_cancelled():
-            key, due = await self._ready.get()
+            key, due = await self._next()
             self._queued.discard(key)
             self._depth.set(len(self._queued))
             self._latency.observe(asyncio.get_running_loop().time() - due)
@@ -102,6 +105,18 @@ class WorkQueue:
             if key in self._again:
                 self._again.discard(key)
                 self.add(key)
+
+    async def _next(self) -> tuple[Key, float]:
+        """The next key, after the loop has had its turn: passes that have nothing to do wait for nothing, and ten
+        thousand of them would keep the loop to themselves until the Lease is lost."""
+        loop = asyncio.get_running_loop()
+        if not self._ready.empty() and loop.time() - self._turn_at <= TURN_SECONDS:
+            return self._ready.get_nowait()
+        if not self._ready.empty():
+            await asyncio.sleep(0)
+        found = await self._ready.get()
+        self._turn_at = loop.time()
+        return found
 
     def _due(self, key: Key) -> None:
         self._timers.pop(key, None)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable
+
+import pytest
 
 from dspy_operator.errors import RetryError
 from dspy_operator.workqueue import Key, WorkQueue
@@ -156,3 +159,29 @@ async def test_a_queue_ends_though_its_work_swallows_the_cancellation() -> None:
     running.cancel()
     done, _ = await asyncio.wait({running}, timeout=10)
     assert done
+
+
+async def test_passes_that_wait_for_nothing_leave_the_loop_its_other_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dspy_operator.workqueue.TURN_SECONDS", -1.0)  # each pass is as long as that
+    worked = 0
+    others: list[int] = []
+    done = asyncio.Event()
+
+    async def work(key: Key) -> None:
+        nonlocal worked
+        worked += 1
+        if worked == 1_000:
+            done.set()
+
+    async def other() -> None:
+        while not done.is_set():
+            others.append(worked)
+            await asyncio.sleep(0)
+        others.append(worked)
+
+    def begin(queue: WorkQueue) -> None:
+        for number in range(1_000):
+            queue.add(Key("program", "ns", str(number)))
+
+    await asyncio.gather(run(work, begin, done), other())
+    assert max(after - before for before, after in itertools.pairwise(others)) <= 4
