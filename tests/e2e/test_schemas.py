@@ -38,6 +38,13 @@ VALID: list[dict[str, Any]] = [
         parameters={"temperature": 0.2, "stop": ["x"]},
         apiBase="https://gateway.example/v1",
     ),
+    with_lm(
+        model="vertex_ai/claude-sonnet-4-5",
+        project="shop",
+        location="europe-west1",
+        headers={"x-team": "support"},
+        byPredictor={"answer.predict": {"model": "bedrock/amazon.nova-pro-v1:0", "region": "eu-central-1"}},
+    ),
     with_spec(serving={"concurrency": 1, "queue": 0, "timeoutSeconds": 3600}, replicas=1),
     with_spec(
         resources={"requests": {"cpu": "1"}},
@@ -82,7 +89,13 @@ INVALID: list[tuple[dict[str, Any], str, str]] = [
     (named("a" * 41), "metadata.name", "at most 40 characters"),
     (with_spec(model={"uri": "models:/qa/1", "registry": "Not A Name"}), "spec.model.registry", "should match"),
     (with_lm(model="gpt-4o-mini"), "spec.lm.model", "provider/model"),
+    (with_lm(model="mistrall/x"), "spec.lm.model", "docs/providers.md"),
     (with_lm(apiBase="gateway.example"), "spec.lm.apiBase", "http:// or https://"),
+    (with_lm(api="completions"), "spec.lm.api", "Unsupported value"),
+    (with_lm(region="eu central"), "spec.lm.region", "should match"),
+    (with_lm(headers={"Authorization": "Bearer x"}), "spec.lm.headers", "spec.lm.credentials"),
+    (with_lm(byPredictor={"draft": {"apiBase": "http://lm/v1"}}), "spec.lm.byPredictor.draft.model", "Required"),
+    (with_lm(byPredictor={"draft": {"model": "nobody/x"}}), "spec.lm.byPredictor[draft].model", "docs/providers.md"),
     (
         with_lm(credentials={"apiKey": {"name": "a", "key": "b"}, "envFrom": {"name": "c"}}),
         "spec.lm.credentials",
