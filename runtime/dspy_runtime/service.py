@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 import dspy
-from dspy.lm15 import Response
+from dspy.lm15 import Usage
 from pydantic_core import to_json
 
 from dspy_contract.logs import Logger
@@ -144,8 +144,8 @@ class PredictionService:
         finally:
             scope.end()
 
-    def _record_tokens(self, lm: str, response: Response) -> None:
-        self.metrics.record_tokens(lm, response.usage.input_tokens, response.usage.output_tokens)
+    def _record_tokens(self, lm: str, usage: Usage) -> None:
+        self.metrics.record_tokens(lm, usage.input_tokens, usage.output_tokens)
 
     async def _in_thread(self, arguments: dict[str, Any], place: Place) -> Any:
         """Runs a program that cannot be awaited. Its place is free only when its thread is, whoever waits for it."""

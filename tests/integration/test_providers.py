@@ -53,6 +53,7 @@ class Connected:
     lm: Any
     provider: RunningProvider
     row: Row
+    usages: list[Any]
 
     def body(self) -> dict[str, Any]:
         """The last request, of which address and identity were right."""
@@ -77,10 +78,11 @@ async def connected(row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         provider.provider.settings.tool_arguments = {"city": "Rome"}
         base = provider.base.removesuffix("/v1") + row.base
         given: dict[str, Any] = {"model": row.model, "api_base": base, "api_key_file": key, "max_retries": 0}
-        model = LanguageModel(LMSettings(**{**given, **row.settings}), lambda *_: None)
+        usages: list[Any] = []
+        model = LanguageModel(LMSettings(**{**given, **row.settings}), lambda _, usage: usages.append(usage))
         model.engine.home = asyncio.get_running_loop()
         model.check()
-        yield Connected(model.lm, provider, row)
+        yield Connected(model.lm, provider, row, usages)
         await model.engine.aclose()
 
 
@@ -95,6 +97,7 @@ async def test_text(connected: Connected) -> None:
         awaited = await dspy.Predict(Category).acall(ticket="I was charged twice")
         called = await asyncio.to_thread(dspy.Predict(Category), ticket="I was charged twice")
     assert [awaited.category, awaited.urgency] == [called.category, called.urgency] == ["billing", 3]
+    assert [usage.input_tokens > 0 for usage in connected.usages] == [True, True]
     assert connected.body()
 
 
@@ -120,10 +123,11 @@ async def test_tools(connected: Connected) -> None:
     assert "weather" in json.dumps(connected.body())
 
 
+@pytest.mark.parametrize("awaited", [True, False], ids=["awaited", "in a thread"])
 @each_row
-async def test_streams(connected: Connected) -> None:
+async def test_streams(connected: Connected, awaited: bool) -> None:
     listener = dspy.streaming.StreamListener(signature_field_name="category")
-    stream = dspy.streamify(dspy.Predict(Category), stream_listeners=[listener], is_async_program=True)
+    stream = dspy.streamify(dspy.Predict(Category), stream_listeners=[listener], is_async_program=awaited)
     pieces, answer = [], None
     with dspy.context(lm=connected.lm, adapter=dspy.ChatAdapter()):
         async for each in stream(ticket="I was charged twice"):
@@ -134,6 +138,7 @@ async def test_streams(connected: Connected) -> None:
     assert "".join(pieces).strip() == "billing"
     assert answer is not None
     assert answer.urgency == 3
+    assert connected.usages[0].output_tokens > 0
     assert connected.body()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -52,7 +52,7 @@ class ConverseCaller:
                 raise _error(answer, content)
             return converse.response(request, _object(content))
 
-    async def stream(self, request: Request) -> AsyncIterator[Any]:
+    async def stream(self, request: Request) -> AsyncGenerator[Any]:
         """The answer's events as they come."""
         events, frames = converse.Events(request), converse.Frames()
         async with self._transport.stream(await self._signed(request, "converse-stream")) as answer:

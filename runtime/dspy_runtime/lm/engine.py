@@ -8,13 +8,13 @@ own, to which every other caller hands its call.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from dspy.lm15 import RETRYABLE_ERRORS, Request, Response
+from dspy.lm15 import RETRYABLE_ERRORS, Request, Response, Usage
 
 from dspy_runtime.lm.background import background
 from dspy_runtime.lm.providers import Wire
@@ -30,7 +30,7 @@ class Caller(Protocol):
         """The whole answer."""
         ...
 
-    def stream(self, request: Request) -> AsyncIterator[Any]:
+    def stream(self, request: Request) -> AsyncGenerator[Any]:
         """The answer's events as they come."""
         ...
 
@@ -56,9 +56,9 @@ class Model:
     silent_seconds: float
     """How long the provider may send nothing."""
     most_retries: int
-    observe: Callable[[Response], None]
-    """Told of every answer, whoever asked: tokens are counted here, since DSPy's own tracker loses those of threads
-    and of requests whose client left."""
+    observe: Callable[[Usage], None]
+    """Told what every answer cost, whoever asked: DSPy's own tracker loses the tokens of threads and of requests whose
+    client left."""
 
 
 class AsyncEngine:
@@ -89,8 +89,11 @@ class AsyncEngine:
                 yield event
             return
         events = self._stream(request)
-        while (event := await asyncio.wrap_future(background().submit(anext(events, _END)))) is not _END:
-            yield event
+        try:
+            while (event := await asyncio.wrap_future(background().submit(anext(events, _END)))) is not _END:
+                yield event
+        finally:
+            background().submit(events.aclose())
 
     async def aclose(self) -> None:
         """Closes the connections, after the last request."""
@@ -109,8 +112,11 @@ class AsyncEngine:
     def stream_from_thread(self, request: Request) -> Iterator[Any]:
         """`stream` for a caller that cannot await."""
         events = self._stream(request)
-        while (event := _wait(anext(events, _END))) is not _END:
-            yield event
+        try:
+            while (event := _wait(anext(events, _END))) is not _END:
+                yield event
+        finally:
+            background().submit(events.aclose())
 
     def reconnect(self, connect: Callable[[Transport], Caller]) -> None:
         """Later calls are made by what this returns: the key has changed."""
@@ -131,7 +137,7 @@ class AsyncEngine:
                 tries += 1
                 await self._wait_for_next(tries, error)
             else:
-                self._model.observe(response)
+                self._model.observe(response.usage)
                 return response
 
     async def _wait_for_next(self, tries: int, error: Exception) -> None:
@@ -141,12 +147,15 @@ class AsyncEngine:
         seconds = wait_seconds(tries, self._model.most_retries, hint, remaining, random.random)
         if seconds is None:
             raise error
-        async with scope.lent() if scope else nullcontext():
+        async with scope.lent() if scope else contextlib.nullcontext():
             await asyncio.sleep(seconds)
 
-    async def _stream(self, request: Request) -> AsyncIterator[Any]:
-        async for event in self._caller().stream(self.wired(request)):
-            yield event
+    async def _stream(self, request: Request) -> AsyncGenerator[Any]:
+        async with contextlib.aclosing(self._caller().stream(self.wired(request))) as events:
+            async for event in events:
+                if event.type == "end" and event.usage is not None:
+                    self._model.observe(event.usage)
+                yield event
 
     def wired(self, request: Request) -> Request:
         """The request with the provider's name of the model, and what DSPy has no word for."""

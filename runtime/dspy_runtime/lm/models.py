@@ -48,7 +48,7 @@ ANONYMOUS = "none"
 AWS_DOOR = "bedrock-chat"
 """The engine's door to Bedrock of which Converse takes address, region and identity."""
 
-Observe = Callable[[str, Response], None]
+Observe = Callable[[str, Usage], None]
 log = Logger(__name__)
 
 
@@ -80,7 +80,7 @@ class LanguageModel:
                 wire=wire,
                 silent_seconds=settings.timeout_seconds,
                 most_retries=settings.max_retries,
-                observe=lambda response: observe(settings.model, response),
+                observe=lambda usage: observe(settings.model, usage),
             )
             self.engine = AsyncEngine(model, self._connector())
             self.lm = self._face(SyncEngine(self.engine), self.engine)
