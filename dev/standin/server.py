@@ -69,6 +69,8 @@ class Provider:
         self.models: Counter[str] = Counter()
         self.gone = 0
         """Calls whose client left before the answer."""
+        self.peers: set[Any] = set()
+        """The ends of connections that calls came over."""
         self.last: Seen | None = None
 
     def application(self) -> web.Application:
@@ -91,6 +93,8 @@ class Provider:
             raise web.HTTPNotFound
         self.calls += 1
         self.keys.add(request.headers.get("Authorization", ""))
+        if request.transport is not None:
+            self.peers.add(request.transport.get_extra_info("peername"))
         body = await request.json()
         self.last = Seen(request.path_qs, dict(request.headers), body)
         settings = self.settings

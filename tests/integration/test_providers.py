@@ -6,6 +6,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import resource
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,6 +152,22 @@ async def test_errors_are_what_they_stand_for(connected: Connected) -> None:
         settings.error_status = status
         with pytest.raises(kind), dspy.context(lm=connected.lm):
             await dspy.Predict(Category).acall(ticket="x")
+
+
+async def test_connections_are_kept_above_a_thousand_descriptors(tmp_path: Path) -> None:
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    with contextlib.ExitStack() as held:
+        for _ in range(1_100):
+            held.enter_context(open(os.devnull))  # noqa: ASYNC230 what counts is its number
+        async with running_provider() as provider:
+            model = LanguageModel(LMSettings(model="openai/standin", api_base=provider.base), lambda *_: None)
+            model.engine.home = asyncio.get_running_loop()
+            with dspy.context(lm=model.lm):
+                for _ in range(20):
+                    await dspy.Predict("question -> answer").acall(question="?")
+            assert len(provider.provider.peers) == 1
+            await model.engine.aclose()
 
 
 ADAPTERS = {
