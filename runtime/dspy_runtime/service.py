@@ -19,6 +19,7 @@ from dspy_runtime import outcomes, schema
 from dspy_runtime.admission import Admission, OverloadedError, Place
 from dspy_runtime.answers import answer_json
 from dspy_runtime.error_report import report
+from dspy_runtime.lm.embeddings import carry_embeddings
 from dspy_runtime.lm.models import LanguageModels
 from dspy_runtime.lm.replace import replace_models
 from dspy_runtime.lm.scope import SCOPE, RequestScope
@@ -45,6 +46,7 @@ class PredictionService:
         self.metrics = Metrics(settings.revision, self.admission)
         self.models = LanguageModels(settings.lm, self._record_tokens)
         self.replaced = replace_models(self.program, self.models)
+        carry_embeddings(self.models)
         self.dropped_settings = loaded.dropped
         self.ready = False
         """True while new requests are welcome."""

@@ -17,7 +17,7 @@ import aiohttp
 import pytest
 
 from tests.integration.gateway import until
-from tests.integration.runtime import RunningProvider, running_provider, running_runtime, start
+from tests.integration.runtime import KEY, RunningProvider, running_provider, running_runtime, start
 from tests.integration.test_runtime import Save, save
 
 __all__ = ["save"]
@@ -122,6 +122,15 @@ class Tools(dspy.Module):
 
     def forward(self, city: str):
         return {"weather": self.tool(city=city)}
+
+
+class Embeds(Base):
+    def __init__(self):
+        super().__init__()
+        self.embed = dspy.Embedder("openai/embed", api_key="sk-KEPT-BY-THE-AUTHOR", api_base="http://127.0.0.1:9")
+
+    def forward(self, question: str):
+        return {"lengths": [int(vector[0]) for vector in self.embed([question, "four"])]}
 
 
 class Configures(Base):
@@ -245,6 +254,15 @@ async def test_settings_that_answers_hang_on_are_kept_and_the_rest_is_said(
         assert (await runtime.predict(city="Rome"))[1] == {"weather": "sunny in Rome"}
         async with runtime.session.get(f"{runtime.url}/schema") as response:
             assert (await response.json())["droppedSettings"] == ["branch_idx"]
+
+
+async def test_a_program_that_embeds_is_carried_with_the_key_of_its_language_model(
+    make: Make, provider: RunningProvider, tmp_path: Path
+) -> None:
+    async with running_runtime(make("Embeds"), provider.base, tmp_path) as runtime:
+        assert (await runtime.predict(question="eleven more"))[1] == {"lengths": [11, 4]}, runtime.log.read_text()
+        assert (await runtime.predict(question="three"))[1] == {"lengths": [5, 4]}
+    assert provider.provider.keys == {f"Bearer {KEY}"}
 
 
 async def test_a_program_cannot_change_dspy_for_all_others(

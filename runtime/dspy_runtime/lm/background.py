@@ -11,6 +11,8 @@ from typing import Any
 
 import uvloop
 
+from dspy_runtime.lm.scope import SCOPE
+
 
 class BackgroundLoop:
     """The loop. Coroutines run on it with the caller's context variables."""
@@ -28,3 +30,10 @@ class BackgroundLoop:
 def background() -> BackgroundLoop:
     """The one of this process."""
     return BackgroundLoop()
+
+
+def wait(work: Coroutine[Any, Any, Any]) -> Any:
+    """The result of a coroutine that runs there, for a caller that cannot await; cancelled with its request."""
+    scope = SCOPE.get()
+    call = background().submit(work)
+    return scope.wait_for(call) if scope else call.result()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
@@ -15,19 +14,9 @@ from dspy._vendor.lm15.credentials import AwsCredentials, coerce_credential
 from dspy.lm15 import Request, Response
 
 from dspy_runtime.lm import converse
-from dspy_runtime.lm.transport import Transport
+from dspy_runtime.lm.transport import Outgoing, Transport
 
 _OPENAI_PATH = "/openai/v1"
-
-
-@dataclass(frozen=True, slots=True)
-class _Outgoing:
-    """A request as the transport takes it."""
-
-    method: str
-    url: str
-    headers: list[tuple[str, str]]
-    body: bytes
 
 
 class ConverseCaller:
@@ -65,7 +54,7 @@ class ConverseCaller:
                         yield event
             yield events.end()
 
-    async def _signed(self, request: Request, operation: str) -> _Outgoing:
+    async def _signed(self, request: Request, operation: str) -> Outgoing:
         url, signed_url = addresses(self._root, request.model, operation)
         body = json.dumps(converse.body(request)).encode()
         headers = {"Content-Type": "application/json"}
@@ -85,7 +74,7 @@ class ConverseCaller:
             ).headers
         else:
             headers["Authorization"] = f"Bearer {credential.value}"
-        return _Outgoing("POST", url, list(headers.items()), body)
+        return Outgoing("POST", url, list(headers.items()), body)
 
 
 def addresses(root: str, model: str, operation: str) -> tuple[str, str]:

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from dspy.lm15 import RETRYABLE_ERRORS, Request, Response, Usage
 
-from dspy_runtime.lm.background import background
+from dspy_runtime.lm.background import background, wait
 from dspy_runtime.lm.providers import Wire
-from dspy_runtime.lm.retries import wait_seconds
-from dspy_runtime.lm.scope import SCOPE
+from dspy_runtime.lm.retries import wait_for_next
 from dspy_runtime.lm.transport import Transport
 
 
@@ -107,13 +105,13 @@ class AsyncEngine:
 
     def complete_from_thread(self, request: Request) -> Response:
         """`complete` for a caller that cannot await."""
-        return _wait(self._complete(request))
+        return wait(self._complete(request))
 
     def stream_from_thread(self, request: Request) -> Iterator[Any]:
         """`stream` for a caller that cannot await."""
         events = self._stream(request)
         try:
-            while (event := _wait(anext(events, _END))) is not _END:
+            while (event := wait(anext(events, _END))) is not _END:
                 yield event
         finally:
             background().submit(events.aclose())
@@ -135,20 +133,10 @@ class AsyncEngine:
                 response = await caller.complete(request)
             except RETRYABLE_ERRORS as error:
                 tries += 1
-                await self._wait_for_next(tries, error)
+                await wait_for_next(tries, self._model.most_retries, error)
             else:
                 self._model.observe(response.usage)
                 return response
-
-    async def _wait_for_next(self, tries: int, error: Exception) -> None:
-        scope = SCOPE.get()
-        remaining = scope.remaining() if scope else float("inf")
-        hint = getattr(error, "retry_after", None)
-        seconds = wait_seconds(tries, self._model.most_retries, hint, remaining, random.random)
-        if seconds is None:
-            raise error
-        async with scope.lent() if scope else contextlib.nullcontext():
-            await asyncio.sleep(seconds)
 
     async def _stream(self, request: Request) -> AsyncGenerator[Any]:
         async with contextlib.aclosing(self._caller().stream(self.wired(request))) as events:
@@ -196,9 +184,3 @@ class SyncEngine:
 
 
 _END = object()
-
-
-def _wait(work: Any) -> Any:
-    scope = SCOPE.get()
-    call = background().submit(work)
-    return scope.wait_for(call) if scope else call.result()

@@ -66,29 +66,29 @@ class LanguageModel:
 
     def __init__(self, settings: LMSettings, observe: Observe) -> None:
         """Raises LMConfigurationError, in DSPy's own words where it is DSPy that refuses."""
-        self._settings = settings
+        self.settings = settings
         self._field = f"lm.model {settings.model!r}"
         self._key = _key(settings.api_key_file)
         if settings.api_key_file and not self._key:
             raise LMConfigurationError("the API key's file is missing or empty; check lm.credentials.apiKey")
         with self._refused():
-            self._route = route(settings.model, settings.api)
-            wire = _wire(settings, self._route)
+            self.route = route(settings.model, settings.api)
+            wire = _wire(settings, self.route)
             model = Model(
-                name=self._route.model,
-                capabilities=capabilities(self._route, settings.api),
+                name=self.route.model,
+                capabilities=capabilities(self.route, settings.api),
                 wire=wire,
                 silent_seconds=settings.timeout_seconds,
                 most_retries=settings.max_retries,
                 observe=lambda usage: observe(settings.model, usage),
             )
-            self.engine = AsyncEngine(model, self._connector())
+            self.engine = AsyncEngine(model, self.connector())
             self.lm = self._face(SyncEngine(self.engine), self.engine)
 
     def check(self) -> None:
         """Says before the first request what every request would be refused for. Raises LMConfigurationError."""
         with self._refused():
-            caller = self._connector()(Transport(Wire(), self._settings.timeout_seconds))
+            caller = self.connector()(Transport(Wire(), self.settings.timeout_seconds))
             planner = _Planner(caller, self.engine)
             self._face(planner, None)("Hello")
             for adaptation in planner.adaptations:
@@ -98,16 +98,16 @@ class LanguageModel:
 
     def follow_key(self) -> None:
         """Takes the key file's content, when it is another one."""
-        key = _key(self._settings.api_key_file)
+        key = _key(self.settings.api_key_file)
         if key and key != self._key:
             self._key = key
-            self.engine.reconnect(self._connector())
+            self.engine.reconnect(self.connector())
 
     def _face(self, engine: Any, async_engine: Any) -> Any:
-        parameters = {name: value for name, value in self._settings.parameters.items() if name != "extra_body"}
+        parameters = {name: value for name, value in self.settings.parameters.items() if name != "extra_body"}
         return dspy.LM(
-            self._settings.model,
-            model_type=self._settings.api,
+            self.settings.model,
+            model_type=self.settings.api,
             cache=False,
             num_retries=0,
             engine=engine,
@@ -115,10 +115,11 @@ class LanguageModel:
             **parameters,
         )
 
-    def _connector(self) -> Callable[[Transport], Any]:
-        where = self._route
+    def connector(self) -> Callable[[Transport], Any]:
+        """What makes a caller of the provider, with the key as it is now, over a transport."""
+        where = self.route
         door = AWS_DOOR if where.door == CONVERSE else where.door
-        config = _router_config(self._settings, where, door, self._key)
+        config = _router_config(self.settings, where, door, self._key)
 
         def connect(transport: Transport) -> Any:
             caller = AsyncLMRouter(RouterConfig(**config, transport=transport)).lm(f"{door}:{where.model}")

@@ -1,8 +1,13 @@
-"""When a call that failed is tried again: a pure decision."""
+"""When a call that failed is tried again: a pure decision, and the wait for it."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import random
 from collections.abc import Callable
+
+from dspy_runtime.lm.scope import SCOPE
 
 FIRST_SECONDS, LONGEST_SECONDS = 0.5, 20.0
 
@@ -23,3 +28,15 @@ def wait_seconds(
     else:
         wait = hint * (1 + 0.1 * draw())
     return wait if wait < remaining else None
+
+
+async def wait_for_next(tries: int, most: int, error: Exception) -> None:
+    """Waits for the next try in the name of the request that runs, whose place is lent meanwhile. Raises the error when
+    there is no other try."""
+    scope = SCOPE.get()
+    remaining = scope.remaining() if scope else float("inf")
+    seconds = wait_seconds(tries, most, getattr(error, "retry_after", None), remaining, random.random)
+    if seconds is None:
+        raise error
+    async with scope.lent() if scope else contextlib.nullcontext():
+        await asyncio.sleep(seconds)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -21,6 +22,16 @@ from dspy_runtime.lm.providers import Wire
 CONNECT_SECONDS = 5.0
 KEEP_ALIVE_SECONDS = 60.0
 _CREDENTIALS = {"authorization", "x-api-key", "api-key", "x-goog-api-key"}
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A request of ours, in the shape of those of DSPy's engine."""
+
+    method: str
+    url: str
+    headers: list[tuple[str, str]]
+    body: bytes
 
 
 class Transport:

@@ -1,0 +1,101 @@
+"""Hosted embeddings for `dspy.Embedder`, which knows litellm only: `/embeddings` in OpenAI's format, as most have it.
+
+A provider that a language model of the configuration has is called with that one's address and key, any other with the
+key that is in the environment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dspy._vendor.lm15.credentials import coerce_credential
+from dspy.clients import embedding
+from dspy.clients.errors import error_boundary
+from dspy.lm15 import RETRYABLE_ERRORS, UnsupportedFeatureError
+
+from dspy_runtime.lm.background import background, wait
+from dspy_runtime.lm.models import LanguageModel, LanguageModels
+from dspy_runtime.lm.providers import Wire, route
+from dspy_runtime.lm.retries import wait_for_next
+from dspy_runtime.lm.transport import Outgoing, Transport
+from dspy_runtime.settings import LMSettings
+
+OTHERS = frozenset({"anthropic", "gemini", "vertex", "vertex_anthropic", "bedrock", "bedrock_anthropic"})
+"""Providers that have embeddings in another format, or none."""
+
+CONNECTION = frozenset({"api_key", "api_base", "base_url", "api_version", "timeout", "headers", "extra_headers"})
+"""What an author's own call was made with, and is of no concern here: keys in an artifact are never used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """What `dspy.Embedder` reads of an answer."""
+
+    data: list[dict[str, Any]]
+
+
+class Embeddings:
+    """Stands where DSPy looks for litellm's embeddings."""
+
+    cache = None
+
+    def __init__(self, models: LanguageModels) -> None:
+        self._models = {model.route.provider: model for model in reversed(models.all())}
+        self._transports: dict[str, Transport] = {}
+
+    def embedding(self, *, model: str, input: Sequence[str], caching: bool = False, **parameters: Any) -> Embedded:
+        """One batch, for a caller that cannot await."""
+        found: Embedded = wait(self._ask(model, input, parameters))
+        return found
+
+    async def aembedding(
+        self, *, model: str, input: Sequence[str], caching: bool = False, **parameters: Any
+    ) -> Embedded:
+        """One batch."""
+        found: Embedded = await asyncio.wrap_future(background().submit(self._ask(model, input, parameters)))
+        return found
+
+    async def _ask(self, model: str, texts: Sequence[str], parameters: dict[str, Any]) -> Embedded:
+        with error_boundary(model, unexpected=True):
+            where = route(model)
+            if where.provider in OTHERS:
+                raise UnsupportedFeatureError(
+                    f"{where.provider} has no embeddings in OpenAI's format: give dspy.Embedder a function",
+                    provider=where.provider,
+                    feature="embeddings",
+                )
+            lm = self._models.get(where.provider) or LanguageModel(LMSettings(model=model), lambda *_: None)
+            transport = self._transports.setdefault(where.provider, Transport(Wire(), lm.settings.timeout_seconds))
+            more = {name: value for name, value in parameters.items() if name not in CONNECTION}
+            body = {"model": where.model, "input": list(texts), **more}
+            tries = 0
+            while True:
+                try:
+                    return await _send(lm.connector()(transport), transport, body)
+                except RETRYABLE_ERRORS as error:
+                    tries += 1
+                    await wait_for_next(tries, lm.settings.max_retries, error)
+
+
+async def _send(caller: Any, transport: Transport, body: dict[str, Any]) -> Embedded:
+    given = await asyncio.to_thread(caller.api_key) if callable(caller.api_key) else caller.api_key
+    credential = coerce_credential(given)
+    azure = caller.provider.startswith("azure") and credential.kind == "api_key"
+    identity = ("api-key", credential.value) if azure else ("Authorization", f"Bearer {credential.value}")
+    url = f"{caller.base_url.rstrip('/')}/embeddings"
+    headers = [("Content-Type", "application/json"), identity]
+    async with transport.stream(Outgoing("POST", url, headers, json.dumps(body).encode())) as answer:
+        content = (await answer.read()).decode("utf-8", "replace")
+        if answer.status >= 400:
+            raise caller.normalize_error(answer.status, content)
+    return Embedded(sorted(json.loads(content)["data"], key=lambda each: each["index"]))
+
+
+def carry_embeddings(models: LanguageModels) -> None:
+    """From now on `dspy.Embedder` of a model's name is carried here."""
+    carried = Embeddings(models)
+    embedding._get_litellm = lambda: carried
