@@ -38,6 +38,7 @@ from dspy_runtime.lm.providers import (
     classic_azure,
     route,
 )
+from dspy_runtime.lm.served import ServedLM
 from dspy_runtime.lm.transport import Transport
 from dspy_runtime.settings import DefaultLMSettings, LMSettings
 
@@ -105,7 +106,7 @@ class LanguageModel:
 
     def _face(self, engine: Any, async_engine: Any) -> Any:
         parameters = {name: value for name, value in self.settings.parameters.items() if name != "extra_body"}
-        return dspy.LM(
+        return ServedLM(
             self.settings.model,
             model_type=self.settings.api,
             cache=False,
