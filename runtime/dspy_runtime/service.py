@@ -26,6 +26,7 @@ from dspy_runtime.lm.scope import SCOPE, RequestScope
 from dspy_runtime.load import Loaded
 from dspy_runtime.metrics import Metrics
 from dspy_runtime.outcomes import Outcome
+from dspy_runtime.progress import share_bars
 from dspy_runtime.settings import Settings
 from dspy_runtime.watchdog import DEAD_SECONDS, Watchdog
 
@@ -67,6 +68,7 @@ class PredictionService:
         kept = {"adapter": dspy.ChatAdapter(), **self._kept_settings}
         dspy.configure(lm=self.models.default.lm, disable_history=True, max_trace_size=LONGEST_TRACE, **kept)
         dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
+        share_bars()
 
     def open(self) -> None:
         """From now on requests are welcome."""
