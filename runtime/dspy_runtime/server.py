@@ -65,10 +65,12 @@ async def serve(service: PredictionService) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     tasks = [asyncio.create_task(work) for work in (service.models.follow_keys(), service.watchdog.beat())]
-    probing = threading.Thread(target=asyncio.run, args=(_probe(probes, service),), name="probes")
+    probing = threading.Thread(target=asyncio.run, args=(_probe(probes, service),), name="probes", daemon=True)
     probing.start()
-    await predictions.serve()
-    probes.should_exit = True
+    try:
+        await predictions.serve()  # a port that is taken ends the process from here
+    finally:
+        probes.should_exit = True
     await asyncio.to_thread(probing.join)
     for task in tasks:
         task.cancel()
