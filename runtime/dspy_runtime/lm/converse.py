@@ -97,7 +97,7 @@ def body(request: Request) -> dict[str, Any]:
 
 
 def response(request: Request, content: Mapping[str, Any]) -> Response:
-    """An answer of Converse. Raises InvalidRequestError for a body that is none."""
+    """An answer of Converse. Raises ServerError for a body that is none."""
     try:
         parts = [part for block in content["output"]["message"]["content"] if (part := _part(block)) is not None]
         finish = _FINISHED.get(content["stopReason"], "stop")
