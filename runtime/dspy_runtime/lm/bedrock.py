@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
@@ -10,10 +9,11 @@ from typing import Any
 from urllib.parse import quote
 
 from dspy._vendor.lm15.cloud import sigv4
-from dspy._vendor.lm15.credentials import AwsCredentials, coerce_credential
+from dspy._vendor.lm15.credentials import AwsCredentials
 from dspy.lm15 import Request, Response
 
 from dspy_runtime.lm import converse
+from dspy_runtime.lm.credentials import current
 from dspy_runtime.lm.transport import Outgoing, Transport
 
 _OPENAI_PATH = "/openai/v1"
@@ -58,9 +58,7 @@ class ConverseCaller:
         url, signed_url = addresses(self._root, request.model, operation)
         body = json.dumps(converse.body(request)).encode()
         headers = {"Content-Type": "application/json"}
-        # An identity may have to be renewed, which is a call of its own.
-        given = await asyncio.to_thread(self.api_key) if callable(self.api_key) else self.api_key
-        credential = coerce_credential(given)
+        credential = await current(self.api_key)
         if isinstance(credential, AwsCredentials):
             headers = sigv4.sign(
                 method="POST",

@@ -12,15 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dspy._vendor.lm15.credentials import coerce_credential
 from dspy.clients import embedding
 from dspy.clients.errors import error_boundary
-from dspy.lm15 import RETRYABLE_ERRORS, UnsupportedFeatureError
+from dspy.lm15 import UnsupportedFeatureError
 
 from dspy_runtime.lm.background import background, wait
+from dspy_runtime.lm.credentials import current
 from dspy_runtime.lm.models import LanguageModel, LanguageModels
 from dspy_runtime.lm.providers import Wire, route
-from dspy_runtime.lm.retries import wait_for_next
+from dspy_runtime.lm.retries import tried
 from dspy_runtime.lm.transport import Outgoing, Transport
 from dspy_runtime.settings import LMSettings
 
@@ -72,18 +72,12 @@ class Embeddings:
             transport = self._transports.setdefault(where.provider, Transport(Wire(), lm.settings.timeout_seconds))
             more = {name: value for name, value in parameters.items() if name not in CONNECTION}
             body = {"model": where.model, "input": list(texts), **more}
-            tries = 0
-            while True:
-                try:
-                    return await _send(lm.connector()(transport), transport, body)
-                except RETRYABLE_ERRORS as error:
-                    tries += 1
-                    await wait_for_next(tries, lm.settings.max_retries, error)
+            caller = lm.connector()(transport)
+            return await tried(lambda: _send(caller, transport, body), lm.settings.max_retries)
 
 
 async def _send(caller: Any, transport: Transport, body: dict[str, Any]) -> Embedded:
-    given = await asyncio.to_thread(caller.api_key) if callable(caller.api_key) else caller.api_key
-    credential = coerce_credential(given)
+    credential = await current(caller.api_key)
     azure = caller.provider.startswith("azure") and credential.kind == "api_key"
     identity = ("api-key", credential.value) if azure else ("Authorization", f"Bearer {credential.value}")
     url = f"{caller.base_url.rstrip('/')}/embeddings"

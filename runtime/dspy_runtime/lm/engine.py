@@ -13,11 +13,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from dspy.lm15 import RETRYABLE_ERRORS, Request, Response, Usage
+from dspy.lm15 import Request, Response, Usage
 
 from dspy_runtime.lm.background import background, wait
 from dspy_runtime.lm.providers import Wire
-from dspy_runtime.lm.retries import wait_for_next
+from dspy_runtime.lm.retries import tried
 from dspy_runtime.lm.transport import Transport
 
 
@@ -43,6 +43,17 @@ class Capabilities:
     params: frozenset[str] = frozenset()
 
 
+class Capable:
+    """What of an engine DSPy asks before it calls."""
+
+    def __init__(self, capabilities: Capabilities) -> None:
+        self.capabilities = capabilities
+        self.supports_function_calling = capabilities.function_calling
+        self.supports_reasoning = capabilities.reasoning
+        self.supports_response_schema = capabilities.response_schema
+        self.supported_params = capabilities.params
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """What every call of one model has in common."""
@@ -59,14 +70,11 @@ class Model:
     client left."""
 
 
-class AsyncEngine:
+class AsyncEngine(Capable):
     """What DSPy awaits."""
 
     def __init__(self, model: Model, connect: Callable[[Transport], Caller]) -> None:
-        self.supports_function_calling = model.capabilities.function_calling
-        self.supports_reasoning = model.capabilities.reasoning
-        self.supports_response_schema = model.capabilities.response_schema
-        self.supported_params = model.capabilities.params
+        super().__init__(model.capabilities)
         self._model = model
         self._connect = connect
         self._transports: dict[asyncio.AbstractEventLoop, Transport] = {}
@@ -127,16 +135,9 @@ class AsyncEngine:
 
     async def _complete(self, request: Request) -> Response:
         caller, request = self._caller(), self.wired(request)
-        tries = 0
-        while True:
-            try:
-                response = await caller.complete(request)
-            except RETRYABLE_ERRORS as error:
-                tries += 1
-                await wait_for_next(tries, self._model.most_retries, error)
-            else:
-                self._model.observe(response.usage)
-                return response
+        response = await tried(lambda: caller.complete(request), self._model.most_retries)
+        self._model.observe(response.usage)
+        return response
 
     async def _stream(self, request: Request) -> AsyncGenerator[Any]:
         async with contextlib.aclosing(self._caller().stream(self.wired(request))) as events:
@@ -161,14 +162,11 @@ class AsyncEngine:
         return caller
 
 
-class SyncEngine:
+class SyncEngine(Capable):
     """What DSPy calls from a thread: the same engine, asked on its own loop."""
 
     def __init__(self, engine: AsyncEngine) -> None:
-        self.supports_function_calling = engine.supports_function_calling
-        self.supports_reasoning = engine.supports_reasoning
-        self.supports_response_schema = engine.supports_response_schema
-        self.supported_params = engine.supported_params
+        super().__init__(engine.capabilities)
         self._engine = engine
 
     def complete(self, request: Request) -> Response:

@@ -27,7 +27,7 @@ from dspy.lm15 import (
 from dspy_contract.logs import Logger
 from dspy_runtime.failures import LMConfigurationError, described
 from dspy_runtime.lm.bedrock import ConverseCaller
-from dspy_runtime.lm.engine import AsyncEngine, Capabilities, Model, SyncEngine
+from dspy_runtime.lm.engine import AsyncEngine, Capabilities, Capable, Model, SyncEngine
 from dspy_runtime.lm.providers import (
     CONVERSE,
     DECLARED,
@@ -175,14 +175,11 @@ class LanguageModels:
             await model.engine.aclose()
 
 
-class _Planner:
+class _Planner(Capable):
     """An engine that asks nobody: what of a request a provider's format cannot carry."""
 
     def __init__(self, caller: Any, engine: AsyncEngine) -> None:
-        self.supports_function_calling = engine.supports_function_calling
-        self.supports_reasoning = engine.supports_reasoning
-        self.supports_response_schema = engine.supports_response_schema
-        self.supported_params = engine.supported_params
+        super().__init__(engine.capabilities)
         self.adaptations: tuple[Any, ...] = ()
         self._caller = caller
         self._engine = engine

@@ -64,10 +64,9 @@ def _become(held: Any, lm: Any) -> None:
 
 def _paths(program: Any) -> Mapping[int, str]:
     """The attributes of the program's modules that hold a model, by the model's identity."""
-    modules = program.named_sub_modules() if hasattr(program, "named_sub_modules") else [("self", program)]
     return {
         id(value): f"{name}.{attribute}"
-        for name, module in modules
+        for name, module in program.named_sub_modules()
         for attribute, value in vars(module).items()
         if isinstance(value, dspy.BaseLM)
     }

@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from dspy.lm15 import RETRYABLE_ERRORS
 
 from dspy_runtime.lm.scope import SCOPE
 
+T = TypeVar("T")
 FIRST_SECONDS, LONGEST_SECONDS = 0.5, 20.0
 
 
@@ -30,7 +34,18 @@ def wait_seconds(
     return wait if wait < remaining else None
 
 
-async def wait_for_next(tries: int, most: int, error: Exception) -> None:
+async def tried(call: Callable[[], Awaitable[T]], most: int) -> T:
+    """A call's result, after as many more tries as `most` and the request's deadline allow."""
+    tries = 0
+    while True:
+        try:
+            return await call()
+        except RETRYABLE_ERRORS as error:
+            tries += 1
+            await _wait_for_next(tries, most, error)
+
+
+async def _wait_for_next(tries: int, most: int, error: Exception) -> None:
     """Waits for the next try in the name of the request that runs, whose place is lent meanwhile. Raises the error when
     there is no other try."""
     scope = SCOPE.get()

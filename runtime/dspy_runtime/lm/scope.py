@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -69,16 +69,12 @@ class RequestScope:
         finally:
             await self._at_home(self._place.take_back)
 
-    async def _at_home(self, act: Callable[[], Awaitable[None]]) -> None:
+    async def _at_home(self, act: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Places are counted on the loop of the requests."""
         if asyncio.get_running_loop() is self._loop:
             await act()
         else:
-            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_run(act), self._loop))
-
-
-async def _run(act: Callable[[], Awaitable[None]]) -> None:
-    await act()
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(act(), self._loop))
 
 
 def _runs_a_loop() -> bool:
