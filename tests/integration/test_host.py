@@ -265,6 +265,14 @@ async def test_a_program_that_embeds_is_carried_with_the_key_of_its_language_mod
     assert provider.provider.keys == {f"Bearer {KEY}"}
 
 
+async def test_a_program_that_embeds_where_no_key_is_given_sends_none(
+    make: Make, provider: RunningProvider, tmp_path: Path
+) -> None:
+    async with running_runtime(make("Embeds"), provider.base, tmp_path, lm={"api_key_file": None}) as runtime:
+        assert (await runtime.predict(question="three"))[1] == {"lengths": [5, 4]}, runtime.log.read_text()
+    assert provider.provider.keys == {""}
+
+
 async def test_a_program_cannot_change_dspy_for_all_others(
     make: Make, provider: RunningProvider, tmp_path: Path
 ) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dspy.clients import embedding
@@ -19,7 +19,7 @@ from dspy.lm15 import UnsupportedFeatureError
 from dspy_runtime.lm.background import background, wait
 from dspy_runtime.lm.credentials import current
 from dspy_runtime.lm.models import LanguageModel, LanguageModels
-from dspy_runtime.lm.providers import Wire, route
+from dspy_runtime.lm.providers import route
 from dspy_runtime.lm.retries import tried
 from dspy_runtime.lm.transport import Outgoing, Transport
 from dspy_runtime.settings import LMSettings
@@ -68,8 +68,11 @@ class Embeddings:
                     provider=where.provider,
                     feature="embeddings",
                 )
-            lm = self._models.get(where.provider) or LanguageModel(LMSettings(model=model), lambda *_: None)
-            transport = self._transports.setdefault(where.provider, Transport(Wire(), lm.settings.timeout_seconds))
+            if where.provider not in self._models:
+                self._models[where.provider] = LanguageModel(LMSettings(model=model), lambda *_: None)
+            lm = self._models[where.provider]
+            wire = replace(lm.wire, api_version="")  # which names the deployment of the language model
+            transport = self._transports.setdefault(where.provider, Transport(wire, lm.settings.timeout_seconds))
             more = {name: value for name, value in parameters.items() if name not in CONNECTION}
             body = {"model": where.model, "input": list(texts), **more}
             caller = lm.connector()(transport)

@@ -74,11 +74,11 @@ class LanguageModel:
             raise LMConfigurationError("the API key's file is missing or empty; check lm.credentials.apiKey")
         with self._refused():
             self.route = route(settings.model, settings.api)
-            wire = _wire(settings, self.route)
+            self.wire = _wire(settings, self.route)
             model = Model(
                 name=self.route.model,
                 capabilities=capabilities(self.route, settings.api),
-                wire=wire,
+                wire=self.wire,
                 silent_seconds=settings.timeout_seconds,
                 most_retries=settings.max_retries,
                 observe=lambda usage: observe(settings.model, usage),
