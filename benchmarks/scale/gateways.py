@@ -1,4 +1,5 @@
-"""One process that is the agent of every gateway pod: it obeys routes, counts pretended requests, and answers polls.
+"""One process that is the agent of every gateway pod, and answers for every runtime: it obeys routes, counts pretended
+requests, and answers polls.
 
 Books, tables and switches are the agent's own. Requests are pretended when a poll is answered: `RATE` a second for each
 program with two revisions, drawn by the effective weights. The pods of a namespace draw alike, so that this process
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from aiohttp import web
 
 from dspy_contract.outcomes import Outcome
-from dspy_contract.routes import CONTENT_KEY, STATE_PORT, Routes, load_routes
+from dspy_contract.routes import CONTENT_KEY, RUNTIME_PROBE_PORT, STATE_PORT, Routes, load_routes
 from dspy_contract.state import FEATURES, GatewayState, Poll, ProgramState, dump_state, load_poll
 from dspy_gateway.book import Book
 from dspy_gateway.changes import Changes
@@ -100,10 +101,11 @@ class Gateways:
     async def run(self) -> None:
         """Watches, and answers on the agents' port of every address."""
         app = web.Application()
-        app.add_routes([web.post("/state", self._state)])
+        app.add_routes([web.post("/state", self._state), web.get("/description", _description)])
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
-        await web.TCPSite(runner, "0.0.0.0", STATE_PORT, backlog=1024).start()
+        for port in (STATE_PORT, RUNTIME_PROBE_PORT):
+            await web.TCPSite(runner, "0.0.0.0", port, backlog=1024).start()
         await asyncio.gather(*(watch.run() for watch in self._watches))
 
     def add(self, address: str, pod: Pod) -> None:
@@ -208,6 +210,11 @@ class Gateways:
         bad = uid in self.bad and revision in self.candidates[uid]
         self._failed[uid] += bad
         return (0.0, Outcome.PROGRAM_ERROR) if bad else (0.2, Outcome.OK)
+
+
+async def _description(_: web.Request) -> web.Response:
+    """What a runtime that leaves nothing out says to the operator."""
+    return web.json_response({"droppedSettings": [], "underivable": []})
 
 
 class _Pods:

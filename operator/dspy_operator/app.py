@@ -19,6 +19,7 @@ from dspy_kube.watch import LOST, Watch
 from dspy_operator import gateway_tokens, handlers
 from dspy_operator.agent_client import AgentClient
 from dspy_operator.api.names import API_VERSION, FIELD_MANAGER
+from dspy_operator.descriptions import RuntimeClient
 from dspy_operator.page import serve_page
 from dspy_operator.parts import Parts, assemble
 from dspy_operator.registry.mlflow import Registry
@@ -45,6 +46,7 @@ async def run(settings: Settings) -> None:
         kube,
         registries,
         AgentClient(),
+        RuntimeClient(),
         settings,
         functools.partial(gateway_tokens.token, key),
         lease.held,
@@ -70,6 +72,7 @@ async def run(settings: Settings) -> None:
         await lease.release()
         await page.cleanup()
         await parts.follower.close()
+        await parts.descriptions.close()
         await kube.close()
 
 

@@ -15,6 +15,7 @@ from dspy_kube.client import Kube, Object
 from dspy_kube.store import Store, StoreSink
 from dspy_kube.watch import Watch
 from dspy_operator.agent_client import Agents
+from dspy_operator.descriptions import Descriptions, Runtimes
 from dspy_operator.domain.news import News
 from dspy_operator.domain.plan import MOVING_SECONDS
 from dspy_operator.domain.snapshot import Revision
@@ -50,6 +51,7 @@ class Parts:
     resources: Mapping[str, Watch]
     """Of the two custom resources, for listing: kopf follows their changes, which `take` hears."""
     follower: Follower
+    descriptions: Descriptions
     controller: Controller
 
     def take(self, kind: str, event: str | None, item: Object) -> None:
@@ -64,6 +66,7 @@ def assemble(
     kube: Kube,
     registries: Mapping[str, Source],
     agents: Agents,
+    runtimes: Runtimes,
     settings: Settings,
     token: Callable[[str], str],
     leads: Callable[[], bool],
@@ -132,7 +135,8 @@ def assemble(
     follower = Follower(
         registries, settings.registry_poll_seconds, lambda *program: passes.add(Key("program", *program))
     )
-    observer = Observer(store, follower, poller, gateways.problems, executor, archives, settings)
+    descriptions = Descriptions(runtimes, lambda *program: passes.add(Key("program", *program)))
+    observer = Observer(store, follower, poller, gateways.problems, executor, archives, descriptions, settings)
     memories = Memories()
     programs = ProgramReconciler(observer, executor, poller, follower, memories, now)
     guard = Guard(kube, store, poller, memories, passes.add, leads, now)
@@ -145,6 +149,7 @@ def assemble(
         {kind: watch(kind, query) for kind, query in cache.CHILDREN.items()},
         {kind: watch(kind, {}) for kind in cache.RESOURCES},
         follower,
+        descriptions,
         controller,
     )
 

@@ -1,6 +1,7 @@
-"""What of a program's exception may be logged: the classes of its chain and the program's own frames. Never a value.
+"""What of a program's exception is logged: the classes of its chain and the program's own frames.
 
-An exception's words may hold what a user asked or a provider's key, so they stay in the process.
+An exception's words may hold what a user asked, so they stay in the process unless a setting says otherwise; anything
+like a key is struck out of them.
 """
 
 from __future__ import annotations
@@ -11,19 +12,22 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from dspy_runtime.failures import without_keys
+
 _PATHS = sysconfig.get_paths()
 _LIBRARIES = tuple({_PATHS["stdlib"], _PATHS["purelib"], _PATHS["platlib"], str(Path(__file__).parent)})
-MOST_FRAMES = 20
+MOST_FRAMES, LONGEST_MESSAGE = 20, 2_000
 
 
-def report(error: BaseException) -> dict[str, Any]:
-    """Fields of a log line: the classes from the outermost to the cause, and `file:line function` of the program's
-    frames."""
+def report(error: BaseException, with_words: bool) -> dict[str, Any]:
+    """Fields of a log line: the classes from the outermost to the cause, `file:line function` of the program's frames,
+    and each exception's words where they are wanted."""
     chain = _chain(error)
     frames = [frame for each in chain for frame in traceback.extract_tb(each.__traceback__)]
     return {
         "classes": [f"{type(each).__module__}.{type(each).__qualname__}" for each in chain],
         "frames": _lines(frames),
+        **({"messages": [without_keys(str(each))[:LONGEST_MESSAGE] for each in chain]} if with_words else {}),
     }
 
 

@@ -6,7 +6,8 @@ StartError
 ├── ModelChangedError       the files are not those that the revision was made of
 ├── PythonMismatchError     logged with another Python minor
 ├── ModelLoadError          the artifact does not load
-└── LMConfigurationError    the language model cannot be called as configured
+├── LMConfigurationError    the language model cannot be called as configured
+└── SchemaError             serving.schema is no JSON Schema, or not of this program
 """
 
 from __future__ import annotations
@@ -69,6 +70,12 @@ class LMConfigurationError(StartError):
     """The provider is unknown, or its parameters are refused."""
 
     reason = "LMConfigurationInvalid"
+
+
+class SchemaError(StartError):
+    """`serving.schema` is no JSON Schema, or names what the program does not have."""
+
+    reason = "SchemaInvalid"
 
 
 def described(error: BaseException, telling: bool = False) -> str:

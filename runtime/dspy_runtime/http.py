@@ -11,9 +11,11 @@ from starlette.requests import ClientDisconnect
 
 from dspy_contract.outcomes import OUTCOME_HEADER
 from dspy_runtime import outcomes
+from dspy_runtime.exchange import Exchange
 from dspy_runtime.outcomes import Outcome
-from dspy_runtime.service import PredictionService, problem
+from dspy_runtime.service import PredictionService
 
+REQUEST_ID_HEADER = "x-dspy-request-id"
 LARGEST_BODY_BYTES = 16 << 20
 UPLOADS_BYTES = 128 << 20
 """Of all bodies that are not whole yet."""
@@ -24,22 +26,27 @@ UPLOAD_SECONDS = 30.0
 def prediction_app(service: PredictionService) -> FastAPI:
     """`POST /predict` and `GET /schema`."""
     app = FastAPI(title="DSPy program", openapi_url=None, docs_url=None, redoc_url=None)
-
     uploads = Uploads()
 
     @app.post("/predict")
     async def predict(request: Request) -> Response:
+        exchange = Exchange(request.headers.get("x-request-id", ""))
         body = await uploads.read(request)
         if isinstance(body, Outcome):
-            return _response(body, problem(body))
-        work = asyncio.ensure_future(service.predict(body, request.headers.get("x-request-id", "")))
+            exchange.end(body)
+            service.record(exchange)
+            return _response(exchange)
+        exchange.body = body
+        work = asyncio.ensure_future(service.predict(exchange))
         leaving = asyncio.ensure_future(request.receive())
         try:
             await asyncio.wait((work, leaving), return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
+            if work.done():
+                work.result()
+            else:
                 work.cancel()
-                return _response(outcomes.CANCELLED, problem(outcomes.CANCELLED))
-            return _response(*work.result())
+                exchange.end(outcomes.CANCELLED)
+            return _response(exchange)
         finally:
             leaving.cancel()
 
@@ -51,7 +58,8 @@ def prediction_app(service: PredictionService) -> FastAPI:
 
 
 def probe_app(service: PredictionService) -> FastAPI:
-    """`/livez`, `/readyz` and `/metrics`. Ready means: loaded, language model configured, not draining."""
+    """`/livez`, `/readyz`, `/metrics` and `/description`. Ready means: loaded, language model configured, not
+    draining."""
     app = FastAPI(title="Probes", openapi_url=None, docs_url=None, redoc_url=None)
 
     @app.get("/livez")
@@ -61,6 +69,10 @@ def probe_app(service: PredictionService) -> FastAPI:
     @app.get("/readyz")
     async def readyz() -> Response:
         return Response("ok") if service.ready else Response("starting or draining", 503)
+
+    @app.get("/description")
+    async def describe() -> dict[str, Any]:
+        return service.left_out()
 
     @app.get("/metrics")
     async def metrics() -> Response:
@@ -100,8 +112,10 @@ class Uploads:
             self._bytes -= size
 
 
-def _response(outcome: Outcome, body: bytes) -> Response:
-    headers = {OUTCOME_HEADER: outcome.name}
+def _response(exchange: Exchange) -> Response:
+    outcome = exchange.outcome
+    assert outcome is not None
+    headers = {OUTCOME_HEADER: outcome.name, REQUEST_ID_HEADER: exchange.request_id}
     if outcome.retry_after_seconds is not None:
         headers["retry-after"] = str(outcome.retry_after_seconds)
-    return Response(body, outcome.status, headers, "application/json")
+    return Response(exchange.answer, outcome.status, headers, "application/json")

@@ -9,9 +9,9 @@ import dspy
 from dspy.utils import exceptions
 from pydantic import ValidationError
 
-from dspy_runtime.schema import InvalidInputError
+from dspy_runtime.given_schema import UnfitInputError
 
-MOST_FIELDS, LONGEST_NAME = 20, 100
+MOST_FIELDS, LONGEST_NAME, LONGEST_PROBLEM = 20, 100, 300
 """Of an answer that refuses an input: clients choose the names, and get no more of them back."""
 
 
@@ -33,6 +33,8 @@ CANCELLED = Outcome("cancelled", 499, "cancelled", "The client left")
 OVERLOADED = Outcome("overloaded", 503, "overloaded", "All places are taken; try again", 1)
 TOO_SLOW = Outcome("client_error", 408, "too_slow", "The request's body did not come in time")
 TOO_LARGE = Outcome("client_error", 413, "too_large", "The request is larger than 16 MiB")
+
+UNFIT = Outcome("program_error", 502, "output_schema", "The program's answer is not what serving.schema.output says")
 
 _PARSE = Outcome(
     "program_error", 502, "parse", "The language model's answer has not the fields of the program's signature"
@@ -78,8 +80,8 @@ def of_invalid_input(error: Exception) -> tuple[Outcome, list[dict[str, str]]]:
         case ValidationError():
             found = error.errors(include_url=False, include_input=False, include_context=False)
             problems = [(".".join(str(part) for part in each["loc"])[:LONGEST_NAME], each["msg"]) for each in found]
-        case InvalidInputError():
-            problems = [(error.field, error.problem)]
+        case UnfitInputError():
+            problems = [(field[:LONGEST_NAME], words[:LONGEST_PROBLEM]) for field, words in error.problems]
         case _:
             return Outcome("client_error", 422, "invalid_input", "The input is not what the program takes"), []
     fields = [{"field": field or "body", "problem": problem} for field, problem in problems[:MOST_FIELDS]]

@@ -1,8 +1,8 @@
 """What a program takes and returns, as pydantic models, and where that knowledge came from.
 
 A signature (Predict, ReAct, ChainOfThought) tells both sides. Else the annotations of `aforward` or `forward` tell the
-input. Else anything goes. Where types are known, a wrong request is refused before any call of the language model;
-values are taken as pydantic takes them, so that "3" is an integer.
+input. Else anything goes. Where types are known, a wrong request is refused before any call of the language model.
+Types are as strict as their JSON Schema: "3" is no integer. What a program's types do not tell, `serving.schema` may.
 """
 
 from __future__ import annotations
@@ -20,66 +20,72 @@ from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic.fields import FieldInfo
 
 from dspy_runtime.answers import answer_fields
-
-
-class InvalidInputError(Exception):
-    """The input is not what the program takes, which pydantic cannot know."""
-
-    def __init__(self, field: str, problem: str) -> None:
-        super().__init__(f"{field}: {problem}")
-        self.field = field
-        self.problem = problem
+from dspy_runtime.given_schema import GivenSchema, UnfitInputError
+from dspy_runtime.settings import SchemaSettings
 
 
 @dataclass(frozen=True, slots=True)
 class Schema:
     """The fields of a program. `source` is signature, annotations or free-form; free-form checks nothing but JSON.
 
-    `underivable` are the parameters whose annotations say nothing here, so that anything is taken for them.
+    `underivable` are the parameters whose annotations say nothing here and of which `given` says nothing, so that
+    anything is taken for them.
     """
 
     source: str
     input: type[BaseModel]
     output: type[BaseModel] | None
-    underivable: tuple[str, ...] = ()
+    underivable: tuple[str, ...]
+    given: GivenSchema
 
     def document(self) -> dict[str, Any]:
         """The answer of `/schema`: JSON Schema of both sides, null where it is not known."""
-        sides = {"input": _json_schema(self.input), "output": _json_schema(self.output)}
-        return {"source": self.source, **sides, "underivable": list(self.underivable)}
+        return {
+            "source": self.source,
+            "given": [side for side in ("input", "output") if getattr(self.given, side) is not None],
+            "input": self.given.input or _json_schema(self.input),
+            "output": self.given.output or _json_schema(self.output),
+        }
 
     def arguments(self, body: bytes) -> dict[str, Any]:
-        """A request's body as the program's arguments. Raises pydantic.ValidationError and InvalidInputError."""
-        checked = self.input.model_validate_json(body)
+        """A request's body as the program's arguments. Raises pydantic.ValidationError and UnfitInputError."""
+        self.given.check(body)
+        checked = self.input.model_validate_json(body, strict=True)
         values = checked.__dict__
         known = {field.alias or name: values[name] for name, field in self.input.model_fields.items()}
         more = checked.model_extra or {}
         if "self" in more:
-            raise InvalidInputError("self", "Extra inputs are not permitted")
+            raise UnfitInputError([("self", "Extra inputs are not permitted")])
         return {**known, **more}
 
     def fields(self, prediction: Any) -> dict[str, Any]:
         """A program's result as the answer's fields: those of the output where it is known, else all."""
-        values = answer_fields(prediction)
+        values = self.given.select(answer_fields(prediction))
         if self.output is None:
             return values
         names = [field.alias or name for name, field in self.output.model_fields.items()]
         return {name: values[name] for name in names if name in values}
 
 
-def derive(program: Any) -> Schema:
-    """The schema of a loaded program."""
-    signature = _signature(program)
-    if signature is not None:
-        sides = ("Input", signature.input_fields), ("Output", signature.output_fields)
-        taken, returned = (_model(name, _of_signature(fields), "forbid") for name, fields in sides)
-        return Schema("signature", taken, returned)
-    return _from_annotations(program) or Schema("free-form", _model("Input", {}, "allow"), None)
+def derive(program: Any, settings: SchemaSettings) -> Schema:
+    """The schema of a loaded program. Raises SchemaError for a given one that is not of this program."""
+    given = GivenSchema(settings)
+    schema = _of_signature(program, given) or _of_annotations(program, given) or _free_form(given)
+    if schema.input.model_config.get("extra") == "forbid":
+        given.check_fields({field.alias or name for name, field in schema.input.model_fields.items()})
+    return schema
 
 
 def is_async(program: Any) -> bool:
-    """True when the program can be awaited; DSPy calls `aforward` then."""
-    return hasattr(program, "aforward")
+    """True when the program can be awaited, and is the same then: one that replaces only the `forward` of its base
+    class, such as dspy.CodeAct, still has the base's `aforward`."""
+    return _depth(program, "aforward") <= _depth(program, "forward") and hasattr(program, "aforward")
+
+
+def _depth(program: Any, name: str) -> int:
+    """How far from the program itself a method is defined."""
+    places = [program, *type(program).__mro__]
+    return next((depth for depth, place in enumerate(places) if name in vars(place)), len(places))
 
 
 def _json_schema(model: type[BaseModel] | None) -> dict[str, Any] | None:
@@ -97,7 +103,20 @@ def _signature(program: Any) -> Any:
     return signature if isinstance(signature, type) and issubclass(signature, dspy.Signature) else None
 
 
-def _of_signature(fields: Mapping[str, FieldInfo]) -> dict[str, tuple[Any, FieldInfo]]:
+def _of_signature(program: Any, given: GivenSchema) -> Schema | None:
+    signature = _signature(program)
+    if signature is None:
+        return None
+    sides = ("Input", signature.input_fields), ("Output", signature.output_fields)
+    taken, returned = (_model(name, _described(fields), "forbid") for name, fields in sides)
+    return Schema("signature", taken, returned, (), given)
+
+
+def _free_form(given: GivenSchema) -> Schema:
+    return Schema("free-form", _model("Input", {}, "allow"), None, (), given)
+
+
+def _described(fields: Mapping[str, FieldInfo]) -> dict[str, tuple[Any, FieldInfo]]:
     found = {}
     for name, info in fields.items():
         description = (info.json_schema_extra or {}).get("desc")  # type: ignore[union-attr]
@@ -123,11 +142,13 @@ def _model(
     return create_model(name, __config__=config, **definitions)
 
 
-def _from_annotations(program: Any) -> Schema | None:
-    function = getattr(type(program), "aforward", None) or getattr(type(program), "forward", None)
+def _of_annotations(program: Any, given: GivenSchema) -> Schema | None:
+    name = "aforward" if is_async(program) else "forward"
+    own = vars(program).get(name)
+    function = own or getattr(type(program), name, None)
     if function is None:
         return None
-    parameters = list(inspect.signature(function).parameters.values())[1:]
+    parameters = list(inspect.signature(function).parameters.values())[0 if own else 1 :]
     named = [each for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
     more = any(each.kind is each.VAR_KEYWORD for each in parameters)
     if not named and more:
@@ -139,7 +160,9 @@ def _from_annotations(program: Any) -> Schema | None:
             underivable.append(parameter.name)
         default = ... if parameter.default is parameter.empty else parameter.default
         fields[parameter.name] = (Any if kind is None else kind, Field(default))
-    return Schema("annotations", _model("Input", fields, "allow" if more else "forbid"), None, tuple(underivable))
+    taken = _model("Input", fields, "allow" if more else "forbid")
+    told = (given.input or {}).get("properties", {})
+    return Schema("annotations", taken, None, tuple(name for name in underivable if name not in told), given)
 
 
 def _annotated(function: Any, parameter: inspect.Parameter) -> Any:

@@ -51,6 +51,17 @@ class DefaultLMSettings(LMSettings):
     """Models of single predictors, by the path that DSPy's `named_predictors` gives them."""
 
 
+class SchemaSettings(BaseModel):
+    """JSON Schemas of the two sides, as `spec.serving.schema` gives them; None where the program's types tell."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    input: dict[str, Any] | None = None
+    """What every request must be, checked before the program's own types."""
+    output: dict[str, Any] | None = None
+    """What every answer must be; its properties are the fields that are answered."""
+
+
 SETTINGS_FILE = "DSPY_RUNTIME_SETTINGS_FILE"
 """The variable that names a JSON file of settings, which a pod's revision pins. Other variables go before it."""
 
@@ -67,6 +78,8 @@ class Settings(BaseSettings):
     """The digest that the version's files must have; any, unless given."""
     lm: DefaultLMSettings = Field(default_factory=DefaultLMSettings)
     """The language model."""
+    given_schema: SchemaSettings = Field(default_factory=SchemaSettings)
+    """What the program takes and returns, where its own types do not tell."""
     concurrency: int = 256
     """Requests that run at once."""
     queue: int = 64
@@ -89,6 +102,8 @@ class Settings(BaseSettings):
     """The revision's name, a label of every metric."""
     log_level: str = "info"
     """The lowest level that is logged."""
+    log_messages: bool = False
+    """Whether the words of exceptions and of DSPy are logged, which may hold what users ask."""
 
     @classmethod
     def settings_customise_sources(

@@ -103,10 +103,16 @@ def test_the_settings_of_a_runtime_pod_are_read_whole() -> None:
         "parameters": {"temperature": 0.5},
         "credentials": {"apiKey": {"name": "lm", "key": "api-key"}},
     }
-    content = {"model": {"uri": "models:/m/1"}, "lm": {**lm, "byPredictor": {"draft": lm}}}
+    schema = {"input": {"required": ["question"]}, "output": {"required": ["answer"]}}
+    content = {
+        "model": {"uri": "models:/m/1"},
+        "lm": {**lm, "byPredictor": {"draft": lm}},
+        "serving": {"schema": schema},
+    }
     version = Version("models:/m/1", "1", "", "digest", "3.11", "")
     told = settings(from_dict(content, ProgramSpec), "m-1", version, Runtime("image", "url", archived=True))
     assert RuntimeSettings(**told).model_dump(exclude_unset=True, mode="json") == told
+    assert told["given_schema"] == schema
     assert (
         set(LMSettings.model_fields) == set(told["lm"]) - {"by_predictor"} == set(told["lm"]["by_predictor"]["draft"])
     )

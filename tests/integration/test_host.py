@@ -347,8 +347,9 @@ async def test_a_wait_that_does_not_fit_is_told_at_once_and_one_that_fits_costs_
         assert (status, body["error"]["code"], headers["retry-after"]) == (429, "rate_limit", "30")
         assert time.monotonic() - began < 2.0
         settings.error_headers = {"Retry-After": "3"}
+        calls = provider.provider.calls
         waits = asyncio.ensure_future(runtime.predict(question="limited"))
-        await asyncio.sleep(0.5)
+        await until(lambda: _true(provider.provider.calls > calls), "the provider says wait")
         began = time.monotonic()
         assert (await runtime.predict(question="?"))[0] == 200
         assert time.monotonic() - began < 1.0
@@ -386,7 +387,7 @@ async def test_bodies_that_do_not_come_whole_are_bounded(make: Make, provider: R
                 return 0
 
         uploads = [asyncio.ensure_future(upload()) for _ in range(30)]
-        await asyncio.sleep(3)
+        await until(lambda: _true(sum(each.done() for each in uploads) >= 20), "what does not fit is refused")
         assert runtime.memory_bytes() - before < 300 << 20
         assert (await runtime.predict(question="?"))[0] == 200
         for each in uploads:

@@ -509,6 +509,29 @@ def test_a_restart_asks_no_registry_for_what_serves(world: World) -> None:
     assert len(world.registry.asked) == asked
 
 
+def test_what_of_a_version_is_not_in_force_is_told_and_asked_for_once(world: World) -> None:
+    assert world.condition("AsLogged")[:2] == ("True", "AsLogged")
+    world.runtimes.left_out = ("branch_idx", "rm")
+    release(world)
+    status, reason, message = world.condition("AsLogged")
+    assert (status, reason) == ("False", "SettingsDropped")
+    assert message.startswith(f"{world.revision(2)}: ")
+    assert message.endswith("branch_idx, rm")
+    world.restart_operator()
+    world.settle(700)
+    assert world.runtimes.asked == [world.revision(1), world.revision(2)]
+    assert world.condition("AsLogged")[2] == message
+
+
+def test_a_pod_that_does_not_say_what_it_serves_holds_up_nothing(world: World) -> None:
+    world.runtimes.reachable = False
+    release(world)
+    assert world.revision(1) in world.condition("AsLogged")[2]
+    world.runtimes.reachable = True
+    world.settle(120)
+    assert world.revision(2) in world.condition("AsLogged")[2]
+
+
 def test_a_restart_writes_nothing(world: World) -> None:
     """The API server lists objects of built-in kinds without their kind: that is no difference to mend."""
     world.settle(60, rate=0)

@@ -19,8 +19,9 @@ from dspy_contract.routes import CONTENT_KEY, GATEWAY_NAME, REVISION_LABEL, Rout
 from dspy_contract.state import GatewayState, Poll
 from dspy_kube.client import ApiException, Kube, Object
 from dspy_operator.agent_client import AgentError
+from dspy_operator.descriptions import DescriptionError
 from dspy_operator.domain.ledger import Ledger
-from dspy_operator.domain.snapshot import Problem
+from dspy_operator.domain.snapshot import Description, Problem
 from dspy_operator.domain.snapshot import Version as ResolvedVersion
 from dspy_operator.domain.stored_ledger import read_ledger
 from dspy_operator.kube.paths import path
@@ -100,6 +101,26 @@ class SimulatedAgents:
         """Nothing is open."""
 
 
+class SimulatedRuntimes:
+    """How the operator reaches the runtime pods; implements `descriptions.Runtimes`."""
+
+    def __init__(self) -> None:
+        self.left_out: tuple[str, ...] = ()
+        """Saved settings that are not in force, of whoever is asked from now on."""
+        self.asked: list[str] = []
+        self.reachable = True
+
+    async def describe(self, address: str, revision: str) -> Description:
+        """What a revision says of itself."""
+        self.asked.append(revision)
+        if not self.reachable:
+            raise DescriptionError("not reachable")
+        return Description(revision, self.left_out)
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
 class World:
     """A cluster with one program, its users, and the real operator. Time passes only in `settle`."""
 
@@ -110,6 +131,7 @@ class World:
         random.seed(seed)  # of backoffs: the same story each time
         self.api = ApiServer(lambda: self.now)
         self.registry = SimulatedRegistry()
+        self.runtimes = SimulatedRuntimes()
         self.versions: dict[int, Version] = {}
         self.surroundings = Surroundings()
         self.gateways: dict[str, SimulatedGateway] = {}
@@ -317,6 +339,7 @@ class World:
             cast("Kube", self.api),
             {"default": self.registry},
             SimulatedAgents(self),
+            self.runtimes,
             settings,
             lambda namespace: "token",
             lambda: self.leads,
@@ -335,6 +358,7 @@ class World:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.parts.poller.close()
         await self.parts.follower.close()
+        await self.parts.descriptions.close()
 
     async def _pass(self) -> None:
         """Passes begin once everything is listed."""

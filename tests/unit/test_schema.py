@@ -12,7 +12,16 @@ from pydantic import BaseModel, ValidationError
 
 from dspy_runtime import outcomes
 from dspy_runtime.answers import answer_fields, answer_json
-from dspy_runtime.schema import InvalidInputError, derive
+from dspy_runtime.failures import SchemaError
+from dspy_runtime.given_schema import UnfitInputError
+from dspy_runtime.schema import Schema
+from dspy_runtime.schema import derive as derive_with
+from dspy_runtime.settings import SchemaSettings
+
+
+def derive(program: Any, **given: dict[str, Any]) -> Schema:
+    """The schema of a program, with what `serving.schema` gives."""
+    return derive_with(program, SchemaSettings(**given))
 
 
 def program(forward: Callable[..., Any]) -> Any:
@@ -32,7 +41,7 @@ def test_named_parameters_are_checked_and_more_are_taken_where_the_program_takes
     assert schema.arguments(b'{"question": "?", "x": [1]}') == {"question": "?", "limit": 3, "x": [1]}
     with pytest.raises(ValidationError):
         schema.arguments(b'{"limit": 1}')
-    with pytest.raises(InvalidInputError):
+    with pytest.raises(UnfitInputError):
         schema.arguments(b'{"question": "?", "self": 1}')
     document = schema.document()
     assert document["input"]["required"] == ["question"]
@@ -51,11 +60,11 @@ def test_names_that_mean_something_to_pydantic_are_the_programs() -> None:
 
 def test_a_type_that_is_not_known_here_is_said_to_be_free() -> None:
     schema = derive(program(unknown))
-    assert schema.document()["underivable"] == ["ticket"]
+    assert schema.underivable == ("ticket",)
     assert schema.arguments(b'{"ticket": {"any": 1}}') == {"ticket": {"any": 1}, "urgent": False}
     with pytest.raises(ValidationError):
         schema.arguments(b'{"ticket": 1, "urgent": "perhaps"}')
-    assert derive(program(bare)).document()["underivable"] == []
+    assert derive(program(bare)).underivable == ()
 
 
 def test_a_signature_tells_both_sides() -> None:
@@ -63,7 +72,54 @@ def test_a_signature_tells_both_sides() -> None:
     document = schema.document()
     assert document["source"] == "signature"
     assert document["output"]["properties"].keys() == {"reasoning", "answer"}
-    assert schema.arguments(b'{"question": "?", "limit": "3"}') == {"question": "?", "limit": 3}
+    assert schema.arguments(b'{"question": "?", "limit": 3}') == {"question": "?", "limit": 3}
+
+
+@pytest.mark.parametrize("limit", [b'"3"', b"3.5", b"true", b"null"])
+def test_types_are_as_strict_as_their_json_schema(limit: bytes) -> None:
+    schema = derive(dspy.Predict("question: str, limit: int -> answer: str"))
+    with pytest.raises(ValidationError):
+        schema.arguments(b'{"question": "?", "limit": %s}' % limit)
+
+
+ORDER = {
+    "properties": {"ticket": {"type": "object", "properties": {"id": {"type": "integer", "minimum": 1}}}},
+    "required": ["ticket"],
+}
+
+
+def test_a_given_schema_tells_what_the_types_do_not() -> None:
+    schema = derive(program(unknown), input=ORDER, output={"properties": {"answer": {"type": "string"}}})
+    document = schema.document()
+    assert (document["input"], document["given"]) == (ORDER, ["input", "output"])
+    assert schema.underivable == ()
+    assert schema.arguments(b'{"ticket": {"id": 1}}') == {"ticket": {"id": 1}, "urgent": False}
+    assert schema.fields(dspy.Prediction(answer="a", context=["secret"])) == {"answer": "a"}
+    for body, field in ((b'{"ticket": {"id": 0}}', "ticket.id"), (b"{}", ""), (b"[]", "body")):
+        with pytest.raises((UnfitInputError, ValidationError)) as raised:
+            schema.arguments(body)
+        outcome, problems = outcomes.of_invalid_input(raised.value)
+        assert outcome.status == 422
+        assert problems[0]["field"] == (field or "body")
+
+
+def test_a_given_schema_never_shows_the_value_that_it_refuses() -> None:
+    schema = derive(program(open_ended), input={"properties": {"card": {"type": "integer"}}})
+    with pytest.raises(UnfitInputError) as raised:
+        schema.arguments(b'{"card": "4111-1111"}')
+    assert raised.value.problems == [("card", "Must be of type integer")]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"type": "objekt"}, "serving.schema.input.type"),
+        ({"properties": {"tickets": {}}}, "the program takes no tickets; it takes ticket, urgent"),
+    ],
+)
+def test_a_given_schema_that_is_none_ends_the_start(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(SchemaError, match=words):
+        derive(program(unknown), input=given)
 
 
 def test_an_answer_that_refuses_says_which_fields_and_no_more_of_them_than_a_few() -> None:

@@ -72,12 +72,22 @@ class ProgramLM(LM):
 
 
 @dataclass(frozen=True, slots=True)
+class Schema:
+    """JSON Schemas of what a program takes and returns, where its own types do not tell."""
+
+    input: Mapping[str, Any] | None = None
+    output: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Serving:
-    """How one pod serves: requests at once, requests that may wait, and how long one may take."""
+    """How one pod serves: requests at once, requests that may wait, how long one may take, and what it must be."""
 
     concurrency: int = 256
     queue: int = 64
     timeout_seconds: int = 60
+    log_messages: bool = False
+    schema: Schema = Schema()
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,9 @@ class Reason(StrEnum):
     CURRENT = "Current"
     WAITING = "Waiting"
     RELEASE_IN_PROGRESS = "ReleaseInProgress"
+    AS_LOGGED = "AsLogged"
+    SETTINGS_DROPPED = "SettingsDropped"
+    TYPES_UNKNOWN = "TypesUnknown"
     PROGRESSING = "Progressing"
     SETTLED = "Settled"
 
@@ -59,6 +62,7 @@ class Reason(StrEnum):
     MODEL_LOAD_FAILED = "ModelLoadFailed"
     MODEL_CHANGED = "ModelChanged"
     LM_CONFIGURATION_INVALID = "LMConfigurationInvalid"
+    SCHEMA_INVALID = "SchemaInvalid"
     START_FAILED = "StartFailed"
 
     # Why a release waits.

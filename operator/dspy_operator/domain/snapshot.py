@@ -120,6 +120,16 @@ class Workload:
 
 
 @dataclass(frozen=True, slots=True)
+class Description:
+    """What a revision says of itself: the saved settings of DSPy that are not in force, and the parameters whose types
+    are not known where it serves."""
+
+    revision: str
+    dropped_settings: tuple[str, ...] = ()
+    underivable: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Gateway:
     """The namespace's gateway. `port` is the program's; `states` holds the pods that answered a poll."""
 
@@ -151,6 +161,8 @@ class Snapshot:
     """The target port of the program's Service; None when there is no Service."""
     service_changed: str | None = None
     """The field of the program's Service, other than its port, that somebody changed."""
+    description: Description | None = None
+    """Of the newest revision that has a Ready pod, if its status does not tell of it yet."""
     name_conflict: str | None = None
     """The kind and name of an object that has a child's name and is not ours."""
     moving: int = 0

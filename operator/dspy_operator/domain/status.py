@@ -116,7 +116,7 @@ def phase_of(snapshot: Snapshot, ledger: Ledger) -> str:
 
 def _program(snapshot: Snapshot, ledger: Ledger, now: float) -> Content:
     stable = snapshot.revision(ledger.stable)
-    conditions = _conditions(snapshot, ledger)
+    conditions = [*_conditions(snapshot, ledger), *as_logged(snapshot)]
     workload = snapshot.workloads.get(str(ledger.stable))
     content = _base(snapshot, ledger, conditions, now)
     content["url"] = f"http://{snapshot.program.name}.{snapshot.program.namespace}.svc"
@@ -207,6 +207,33 @@ def _current(snapshot: Snapshot, ledger: Ledger) -> Condition:
     if snapshot.conflict:
         return false("Current", Reason.WAITING, snapshot.conflict.message)
     return false("Current", Reason.WAITING, "Stable has not been ready yet")
+
+
+def as_logged(snapshot: Snapshot) -> list[Condition]:
+    """Whether the newest revision runs as it was logged; what was said of it before, until it says so itself."""
+    described = snapshot.description
+    if described is None:
+        known = [each for each in snapshot.program.status.get("conditions", ()) if each["type"] == "AsLogged"]
+        return [Condition("AsLogged", each["status"], each["reason"], each.get("message", "")) for each in known]
+    problems = []
+    if described.dropped_settings:
+        names = ", ".join(described.dropped_settings)
+        words = f"settings of DSPy that were saved with it are not in force: {names}"
+        problems.append((Reason.SETTINGS_DROPPED, words))
+    if described.underivable:
+        names = ", ".join(described.underivable)
+        advice = "give serving.schema.input, or log the version with its code (code_paths)"
+        problems.append((Reason.TYPES_UNKNOWN, f"the types of {names} are not known, so anything is taken: {advice}"))
+    if not problems:
+        return [true("AsLogged", Reason.AS_LOGGED, f"{described.revision}: nothing of it is left out")]
+    said = "; ".join(words for _, words in problems)
+    return [false("AsLogged", problems[0][0], f"{described.revision}: {said}")]
+
+
+def tells_of(status: Content, revision: str) -> bool:
+    """True when a program's status says whether that revision runs as it was logged."""
+    conditions = status.get("conditions", ())
+    return any(each["type"] == "AsLogged" and each["message"].startswith(f"{revision}: ") for each in conditions)
 
 
 def _while_unresolved(snapshot: Snapshot) -> Condition:

@@ -21,15 +21,18 @@ from dspy_contract.routes import (
     routes_name,
 )
 from dspy_kube.client import Object
+from dspy_kube.objects import is_ready
 from dspy_kube.store import Store
 from dspy_operator.api.convert import from_dict
 from dspy_operator.api.names import REQUEST_ANNOTATION
 from dspy_operator.api.program import ProgramSpec
 from dspy_operator.api.reasons import Reason
 from dspy_operator.api.rollout import Policy, ProgramRef, RolloutSpec, Strategy, policies_of
+from dspy_operator.descriptions import Descriptions
 from dspy_operator.domain.ledger import Ledger
 from dspy_operator.domain.requests import refreshes_of
 from dspy_operator.domain.snapshot import (
+    Description,
     DesiredRevision,
     Gateway,
     Problem,
@@ -39,6 +42,7 @@ from dspy_operator.domain.snapshot import (
     Version,
     Workload,
 )
+from dspy_operator.domain.status import tells_of
 from dspy_operator.domain.stored_ledger import newer, read_ledger
 from dspy_operator.errors import InvalidSpecError
 from dspy_operator.gateway_poller import Poller
@@ -65,6 +69,7 @@ class Observer:
         gateway_problems: Mapping[str, Problem],
         executor: Executor,
         archives: Archives,
+        descriptions: Descriptions,
         settings: Settings,
     ) -> None:
         self._store = store
@@ -72,6 +77,7 @@ class Observer:
         self._conflicts = executor.conflicts
         self._repairs = executor.repairs
         self._archives = archives
+        self._descriptions = descriptions
         self._follower = follower
         self._poller = poller
         self._settings = settings
@@ -113,7 +119,21 @@ class Observer:
             moving=moving,
         )
         refreshes = refreshes_of(program.ledger or Ledger(), found)
-        return replace(snapshot, desired=self._desired(program, found, refreshes))
+        snapshot = replace(snapshot, desired=self._desired(program, found, refreshes))
+        return replace(snapshot, description=self._description(snapshot))
+
+    def _description(self, snapshot: Snapshot) -> Description | None:
+        """Of the revision that the spec asks for, as soon as a pod of it is Ready, if its status does not tell yet."""
+        program, desired = snapshot.program, snapshot.desired_revision
+        if desired is None:
+            return None
+        if tells_of(dict(program.status), desired.name):
+            self._descriptions.forget(program.namespace, desired.name)
+            return None
+        pods = self._store.list("Pod", program.namespace, program.name)
+        own = (pod for pod in pods if pod["metadata"]["labels"].get(REVISION_LABEL) == desired.name and is_ready(pod))
+        address = next((pod["status"]["podIP"] for pod in own if pod["status"].get("podIP")), None)
+        return self._descriptions.of(program.namespace, program.name, desired.name, address) if address else None
 
     def _workloads(
         self,
@@ -355,8 +375,9 @@ def _not_in_image(version: Version) -> str:
     named = ", ".join(version.missing[:MOST_NAMED])
     more = f" and {len(version.missing) - MOST_NAMED} more" if len(version.missing) > MOST_NAMED else ""
     return (
-        f"{named}{more}: version {version.number} requires what the runtime image does not hold. Set spec.image to one "
-        "made FROM it that does, or log the version again with pip_requirements of what it imports"
+        f"{named}{more}: version {version.number} requires what the runtime image does not hold. "
+        f"`dspy-operator image {version.uri}` prints the Dockerfile of one that does: build it and set spec.image to "
+        "it. Or log the version again with pip_requirements of what it imports"
     )
 
 

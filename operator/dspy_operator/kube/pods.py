@@ -13,7 +13,15 @@ from dspy_operator.api.times import seconds
 from dspy_operator.domain.snapshot import Problem, Workload
 from dspy_operator.resources.revision import CONTAINER, FETCH_CONTAINER, archive_name
 
-FATAL = frozenset({Reason.MODEL_LOAD_FAILED, Reason.MODEL_CHANGED, Reason.PYTHON_MISMATCH, Reason.MODEL_NOT_FOUND})
+FATAL = frozenset(
+    {
+        Reason.MODEL_LOAD_FAILED,
+        Reason.MODEL_CHANGED,
+        Reason.PYTHON_MISMATCH,
+        Reason.MODEL_NOT_FOUND,
+        Reason.SCHEMA_INVALID,
+    }
+)
 """Reasons of the runtime that no time heals."""
 
 _IMAGE = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"})

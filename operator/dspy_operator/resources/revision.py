@@ -347,6 +347,8 @@ def settings(spec: ProgramSpec, name: str, version: Version, runtime: Runtime) -
         "queue": serving.queue,
         "timeout_seconds": serving.timeout_seconds,
         "drain_seconds": serving.timeout_seconds + 10,
+        "log_messages": serving.log_messages,
+        "given_schema": _given({"input": serving.schema.input, "output": serving.schema.output}),
     }
 
 
@@ -371,7 +373,11 @@ def _lm(lm: LM, number: int) -> dict[str, Any]:
         "max_retries": lm.max_retries,
         "api_key_file": f"{CREDENTIALS_FOLDER}/{number}" if lm.credentials.api_key else None,
     }
-    return {name: value for name, value in found.items() if value not in (None, {})}
+    return _given(found)
+
+
+def _given(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value not in (None, {})}
 
 
 def _settings_item() -> Manifest:
