@@ -2,7 +2,7 @@
 
 Takes a JSON list as its argument: [{"name": ..., "kind": "good" | "better" | "bad", "alias": ...}, ...] and prints the
 number of each version that it logged, as a JSON list. `python` is written as the Python that logged it; `padding` is
-the size of a file of noise beside it (bytes).
+the size of a file of noise beside it (bytes), `requires` one more line of its requirements.txt.
 """
 
 import json
@@ -38,9 +38,10 @@ INSTRUCTIONS = {
 
 
 def program(kind: str) -> dspy.Module:
-    """The program with the prompt of that kind. `broken` is one that cannot be loaded."""
-    if kind == "broken":
-        return Broken()
+    """The program with the prompt of that kind. `broken` is one that cannot be loaded, `talking` one that needs a
+    package which the runtime's image does not have."""
+    if kind in OTHERS:
+        return OTHERS[kind]()
     return dspy.ChainOfThought(Triage.with_instructions(INSTRUCTIONS.get(kind, kind)))
 
 
@@ -54,6 +55,19 @@ class Broken(dspy.Module):
         return (__import__, ("a_module_that_the_image_does_not_have",))
 
 
+class Talking(dspy.Module):
+    """Says a message in the manner of a package."""
+
+    def forward(self, message: str) -> dict[str, str]:
+        """The package's words."""
+        import cowsay
+
+        return {"said": cowsay.get_output_string("cow", message)}
+
+
+OTHERS = {"broken": Broken, "talking": Talking}
+
+
 def log(wanted: dict[str, str]) -> str:
     """Logs one version and moves the alias to it, if one is named."""
     name = wanted["name"]
@@ -64,7 +78,7 @@ def log(wanted: dict[str, str]) -> str:
                 program(wanted["kind"]),
                 name="model",
                 registered_model_name=name,
-                pip_requirements=[f"dspy=={dspy.__version__}"],
+                pip_requirements=[f"dspy=={dspy.__version__}", *filter(None, [wanted.get("requires")])],
             )
             if "python" in wanted:
                 Path(folder, "python_env.yaml").write_text(f"python: {wanted['python']}\n")

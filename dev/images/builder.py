@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -88,6 +89,20 @@ def build(names: Iterable[str] = tuple(IMAGES)) -> dict[str, str]:
     return references
 
 
+def build_alone(name: str, dockerfile: str) -> str:
+    """Builds an image from a Dockerfile that copies nothing, as users do. Returns its reference."""
+    digest = hashlib.sha256(dockerfile.encode()).hexdigest()[:12]
+    reference = f"localhost/dspy-operator-{name}:{digest}"
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "Dockerfile")
+        file.write_text(dockerfile)
+        if docker_builds():
+            _docker_bud(reference, str(file), folder)
+        elif not archive(reference).exists():
+            _buildah_bud(reference, str(file), folder)
+    return reference
+
+
 def archive(reference: str) -> Path:
     """The file that holds an image which buildah built, for import into a node without a registry."""
     return CACHE / "images" / (reference.rpartition("/")[2].replace(":", "-") + ".tar")
@@ -121,21 +136,28 @@ def _content(path: Path) -> bytes:
 def _docker_build(image: Image, reference: str) -> None:
     if subprocess.run(["docker", "image", "inspect", reference], capture_output=True).returncode == 0:
         return
-    print(f"Building {reference} ...", flush=True)
-    # Docker before 23 builds without BuildKit unless told; the Dockerfiles' cache mounts need it.
-    buildkit = {**os.environ, "DOCKER_BUILDKIT": "1"}
-    command = ["docker", "build", "--quiet", "--tag", reference, "--file", image.dockerfile, str(REPOSITORY)]
-    _run(command, environment=buildkit)
+    _docker_bud(reference, image.dockerfile, str(REPOSITORY))
     repository = reference.rpartition(":")[0]
     built = _run(["docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}", repository]).split()
     if old := [each for each in built if each != reference]:
         _run(["docker", "image", "rm", *old])
 
 
+def _docker_bud(reference: str, dockerfile: str, context: str) -> None:
+    print(f"Building {reference} ...", flush=True)
+    # Docker before 23 builds without BuildKit unless told; the Dockerfiles' cache mounts need it.
+    buildkit = {**os.environ, "DOCKER_BUILDKIT": "1"}
+    _run(["docker", "build", "--quiet", "--tag", reference, "--file", dockerfile, context], environment=buildkit)
+
+
 def _buildah_build(image: Image, reference: str) -> None:
     if archive(reference).exists():
         return
     _base()
+    _buildah_bud(reference, image.dockerfile, str(REPOSITORY))
+
+
+def _buildah_bud(reference: str, dockerfile: str, context: str) -> None:
     print(f"Building {reference} ...", flush=True)
     # A bundle of certificate authorities that only this machine knows is lent to the build, never copied into the
     # image.
@@ -155,8 +177,8 @@ def _buildah_build(image: Image, reference: str) -> None:
         "--tag",
         reference,
         "--file",
-        image.dockerfile,
-        str(REPOSITORY),
+        dockerfile,
+        context,
     )
     _export(reference)
 

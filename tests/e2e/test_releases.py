@@ -10,6 +10,7 @@ import pytest
 
 from dev.cluster.deploy import SYSTEM, kubectl
 from dev.cluster.interface import ClusterError
+from dev.images import builder
 from dev.world import World, program, rollout
 
 STEPS: list[dict[str, Any]] = [
@@ -161,6 +162,25 @@ def test_a_version_of_another_python_is_not_accepted(serving: World) -> None:
     message = serving.wait_condition(NAME, "Accepted", "False", "PythonMismatch")
     assert "3.8" in message
     assert serving.condition(NAME, "Available")[0] == "True"
+
+
+def test_a_version_that_needs_a_package_is_told_and_an_image_with_it_serves(world: World) -> None:
+    (number,) = world.log({"name": "talking", "kind": "talking", "requires": "cowsay==6.1"})
+    uri = f"models:/talking/{number}"
+    world.apply(program(NAME, uri))
+    message = world.wait_condition(NAME, "Accepted", "False", "DependencyMissing")
+    assert message.startswith("cowsay==6.1: ")
+    assert f"`dspy-operator image {uri}`" in message
+    command = ("python", "-m", "dspy_operator", "image", uri, "--registry", "http://mlflow.dspy-system:5000")
+    dockerfile = kubectl(world.cluster, "exec", "-n", SYSTEM, "deploy/dspy-operator", "--", *command)
+    reference = builder.build_alone("talking", dockerfile)
+    world.cluster.load([reference])
+    patch = json.dumps({"spec": {"image": reference}})
+    world.kubectl("patch", "dspyprogram", NAME, "--type=merge", "-p", patch)
+    world.wait_condition(NAME, "Available", "True")
+    with world.traffic(NAME) as traffic:
+        world.wait(lambda: len(traffic.answers) >= 5, "five answers")
+    assert not traffic.failed()
 
 
 def test_a_missing_secret_is_named_and_its_coming_heals(world: World, versions: dict[str, str]) -> None:
