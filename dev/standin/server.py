@@ -129,7 +129,8 @@ class Provider:
 
     async def show(self, _: web.Request) -> web.Response:
         """The settings and what was seen."""
-        return web.json_response({**asdict(self.settings), "calls": self.calls, "keys": sorted(self.keys)})
+        seen = {"calls": self.calls, "keys": sorted(self.keys), "connections": len(self.peers)}
+        return web.json_response({**asdict(self.settings), **seen})
 
     async def change(self, request: web.Request) -> web.Response:
         """Replaces the settings that the body names."""

@@ -34,8 +34,8 @@ UNREACHABLE = (aiohttp.ClientError, TimeoutError)
 """What is raised when the API server cannot be reached at all."""
 
 WATCH_SECONDS = 300
-SILENCE_SECONDS = 70
-"""Bookmarks come every minute; a watch that is silent for longer is dead."""
+SILENCE_SECONDS = 130
+"""Bookmarks come every minute, of a busy API server one may be late; a watch that is silent for longer is dead."""
 
 Object = dict[str, Any]
 
