@@ -27,26 +27,35 @@ class Result:
     failures: int
 
 
-async def load(url: str, body: Any, requests: int, clients: int) -> Result:
-    """Sends `requests` over `clients` connections, each as soon as its last was answered."""
+async def load(url: str, body: Any, requests: int, clients: int, spread_seconds: float = 0.0) -> Result:
+    """Sends `requests` over `clients` connections, each as soon as its last was answered.
+
+    Clients begin within `spread_seconds`: all at once they would stay a wave for ever. The rate is that of the answers
+    from when the last has begun until there is nothing more to send.
+    """
     left: Iterator[int] = iter(range(requests))
     latencies: list[float] = []
-    failures = 0
+    ended: list[float] = []
+    failures, sent_at = 0, 0.0
 
-    async def client(session: aiohttp.ClientSession) -> None:
-        nonlocal failures
+    async def client(session: aiohttp.ClientSession, number: int) -> None:
+        nonlocal failures, sent_at
+        await asyncio.sleep(spread_seconds * number / clients)
         for _ in left:
-            started = time.perf_counter()
+            sent_at = started = time.perf_counter()
             async with session.post(url, json=body) as response:
                 await response.read()
                 failures += response.status != 200
-            latencies.append(time.perf_counter() - started)
+            ended.append(time.perf_counter())
+            latencies.append(ended[-1] - started)
 
     connector = aiohttp.TCPConnector(limit=clients)
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=120)) as session:
-        started = time.perf_counter()
-        await asyncio.gather(*(client(session) for _ in range(clients)))
-        return Result(requests / (time.perf_counter() - started), latencies, failures)
+        begun_at = time.perf_counter() + spread_seconds
+        await asyncio.gather(*(client(session, number) for number in range(clients)))
+    until = sent_at if spread_seconds else ended[-1]
+    rate = sum(begun_at <= each <= until for each in ended) / (until - begun_at)
+    return Result(rate, latencies, failures)
 
 
 def cpu_seconds(pid: int) -> float:

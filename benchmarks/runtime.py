@@ -89,11 +89,13 @@ async def _in_flight(folder: Path) -> Rows:
         async with running_runtime(model, base, folder, concurrency=2_000) as ours:
             for clients in (IN_FLIGHT, MORE_IN_FLIGHT):
                 before = cpu_seconds(ours.process.pid)
-                result = await load(f"{ours.url}/predict", FIELDS, clients * 10, clients)
-                cores = (cpu_seconds(ours.process.pid) - before) * result.rate / (clients * 10)
+                url, requests = f"{ours.url}/predict", clients * 10
+                result = await load(url, FIELDS, requests, clients, spread_seconds=SLOWER_LM_SECONDS)
+                cores = (cpu_seconds(ours.process.pid) - before) * result.rate / requests
                 limit = clients / SLOWER_LM_SECONDS
                 label, beside = f"requests/s, {clients:,} in flight, 2 s", f"the provider's own limit {limit:.0f}"
-                rows.append([label, f"{result.rate:.0f}", beside, f"{result.rate / limit:.0%}", ">= 95%"])
+                aim = ">= 95%" if clients == IN_FLIGHT else ""
+                rows.append([label, f"{result.rate:.0f}", beside, f"{result.rate / limit:.0%}", aim])
                 rows.append(["  failures; cores", f"{result.failures}; {cores:.2f}", "", "", "0"])
             connections = (await _settings(base))["connections"]
             rows.append(["  connections to the provider", str(connections), "", "", f"<= {MORE_IN_FLIGHT:,}"])

@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from dspy_contract import logs
+from dspy_contract.garbage import collect_rarely
 from dspy_contract.logs import Logger
 from dspy_runtime.failures import StartError, write_termination
 from dspy_runtime.settings import Settings, quiet_libraries
@@ -63,6 +64,8 @@ def _serve(settings: Settings) -> None:
 
     service = PredictionService(loaded, settings)
     import uvloop
+
+    collect_rarely()
 
     with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(service))

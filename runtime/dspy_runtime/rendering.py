@@ -1,37 +1,47 @@
-"""Examples of a prompt are rendered once, not for each request: two megabytes of them are most of a request's CPU."""
+"""What is the same in each prompt of a predictor is rendered once: its task, and its examples, of which two megabytes are
+most of a request's CPU."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 MOST_KEPT = 64
-"""Renderings of one adapter. A program has one for each of its predictors."""
-Messages = list[dict[str, Any]]
-Render = Callable[[Any, list[Any]], Messages]
+"""Renderings of one kind. A program has one for each of its predictors."""
 
 
-def remember_examples(adapter: Any) -> Any:
-    """The adapter, which renders the examples of a predictor anew only when they have changed."""
-    adapter.format_demos = _remembered(adapter.format_demos)
+def remember_rendering(adapter: Any) -> Any:
+    """The adapter, which renders the task and the examples of a predictor anew only when they have changed."""
+    system, examples = adapter.format_system_message, adapter.format_demos
+    tasks, shots = _Kept(), _Kept()
+
+    def format_system_message(signature: Any) -> str:
+        key = (id(signature), signature.__doc__)
+        return str(tasks.get(key, signature, lambda: system(signature)))
+
+    def format_demos(signature: Any, demos: list[Any]) -> list[dict[str, Any]]:
+        if not demos:
+            return list(examples(signature, demos))
+        values = [item for demo in demos for item in demo.items()]
+        key = (id(signature), *(id(part) for item in values for part in item))
+        return [dict(message) for message in shots.get(key, (signature, values), lambda: examples(signature, demos))]
+
+    adapter.format_system_message, adapter.format_demos = format_system_message, format_demos
     return adapter
 
 
-def _remembered(render: Render) -> Render:
-    kept: OrderedDict[tuple[Any, ...], tuple[Any, list[Any], Messages]] = OrderedDict()
+class _Kept:
+    """The latest renderings, by the identities of what was rendered."""
 
-    def format_demos(signature: Any, demos: list[Any]) -> Messages:
-        if not demos:
-            return render(signature, demos)
-        key = (id(signature), *(id(part) for demo in demos for item in demo.items() for part in item))
-        found = kept.get(key)
+    def __init__(self) -> None:
+        self._found: OrderedDict[Hashable, tuple[Any, Any]] = OrderedDict()
+
+    def get(self, key: Hashable, named: Any, render: Callable[[], Any]) -> Any:
+        """What was rendered. `named` is kept as well: no other object can have the identity of what is in a key."""
+        found = self._found.get(key)
         if found is None:
-            # What a key names is kept as well: no other object can have its identity.
-            values = [item for demo in demos for item in demo.items()]
-            found = kept[key] = (signature, values, render(signature, demos))
-            if len(kept) > MOST_KEPT:
-                kept.popitem(last=False)
-        return [dict(message) for message in found[2]]
-
-    return format_demos
+            found = self._found[key] = (named, render())
+            while len(self._found) > MOST_KEPT:
+                self._found.popitem(last=False)
+        return found[1]

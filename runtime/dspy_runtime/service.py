@@ -22,7 +22,7 @@ from dspy_runtime.lm.replace import replace_models
 from dspy_runtime.load import Loaded
 from dspy_runtime.metrics import Metrics
 from dspy_runtime.progress import share_bars
-from dspy_runtime.rendering import remember_examples
+from dspy_runtime.rendering import remember_rendering
 from dspy_runtime.running import Runner
 from dspy_runtime.schema import derive
 from dspy_runtime.settings import Settings
@@ -64,7 +64,7 @@ class PredictionService:
         self.models.live_on(loop)
         take_over(self.settings.log_messages)
         kept = {"adapter": dspy.ChatAdapter(), **self._kept_settings}
-        kept["adapter"] = remember_examples(kept["adapter"])
+        kept["adapter"] = remember_rendering(kept["adapter"])
         dspy.configure(lm=self.models.default.lm, disable_history=True, max_trace_size=LONGEST_TRACE, **kept)
         dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
         share_bars()
