@@ -1,5 +1,5 @@
-"""What is the same in each prompt of a predictor is rendered once: its task, and its examples, of which two megabytes are
-most of a request's CPU."""
+"""What is the same in each prompt of a predictor is rendered once: its task, and its examples, of which two megabytes
+are most of a request's CPU."""
 
 from __future__ import annotations
 
