@@ -25,7 +25,7 @@ UPLOAD_SECONDS = 30.0
 
 def prediction_app(service: PredictionService) -> FastAPI:
     """`POST /predict` and `GET /schema`."""
-    app = FastAPI(title="DSPy program", openapi_url=None, docs_url=None, redoc_url=None)
+    app = FastAPI(title="DSPy program", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     uploads = Uploads()
 
     @app.post("/predict")

@@ -26,7 +26,7 @@ from dspy_operator.domain.snapshot import Version
 from dspy_operator.kube.pods import FATAL
 from dspy_operator.resources.gateway import GatewaySettings as GatewayManifest
 from dspy_operator.resources.gateway import gateway
-from dspy_operator.resources.revision import Runtime, settings
+from dspy_operator.resources.runtime_pod import Runtime, settings
 from dspy_operator.settings import Settings as OperatorSettings
 from dspy_runtime import failures, outcomes
 from dspy_runtime.lm.providers import PROVIDERS, SPELLINGS

@@ -27,7 +27,7 @@ from dspy_operator.domain.stored_ledger import read_ledger
 from dspy_operator.kube.paths import path
 from dspy_operator.parts import Parts, assemble
 from dspy_operator.registry.uri import Identity, ModelUri
-from dspy_operator.resources.revision import CONTAINER
+from dspy_operator.resources.runtime_pod import CONTAINER
 from dspy_operator.settings import RegistrySettings, Settings
 from tests.simulation.api import ApiServer, Call, refusal
 from tests.simulation.behaviour import Answer, Surroundings, Version

@@ -15,7 +15,7 @@ from aiohttp import web
 from dspy_contract.outcomes import OUTCOME_HEADER, Outcome
 from dspy_contract.routes import RUNTIME_PORT
 from dspy_kube.client import Object
-from dspy_operator.resources.revision import SETTINGS_ANNOTATION
+from dspy_operator.resources.runtime_pod import SETTINGS_ANNOTATION
 
 LATENCY_SECONDS = 0.05
 FAILURES_OF_GOOD, FAILURES_OF_BAD = 0.01, 0.5

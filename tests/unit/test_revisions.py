@@ -15,13 +15,13 @@ from dspy_operator.domain.snapshot import Program, Version
 from dspy_operator.kube.archives import Archives
 from dspy_operator.registry.mlflow import LARGEST_ARCHIVE_BYTES
 from dspy_operator.resources.revision import (
-    Runtime,
     archive_secret,
     controller_revision,
     read_revision,
     revision_name,
     scaled,
 )
+from dspy_operator.resources.runtime_pod import Runtime
 
 SPEC: dict[str, Any] = {
     "model": {"uri": "models:/qa@champion"},

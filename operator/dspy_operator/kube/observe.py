@@ -51,7 +51,8 @@ from dspy_operator.kube.execute import Executor
 from dspy_operator.kube.pods import container_statuses, workload
 from dspy_operator.registry.follower import Follower
 from dspy_operator.resources import program as manifests
-from dspy_operator.resources.revision import Runtime, controller_revision, read_revision, revision_name, version_of
+from dspy_operator.resources.revision import controller_revision, read_revision, revision_name, version_of
+from dspy_operator.resources.runtime_pod import Runtime
 from dspy_operator.settings import Settings
 
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)

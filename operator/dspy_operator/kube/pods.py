@@ -11,7 +11,7 @@ from dspy_operator.api.names import STABLE_ANNOTATION
 from dspy_operator.api.reasons import Reason
 from dspy_operator.api.times import seconds
 from dspy_operator.domain.snapshot import Problem, Workload
-from dspy_operator.resources.revision import CONTAINER, FETCH_CONTAINER, archive_name
+from dspy_operator.resources.runtime_pod import CONTAINER, FETCH_CONTAINER, archive_name
 
 FATAL = frozenset(
     {

@@ -1,0 +1,218 @@
+"""The pod of a revision: its template, and what its process is told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dspy_contract.routes import REVISION_LABEL, RUNTIME_PORT, RUNTIME_PROBE_PORT
+from dspy_operator.api.program import LM, ProgramSpec
+from dspy_operator.domain.snapshot import Version
+from dspy_operator.resources.pods import RESTRICTED, spread_over_nodes
+
+PRE_STOP_SECONDS = 2
+"""Longer than an endpoint takes to leave every gateway, so that no request meets a pod that has stopped."""
+
+CREDENTIALS_FOLDER = "/var/run/secrets/dspy.dev/lm"
+SETTINGS_ANNOTATION = "dspy.dev/settings"
+SETTINGS_FOLDER = "/var/run/dspy/settings"
+SETTINGS_FILE = "settings.json"
+
+ARTIFACT_FOLDER = "/var/run/dspy/artifact"
+ARCHIVE = "model.tar.gz"
+CONTAINER = "runtime"
+FETCH_CONTAINER = "fetch"
+
+Manifest = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """What the operator's configuration adds to a revision: the image of its Python minor, the registry's address, and
+    whether the files are kept in the cluster."""
+
+    image: str
+    registry_url: str
+    archived: bool
+
+
+def archive_name(revision: str) -> str:
+    """The name of the Secret with a revision's files."""
+    return f"{revision}-artifact"
+
+
+def pod_template(
+    spec: ProgramSpec, name: str, labels: Mapping[str, str], version: Version, runtime: Runtime
+) -> Manifest:
+    """The template of a revision's Deployment. Settings are an annotation that the downward API mounts: the revision
+    pins them, and no object or right is added."""
+    told = json.dumps(settings(spec, name, version, runtime), sort_keys=True)
+    annotations = {**spec.pod.annotations, SETTINGS_ANNOTATION: told}
+    return {
+        "metadata": {"labels": {**spec.pod.labels, **labels}, "annotations": annotations},
+        "spec": _pod_spec(spec, name, version, runtime),
+    }
+
+
+def _pod_spec(spec: ProgramSpec, name: str, version: Version, runtime: Runtime) -> Manifest:
+    pod = spec.pod
+    files = {"secret": {"secretName": archive_name(name)}} if runtime.archived else {"emptyDir": {}}
+    volumes = [
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "artifact", **files},
+        {"name": "settings", "downwardAPI": {"items": [_settings_item()]}},
+        *_credential_volumes(spec),
+        *map(dict, pod.volumes),
+    ]
+    optional = {
+        "nodeSelector": dict(pod.node_selector),
+        "tolerations": [*map(dict, pod.tolerations)],
+        "affinity": dict(pod.affinity),
+        "topologySpreadConstraints": [*map(dict, pod.topology_spread_constraints)]
+        or spread_over_nodes({REVISION_LABEL: name}),
+        "priorityClassName": pod.priority_class_name,
+        "serviceAccountName": pod.service_account_name,
+        "imagePullSecrets": [*map(dict, pod.image_pull_secrets)],
+    }
+    return {
+        "automountServiceAccountToken": pod.service_account_name is not None,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": spec.serving.timeout_seconds + PRE_STOP_SECONDS + 30,
+        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+        **({} if runtime.archived else {"initContainers": [_fetch(spec, version, runtime)]}),
+        "containers": [_container(spec, name, version, runtime)],
+        "volumes": volumes,
+        **{key: value for key, value in optional.items() if value},
+    }
+
+
+def _fetch(spec: ProgramSpec, version: Version, runtime: Runtime) -> Manifest:
+    """Downloads the version's files. It alone knows the registry and its credentials, and waits for it without end."""
+    variables = {
+        "DSPY_RUNTIME_MODEL": f"models:/{version.model_id}" if version.model_id else version.uri,
+        "DSPY_RUNTIME_DIGEST": version.digest,
+        "MLFLOW_TRACKING_URI": runtime.registry_url,
+    }
+    container: Manifest = {
+        "name": FETCH_CONTAINER,
+        "image": spec.image or runtime.image,
+        "command": ["python", "-m", "dspy_runtime.artifact"],
+        "args": [f"{ARTIFACT_FOLDER}/model"],
+        "env": [{"name": key, "value": value} for key, value in variables.items()],
+        "securityContext": RESTRICTED,
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, {"name": "artifact", "mountPath": ARTIFACT_FOLDER}],
+    }
+    if spec.resources:
+        container["resources"] = dict(spec.resources)
+    if spec.model.credentials_secret:
+        container["envFrom"] = [{"secretRef": {"name": spec.model.credentials_secret}}]
+    return container
+
+
+def _container(spec: ProgramSpec, name: str, version: Version, runtime: Runtime) -> Manifest:
+    container: Manifest = {
+        "name": CONTAINER,
+        "image": spec.image or runtime.image,
+        "env": [
+            {"name": "DSPY_RUNTIME_SETTINGS_FILE", "value": f"{SETTINGS_FOLDER}/{SETTINGS_FILE}"},
+            *map(dict, spec.env),
+        ],
+        "ports": [
+            {"name": "http", "containerPort": RUNTIME_PORT},
+            {"name": "probes", "containerPort": RUNTIME_PROBE_PORT},
+        ],
+        "startupProbe": _probe("/readyz", 1, failures=600),
+        "readinessProbe": _probe("/readyz", 1, failures=2),
+        "livenessProbe": _probe("/livez", 10, failures=6),
+        "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_SECONDS}}},
+        "terminationMessagePath": "/dev/termination-log",
+        "securityContext": RESTRICTED,
+        "volumeMounts": [
+            {"name": "tmp", "mountPath": "/tmp"},
+            {"name": "artifact", "mountPath": ARTIFACT_FOLDER, "readOnly": True},
+            {"name": "settings", "mountPath": SETTINGS_FOLDER, "readOnly": True},
+            *_credential_mounts(spec),
+            *map(dict, spec.pod.volume_mounts),
+        ],
+    }
+    if spec.resources:
+        container["resources"] = dict(spec.resources)
+    secrets = dict.fromkeys(lm.credentials.env_from.name for lm in _models(spec) if lm.credentials.env_from)
+    if secrets:
+        container["envFrom"] = [{"secretRef": {"name": secret}} for secret in secrets]
+    return container
+
+
+def settings(spec: ProgramSpec, name: str, version: Version, runtime: Runtime) -> dict[str, Any]:
+    """What the runtime's process is told, as its settings file has it."""
+    serving = spec.serving
+    default, *others = (_lm(lm, number) for number, lm in enumerate(_models(spec)))
+    return {
+        "model": f"{ARTIFACT_FOLDER}/{ARCHIVE if runtime.archived else 'model'}",
+        "digest": version.digest,
+        "revision": name,
+        "lm": {**default, "by_predictor": dict(zip(sorted(spec.lm.by_predictor), others, strict=True))},
+        "concurrency": serving.concurrency,
+        "queue": serving.queue,
+        "timeout_seconds": serving.timeout_seconds,
+        "drain_seconds": serving.timeout_seconds + 10,
+        "log_messages": serving.log_messages,
+        "given_schema": _given({"input": serving.schema.input, "output": serving.schema.output}),
+    }
+
+
+def _models(spec: ProgramSpec) -> list[LM]:
+    """The default model and those of single predictors."""
+    return [spec.lm, *(spec.lm.by_predictor[name] for name in sorted(spec.lm.by_predictor))]
+
+
+def _lm(lm: LM, number: int) -> dict[str, Any]:
+    found = {
+        "model": lm.model,
+        "api": lm.api,
+        "api_base": lm.api_base,
+        "region": lm.region,
+        "project": lm.project,
+        "location": lm.location,
+        "resource": lm.resource,
+        "organization": lm.organization,
+        "headers": dict(lm.headers),
+        "parameters": dict(lm.parameters),
+        "timeout_seconds": lm.timeout_seconds,
+        "max_retries": lm.max_retries,
+        "api_key_file": f"{CREDENTIALS_FOLDER}/{number}" if lm.credentials.api_key else None,
+    }
+    return _given(found)
+
+
+def _given(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value not in (None, {})}
+
+
+def _settings_item() -> Manifest:
+    return {"path": SETTINGS_FILE, "fieldRef": {"fieldPath": f"metadata.annotations['{SETTINGS_ANNOTATION}']"}}
+
+
+def _credential_volumes(spec: ProgramSpec) -> list[Manifest]:
+    """One volume with the keys of all models, by the model's number."""
+    keys = [(number, lm.credentials.api_key) for number, lm in enumerate(_models(spec))]
+    sources = [
+        {"secret": {"name": key.name, "items": [{"key": key.key, "path": str(number)}]}} for number, key in keys if key
+    ]
+    return [{"name": "lm-credentials", "projected": {"sources": sources}}] if sources else []
+
+
+def _credential_mounts(spec: ProgramSpec) -> list[Manifest]:
+    mount = {"name": "lm-credentials", "mountPath": CREDENTIALS_FOLDER, "readOnly": True}
+    return [mount] if any(lm.credentials.api_key for lm in _models(spec)) else []
+
+
+def _probe(path: str, period_seconds: int, failures: int) -> Manifest:
+    return {
+        "httpGet": {"path": path, "port": "probes"},
+        "periodSeconds": period_seconds,
+        "timeoutSeconds": 5,
+        "failureThreshold": failures,
+    }
