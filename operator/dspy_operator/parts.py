@@ -25,6 +25,8 @@ from dspy_operator.kube.archives import Archives
 from dspy_operator.kube.execute import Executor
 from dspy_operator.kube.observe import Observer, read_routes
 from dspy_operator.kube.paths import path
+from dspy_operator.kube.repairs import Repairs
+from dspy_operator.kube.write import Writer
 from dspy_operator.reconcile.controller import Controller
 from dspy_operator.reconcile.gateway import GatewayReconciler
 from dspy_operator.reconcile.guard import LOOK_SECONDS, Guard
@@ -96,7 +98,7 @@ def assemble(
         if kind == "ControllerRevision":
             archives.note(before, after)
         if after is None and before is not None:
-            executor.repairs.forget(before)
+            repairs.forget(before)
         for key in woken_keys(kind, before, after, store):
             passes.add(key)
         routes = read_routes(after) if kind == "ConfigMap" else None
@@ -130,15 +132,19 @@ def assemble(
     archives = Archives(settings.archives_budget_bytes, {"kube-system", settings.pod_namespace})
     store = Store(changed, cache.project, cache.group)
     poller = Poller(agents, lambda namespace: store.list("Pod", namespace, ""), woken, token, interest)
-    executor = Executor(kube, store, on_conflict, archive, leads)
-    gateways = GatewayReconciler(store, executor, settings, token)
+    writer = Writer(kube, store, on_conflict, leads)
+    repairs = Repairs()
+    executor = Executor(kube, store, writer, repairs, archive)
+    gateways = GatewayReconciler(store, writer, settings, token)
     follower = Follower(
         registries, settings.registry_poll_seconds, lambda *program: passes.add(Key("program", *program))
     )
     descriptions = Descriptions(runtimes, lambda *program: passes.add(Key("program", *program)))
-    observer = Observer(store, follower, poller, gateways.problems, executor, archives, descriptions, settings)
+    observer = Observer(
+        store, follower, poller, gateways.problems, writer.conflicts, repairs, archives, descriptions, settings
+    )
     memories = Memories()
-    programs = ProgramReconciler(observer, executor, poller, follower, memories, now)
+    programs = ProgramReconciler(observer, executor, writer.conflicts, poller, follower, memories, now)
     guard = Guard(kube, store, poller, memories, passes.add, leads, now)
     controller = Controller(programs, gateways, passes.add, now)
     return Parts(

@@ -9,7 +9,7 @@ import pytest
 
 from dspy_kube.store import Store
 from dspy_operator.kube import cache
-from dspy_operator.kube.execute import Executor
+from dspy_operator.kube.write import Writer
 from dspy_operator.reconcile.gateway import LONGEST_ROLL_SECONDS, GatewayReconciler
 from dspy_operator.settings import Settings
 from tests.simulation.clock import VirtualLoop
@@ -29,7 +29,7 @@ def test_namespaces_that_are_ill_hold_up_the_others_for_a_while_only(loop: Virtu
         store = Store(project=cache.project, group=cache.group)
         for namespace in sick:
             store.put("Deployment", ill(namespace))
-        gateways = GatewayReconciler(store, cast("Executor", None), cast("Settings", None), lambda _: "")
+        gateways = GatewayReconciler(store, cast("Writer", None), cast("Settings", None), lambda _: "")
         began = loop.time()
         while gateways._rolls_elsewhere("well"):
             for namespace in sick:

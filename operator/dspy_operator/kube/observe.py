@@ -47,8 +47,9 @@ from dspy_operator.domain.stored_ledger import newer, read_ledger
 from dspy_operator.errors import InvalidSpecError
 from dspy_operator.gateway_poller import Poller
 from dspy_operator.kube.archives import Archives
-from dspy_operator.kube.execute import Executor
+from dspy_operator.kube.name_conflicts import NameConflicts
 from dspy_operator.kube.pods import container_statuses, workload
+from dspy_operator.kube.repairs import Repairs
 from dspy_operator.registry.follower import Follower
 from dspy_operator.resources import program as manifests
 from dspy_operator.resources.revision import controller_revision, read_revision, revision_name, version_of
@@ -68,15 +69,16 @@ class Observer:
         follower: Follower,
         poller: Poller,
         gateway_problems: Mapping[str, Problem],
-        executor: Executor,
+        conflicts: NameConflicts,
+        repairs: Repairs,
         archives: Archives,
         descriptions: Descriptions,
         settings: Settings,
     ) -> None:
         self._store = store
         self._gateway_problems = gateway_problems
-        self._conflicts = executor.conflicts
-        self._repairs = executor.repairs
+        self._conflicts = conflicts
+        self._repairs = repairs
         self._archives = archives
         self._descriptions = descriptions
         self._follower = follower

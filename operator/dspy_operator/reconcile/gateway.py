@@ -22,9 +22,9 @@ from dspy_operator.domain.gateway import (
     ports_of,
 )
 from dspy_operator.domain.snapshot import Problem
-from dspy_operator.kube.execute import Executor
 from dspy_operator.kube.observe import read_ports, read_routes, target_port
 from dspy_operator.kube.repairs import REPAIR_SECONDS
+from dspy_operator.kube.write import Writer
 from dspy_operator.resources import gateway as manifests
 from dspy_operator.resources.gateway import GatewaySettings
 from dspy_operator.settings import Settings
@@ -38,9 +38,9 @@ class GatewayReconciler:
     """Works on `gateway/<namespace>`. What is wrong with a gateway is told by its programs: `problems`, by their
     uid."""
 
-    def __init__(self, store: Store, executor: Executor, settings: Settings, token: Callable[[str], str]) -> None:
+    def __init__(self, store: Store, writer: Writer, settings: Settings, token: Callable[[str], str]) -> None:
         self._store = store
-        self._executor = executor
+        self._writer = writer
         self._settings = settings
         self._token = token
         self.problems: dict[str, Problem] = {}
@@ -56,10 +56,10 @@ class GatewayReconciler:
         """One pass. Returns when to look again, and the names of the programs whose problem has changed."""
         found = self._store.list("DSPyProgram", namespace)
         programs = [item for item in found if not item["metadata"].get("deletionTimestamp")]
-        conflicts = await self._executor.conflicts.current(namespace, "")
+        conflicts = await self._writer.conflicts.current(namespace, "")
         snapshot = self._observe(namespace, programs, {kind for kind, _ in conflicts})
         if not programs:
-            self._executor.conflicts.forget(namespace, "")
+            self._writer.conflicts.forget(namespace, "")
         table = ports_of(snapshot, now)
         desired = manifests.gateway(namespace, self._gateway_settings(namespace, programs), table)
         if is_outdated(snapshot, desired):
@@ -69,7 +69,7 @@ class GatewayReconciler:
             snapshot = replace(snapshot, may_roll=may_roll)
         decided = plan_gateway(snapshot, table, desired, now)
         fought = await self._execute(namespace, decided)
-        waits = (decided.wake_after_seconds, fought, self._executor.conflicts.due_seconds(namespace, ""))
+        waits = (decided.wake_after_seconds, fought, self._writer.conflicts.due_seconds(namespace, ""))
         changed = self._tell(namespace, snapshot.programs, decided.problems)
         return min((wait for wait in waits if wait is not None), default=None), changed
 
@@ -140,7 +140,7 @@ class GatewayReconciler:
         """Returns in how many seconds what somebody changes again and again is applied again."""
         fought: float | None = None
         for manifest in plan.create:
-            await self._executor.apply(dict(manifest), create=True)
+            await self._writer.apply(dict(manifest), create=True)
         for manifest in plan.apply:
             now, key = asyncio.get_running_loop().time(), (namespace, manifest["kind"])
             applied, at = self._applied.get(key, (None, 0.0))
@@ -148,10 +148,10 @@ class GatewayReconciler:
                 fought = REPAIR_SECONDS - (now - at)
                 continue
             log.info("A gateway's object is applied again", namespace=namespace, kind=manifest["kind"])
-            await self._executor.apply(dict(manifest), create=False)
+            await self._writer.apply(dict(manifest), create=False)
             self._applied[key] = (manifest, now)
         for kind, uid in plan.delete:
-            await self._executor.delete(kind, namespace, GATEWAY_NAME, uid)
+            await self._writer.delete(kind, namespace, GATEWAY_NAME, uid)
             self._applied.pop((namespace, kind), None)
         return fought
 

@@ -20,6 +20,7 @@ from dspy_operator.domain.status import held_status, orphan_status
 from dspy_operator.errors import InvalidSpecError, RetryError
 from dspy_operator.gateway_poller import Poller
 from dspy_operator.kube.execute import Executor
+from dspy_operator.kube.name_conflicts import NameConflicts
 from dspy_operator.kube.observe import Observer, read_program, stored_kept
 from dspy_operator.reconcile.memory import Memories, Memory, Shown
 from dspy_operator.registry.follower import Follower
@@ -38,6 +39,7 @@ class ProgramReconciler:
         self,
         observer: Observer,
         executor: Executor,
+        conflicts: NameConflicts,
         poller: Poller,
         follower: Follower,
         memories: Memories,
@@ -45,6 +47,7 @@ class ProgramReconciler:
     ) -> None:
         self._observer = observer
         self._executor = executor
+        self._conflicts = conflicts
         self._poller = poller
         self._follower = follower
         self._clock = clock
@@ -57,7 +60,7 @@ class ProgramReconciler:
         if manifest is None:
             self._memories.forget(namespace, name)
             self._moving.discard((namespace, name))
-            self._executor.conflicts.forget(namespace, name)
+            self._conflicts.forget(namespace, name)
             self._follower.leave((namespace, name))
             self._poller.follow(namespace, name, None)
             await self._orphans(namespace, name)
@@ -120,7 +123,7 @@ class ProgramReconciler:
         if failure is not None:
             # A new revision is shown to the API, and the release's clocks go on, whatever one action meets.
             raise RetryError(str(failure), WAITING_SECONDS if moves else None) from failure
-        conflicts = self._executor.conflicts.due_seconds(program.namespace, program.name)
+        conflicts = self._conflicts.due_seconds(program.namespace, program.name)
         waits = (decided.wake_after_seconds, conflicts, memory.shown.asked_again_after() if memory.shown else None)
         return min((wait for wait in waits if wait is not None), default=None)
 

@@ -8,14 +8,9 @@ import pytest
 
 from dspy_kube.client import ConflictException, Kube
 from dspy_kube.store import Store
-from dspy_operator.domain.snapshot import Revision
-from dspy_operator.kube.execute import Executor
+from dspy_operator.kube.write import Writer
 from tests.simulation.api import ApiServer
 from tests.simulation.clock import VirtualLoop
-
-
-def nothing(_: Revision) -> bytes | None:
-    return None
 
 
 def budget(**spec: Any) -> dict[str, Any]:
@@ -28,9 +23,9 @@ def budget(**spec: Any) -> dict[str, Any]:
 def test_an_object_is_applied_as_the_one_that_is_held(loop: VirtualLoop, stranger: dict[str, Any] | None) -> None:
     async def story() -> None:
         api, store = ApiServer(), Store()
-        executor = Executor(cast("Kube", api), store, lambda *_: None, nothing, lambda: True)
-        await executor.apply(budget(minAvailable=1), "qa", create=True)
-        await executor.apply(budget(minAvailable=2), "qa")
+        writer = Writer(cast("Kube", api), store, lambda *_: None, lambda: True)
+        await writer.apply(budget(minAvailable=1), "qa", create=True)
+        await writer.apply(budget(minAvailable=2), "qa")
         held = store.get("PodDisruptionBudget", "ns", "qa-1")
         assert held is not None
         assert held["spec"] == {"minAvailable": 2}
@@ -38,7 +33,7 @@ def test_an_object_is_applied_as_the_one_that_is_held(loop: VirtualLoop, strange
         if stranger:
             api.put("poddisruptionbudgets", dict(stranger))
         with pytest.raises(ConflictException):
-            await executor.apply(budget(minAvailable=3), "qa")
+            await writer.apply(budget(minAvailable=3), "qa")
         left = api.get("poddisruptionbudgets", "ns", "qa-1")
         assert left is None if stranger is None else left is not None and left["spec"] == {}
         assert store.get("PodDisruptionBudget", "ns", "qa-1") is None
