@@ -109,6 +109,22 @@ async def test_wrong_input_names_the_field_and_calls_no_lm(runtime: Runtime, pro
     assert provider.provider.calls == 0
 
 
+async def test_no_answer_leads_a_client_elsewhere(runtime: Runtime) -> None:
+    async with runtime.session.post(f"{runtime.url}/predict/", json={}, allow_redirects=False) as response:
+        assert response.status == 404
+
+
+async def test_every_answer_has_an_id_of_ours(runtime: Runtime) -> None:
+    headers = {"x-request-id": "the client's"}
+    ids = set()
+    for fields in ({"question": "?", "limit": 1}, {}, {}):
+        async with runtime.session.post(f"{runtime.url}/predict", json=fields, headers=headers) as response:
+            ids.add(response.headers["x-dspy-request-id"])
+            if response.status != 200:
+                assert (await response.json())["error"]["requestId"] in ids
+    assert len(ids) == 3
+
+
 async def test_whatever_a_program_raises_ends_that_request_only_and_is_logged_without_its_words(
     save: Save, provider: RunningProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
