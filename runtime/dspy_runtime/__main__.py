@@ -14,7 +14,7 @@ import click
 from dspy_contract import logs
 from dspy_contract.garbage import collect_rarely
 from dspy_contract.logs import Logger
-from dspy_runtime.failures import StartError, write_termination
+from dspy_runtime.failures import explain
 from dspy_runtime.settings import Settings, quiet_libraries
 
 log = Logger(__name__)
@@ -44,9 +44,8 @@ def main(lm_model: str | None, lm_api_base: str | None, **given: str | int | Non
     logs.configure(settings.log_level)
     try:
         _serve(settings)
-    except StartError as error:
-        write_termination(settings.termination_log, error)
-        log.error(str(error), reason=error.reason)
+    except Exception as error:
+        explain(settings.termination_log, error)
         sys.exit(1)
 
 

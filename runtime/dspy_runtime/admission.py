@@ -17,21 +17,23 @@ class Admission:
         self._queue = queue
         self.running = 0
         self.waiting = 0
+        self.lent = 0
+        """Places of requests that wait for a provider, which others have meanwhile."""
 
     async def enter(self) -> Place:
         """Takes a place, waiting in the queue if it has room. Raises OverloadedError."""
-        if self._places.locked():
-            if not self.has_room():
-                raise OverloadedError
-            await self.wait()
-        else:
-            await self._places.acquire()
-            self.running += 1
+        if not self.is_open():
+            raise OverloadedError
+        await self.wait()
         return Place(self)
 
+    def is_open(self) -> bool:
+        """True when one more may run or wait."""
+        return not self._places.locked() or self.has_room()
+
     def has_room(self) -> bool:
-        """True when one more may wait."""
-        return self.waiting < self._queue
+        """True when one more may wait. Who lent a place wants it back, and so waits as well."""
+        return self.waiting + self.lent < self._queue
 
     async def wait(self) -> None:
         """Waits for a place, counted as one that waits."""
@@ -49,32 +51,57 @@ class Admission:
 
 
 class Place:
-    """The place of one request. While a call of it waits for its next try the place is lent, as far as the queue has
-    room for the request itself."""
+    """The place of one request, free again when everybody who works for it has left. While a call of it waits for its
+    next try the place is lent, as far as the queue has room for the request itself."""
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
+        self._users = 1
         self._held = True
-        self._over = False
         self._waits = 0
+        self._coming_back: asyncio.Task[None] | None = None
+
+    def keep(self) -> None:
+        """One more works for the request."""
+        self._users += 1
+
+    def leave(self) -> None:
+        """One less works for the request; after the last one it is over."""
+        self._users -= 1
+        if self._users:
+            return
+        if self._held:
+            self._held = False
+            self._admission.leave()
+        elif self._coming_back is not None:
+            self._coming_back.cancel()
+        else:
+            self._admission.lent -= 1
 
     async def lend(self) -> None:
         """One more call of the request waits."""
         self._waits += 1
         if self._held and self._admission.has_room():
             self._held = False
+            self._admission.lent += 1
             self._admission.leave()
 
     async def take_back(self) -> None:
         """One call less waits; the request runs again when it has a place."""
         self._waits -= 1
-        if not self._held and not self._waits and not self._over:
-            await self._admission.wait()
-            self._held = True
+        if self._held or self._waits or not self._users:
+            return
+        if self._coming_back is None:
+            self._coming_back = asyncio.create_task(self._admission.wait())
+            self._coming_back.add_done_callback(self._came_back)
+        await asyncio.shield(self._coming_back)
 
-    def leave(self) -> None:
-        """The request is over."""
-        self._over = True
-        if self._held:
-            self._held = False
+    def _came_back(self, waiting: asyncio.Task[None]) -> None:
+        """It waits no more: it has a place, which nobody may want by now, or was cancelled, perhaps before it began."""
+        self._admission.lent -= 1
+        self._coming_back = None
+        if waiting.cancelled():
+            return
+        self._held = self._users > 0
+        if not self._held:
             self._admission.leave()

@@ -23,9 +23,8 @@ from dspy_runtime.failures import (
     ModelLoadError,
     ModelNotFoundError,
     RegistryUnavailableError,
-    StartError,
     described,
-    write_termination,
+    explain,
 )
 from dspy_runtime.settings import Settings, quiet_libraries
 
@@ -56,6 +55,7 @@ def _local(path: Path, target: Path) -> Path:
             files = unpack(path.read_bytes())
         except (ValueError, tarfile.TarError, OSError, EOFError) as error:
             raise ModelLoadError(f"the archive {path.name} cannot be unpacked: {described(error)}") from error
+        shutil.rmtree(target, ignore_errors=True)  # a container that ran before left what its imports wrote
         for name, content in files.items():
             file = target / name
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -113,9 +113,8 @@ def main(target: Path) -> None:
     logs.configure(settings.log_level)
     try:
         fetched(settings.model, target, settings.digest)
-    except StartError as error:
-        write_termination(settings.termination_log, error)
-        log.error(str(error), reason=error.reason)
+    except Exception as error:
+        explain(settings.termination_log, error)
         sys.exit(1)
 
 

@@ -12,7 +12,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from dspy_runtime.failures import without_keys
+from dspy_runtime.redaction import without_keys
 
 _PATHS = sysconfig.get_paths()
 _LIBRARIES = tuple({_PATHS["stdlib"], _PATHS["purelib"], _PATHS["platlib"], str(Path(__file__).parent)})

@@ -1,17 +1,18 @@
-"""One request on its way through the stages: each fills in what the next one needs, and any may end it."""
+"""One request on its way through the stages: each fills in what the inner ones need, and any may end it."""
 
 from __future__ import annotations
 
+import functools
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic_core import to_json
 
 from dspy_runtime.admission import Place
-from dspy_runtime.outcomes import Outcome
+from dspy_runtime.endings import Ending
 
 LONGEST_CLIENT_ID = 100
 
@@ -31,31 +32,46 @@ class Exchange:
     request_id: str = field(default_factory=_new_id)
     started: float = field(default_factory=time.perf_counter)
     """In seconds of time.perf_counter."""
-    ends_at: float = 0.0
-    """The deadline, in seconds of the event loop's clock."""
     body: bytes = b""
     arguments: dict[str, Any] = field(default_factory=dict)
     place: Place | None = None
-    """Given back at the exchange's end, unless a thread that outlives it has taken it over."""
-    admitted: bool = False
+    """None until there is one."""
     result: Any = None
     answer: bytes = b""
-    outcome: Outcome | None = None
+    ending: Ending | None = None
+    error: BaseException | None = None
+    """What was raised, if that is why it ended."""
 
     def __post_init__(self) -> None:
         self.client_request_id = self.client_request_id[:LONGEST_CLIENT_ID]
 
-    def end(self, outcome: Outcome, fields: list[dict[str, str]] | None = None) -> None:
+    def end(
+        self, ending: Ending, fields: list[dict[str, str]] | None = None, error: BaseException | None = None
+    ) -> None:
         """Ends it with an answer that is none: outcome, code, message, and the fields that are wrong."""
-        self.outcome = outcome
-        error: dict[str, Any] = {
-            "outcome": outcome.name,
-            "code": outcome.code,
-            "message": outcome.message,
+        self.ending, self.error = ending, error
+        said: dict[str, Any] = {
+            "outcome": ending.outcome,
+            "code": ending.code,
+            "message": ending.message,
             "requestId": self.request_id,
         }
-        self.answer = to_json({"error": error | ({"fields": fields} if fields else {})})
+        self.answer = to_json({"error": said | ({"fields": fields} if fields else {})})
 
 
-Stage = Callable[[Exchange], Awaitable[None]]
-"""One step of every request. It ends the exchange, or leaves it to the next; what it raises is the program's error."""
+Next = Callable[[Exchange], Awaitable[None]]
+Stage = Callable[[Exchange, Next], Awaitable[None]]
+"""One step of every request, around those inside it. It ends the exchange, or leaves it to the next. What it raises is
+the program's error."""
+
+
+def chained(stages: Sequence[Stage], last: Next) -> Next:
+    """The stages, from the outermost, around what is innermost."""
+    inner = last
+    for stage in reversed(stages):
+        inner = functools.partial(_call, stage, inner)
+    return inner
+
+
+async def _call(stage: Stage, inner: Next, exchange: Exchange) -> None:
+    await stage(exchange, inner)

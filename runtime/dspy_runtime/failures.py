@@ -13,19 +13,14 @@ StartError
 from __future__ import annotations
 
 import json
-import math
-import re
-from collections import Counter
 from pathlib import Path
 
+from dspy_contract.logs import Logger
+from dspy_runtime.error_report import report
+from dspy_runtime.redaction import without_keys
+
 _LONGEST_MESSAGE = 400
-_NAMED = r"(sk|key|token|bearer|secret|password)[-_ =:][\w.-]{6,}"
-_KNOWN = r"(AIza|AKIA|ASIA)[\w-]{8,}|gh[a-z]_\w{8,}"
-_KEYS = re.compile(f"{_NAMED}|{_KNOWN}", re.IGNORECASE)
-_PASSWORDS = re.compile(r"(://[^/\s:@]*:)[^/\s@]+@")
-_WORDS = re.compile(r"[A-Za-z0-9+/]{20,}={0,2}")
-_RANDOM_BITS = 3.5
-"""Bits a character above which a long word of letters and digits is no word of anybody's."""
+log = Logger(__name__)
 _TELLING = (ImportError, AttributeError, FileNotFoundError, TypeError)
 """Exceptions whose own words name code, not data, and so may be shown."""
 
@@ -85,21 +80,10 @@ def described(error: BaseException, telling: bool = False) -> str:
     return without_keys(words)[:_LONGEST_MESSAGE]
 
 
-def without_keys(words: str) -> str:
-    """Words without what is, or looks like, a key: by the patterns of those that have one, else by its randomness."""
-    words = _PASSWORDS.sub(r"\1[redacted]@", words)
-    words = _KEYS.sub("[redacted]", words)
-    return _WORDS.sub(lambda found: "[redacted]" if _is_random(found[0]) else found[0], words)
-
-
-def _is_random(word: str) -> bool:
-    if not (re.search(r"\d", word) and re.search(r"[A-Za-z]", word)):
-        return False
-    shares = [count / len(word) for count in Counter(word).values()]
-    return -sum(share * math.log2(share) for share in shares) > _RANDOM_BITS
-
-
-def write_termination(path: Path, error: StartError) -> None:
-    """Leaves the reason where the kubelet finds it, if there is such a place."""
-    if path.exists():
-        path.write_text(json.dumps({"reason": error.reason, "message": str(error)[:_LONGEST_MESSAGE]}))
+def explain(place: Path, error: Exception) -> None:
+    """Says why a start failed, in the log and, if there is such a place, where the kubelet finds it. Of what nobody
+    foresaw the words stay here, for they may hold a value."""
+    known = error if isinstance(error, StartError) else StartError(f"the runtime did not start: {described(error)}")
+    if place.exists():
+        place.write_text(json.dumps({"reason": known.reason, "message": str(known)[:_LONGEST_MESSAGE]}))
+    log.error(str(known), reason=known.reason, **report(error, with_words=False))

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 import jsonschema
 from pydantic_core import from_json
 from referencing import Registry
 
+from dspy_runtime.endings import MOST_FIELDS, UnfitInputError
 from dspy_runtime.failures import SchemaError
 from dspy_runtime.settings import SchemaSettings
 
-MOST_PROBLEMS = 20
 _TELLING = ("required", "additionalProperties", "dependentRequired")
 """Keywords whose message names fields; the others' messages hold the whole value."""
-
-
-class UnfitInputError(Exception):
-    """The input is not what `serving.schema.input` says; `problems` are pairs of field and words."""
-
-    def __init__(self, problems: list[tuple[str, str]]) -> None:
-        super().__init__(str(problems))
-        self.problems = problems
 
 
 class GivenSchema:
@@ -35,9 +28,13 @@ class GivenSchema:
         self._taken = _validator("input", settings.input)
         self._returned = _validator("output", settings.output)
 
+    def names(self) -> frozenset[str]:
+        """The inputs that are named."""
+        return frozenset((self.input or {}).get("properties", {}))
+
     def check_fields(self, fields: set[str]) -> None:
         """Raises SchemaError when the input's schema names fields that the program does not have."""
-        unknown = sorted((self.input or {}).get("properties", {}).keys() - fields)
+        unknown = sorted(self.names() - fields)
         if unknown:
             has = ", ".join(sorted(fields))
             raise SchemaError(f"serving.schema.input: the program takes no {', '.join(unknown)}; it takes {has}")
@@ -46,9 +43,9 @@ class GivenSchema:
         """Raises UnfitInputError for an input that does not fit."""
         if self._taken is None:
             return
-        errors = sorted(self._taken.iter_errors(from_json(body)), key=lambda error: error.path)
-        if errors:
-            raise UnfitInputError([_problem(error) for error in errors[:MOST_PROBLEMS]])
+        problems = [_problem(error) for error in islice(self._taken.iter_errors(from_json(body)), MOST_FIELDS)]
+        if problems:
+            raise UnfitInputError(problems)
 
     def select(self, fields: dict[str, Any]) -> dict[str, Any]:
         """The fields of an answer that the output's schema has a word for; all, where it names none."""

@@ -10,15 +10,17 @@ from prometheus_client import generate_latest
 from starlette.requests import ClientDisconnect
 
 from dspy_contract.outcomes import OUTCOME_HEADER
-from dspy_runtime import outcomes
+from dspy_runtime import endings
+from dspy_runtime.endings import Ending
 from dspy_runtime.exchange import Exchange
-from dspy_runtime.outcomes import Outcome
 from dspy_runtime.service import PredictionService
 
 REQUEST_ID_HEADER = "x-dspy-request-id"
 LARGEST_BODY_BYTES = 16 << 20
 UPLOADS_BYTES = 128 << 20
 """Of all bodies that are not whole yet."""
+SMALL_BYTES = 64 << 10
+"""Of one body that is taken whatever the others hold: clients that stall shut out none that is small."""
 UPLOAD_SECONDS = 30.0
 """A body that takes longer keeps nobody's place, but memory."""
 
@@ -32,20 +34,19 @@ def prediction_app(service: PredictionService) -> FastAPI:
     async def predict(request: Request) -> Response:
         exchange = Exchange(request.headers.get("x-request-id", ""))
         body = await uploads.read(request)
-        if isinstance(body, Outcome):
+        if isinstance(body, Ending):
             exchange.end(body)
-            service.record(exchange)
+            service.pipeline.finish(exchange)
             return _response(exchange)
         exchange.body = body
-        work = asyncio.ensure_future(service.predict(exchange))
+        work = asyncio.ensure_future(service.pipeline.carry(exchange))
         leaving = asyncio.ensure_future(request.receive())
         try:
             await asyncio.wait((work, leaving), return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                work.result()
-            else:
+            if not work.done():
                 work.cancel()
-                exchange.end(outcomes.CANCELLED)
+                return Response(status_code=endings.CANCELLED.status)  # which nobody reads
+            work.result()
             return _response(exchange)
         finally:
             leaving.cancel()
@@ -87,11 +88,11 @@ class Uploads:
     def __init__(self) -> None:
         self._bytes = 0
 
-    async def read(self, request: Request) -> bytes | Outcome:
-        """A request's body, or the outcome of a request without one that is taken."""
+    async def read(self, request: Request) -> bytes | Ending:
+        """A request's body, or the end of one whose body is not taken."""
         told = request.headers.get("content-length", "")
         if told.isdigit() and int(told) > LARGEST_BODY_BYTES:
-            return outcomes.TOO_LARGE
+            return endings.TOO_LARGE
         parts, size = [], 0
         try:
             async with asyncio.timeout(UPLOAD_SECONDS):
@@ -99,23 +100,23 @@ class Uploads:
                     size += len(part)
                     self._bytes += len(part)
                     if size > LARGEST_BODY_BYTES:
-                        return outcomes.TOO_LARGE
-                    if self._bytes > UPLOADS_BYTES:
-                        return outcomes.OVERLOADED
+                        return endings.TOO_LARGE
+                    if self._bytes > UPLOADS_BYTES and size > SMALL_BYTES:
+                        return endings.OVERLOADED
                     parts.append(part)
             return b"".join(parts)
         except TimeoutError:
-            return outcomes.TOO_SLOW
+            return endings.TOO_SLOW
         except ClientDisconnect:
-            return outcomes.CANCELLED
+            return endings.CANCELLED
         finally:
             self._bytes -= size
 
 
 def _response(exchange: Exchange) -> Response:
-    outcome = exchange.outcome
-    assert outcome is not None
-    headers = {OUTCOME_HEADER: outcome.name, REQUEST_ID_HEADER: exchange.request_id}
-    if outcome.retry_after_seconds is not None:
-        headers["retry-after"] = str(outcome.retry_after_seconds)
-    return Response(exchange.answer, outcome.status, headers, "application/json")
+    ending = exchange.ending
+    assert ending is not None
+    headers = {OUTCOME_HEADER: ending.outcome, REQUEST_ID_HEADER: exchange.request_id}
+    if ending.retry_after_seconds is not None:
+        headers["retry-after"] = str(ending.retry_after_seconds)
+    return Response(exchange.answer, ending.status, headers, "application/json")

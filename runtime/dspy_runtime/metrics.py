@@ -59,14 +59,11 @@ class Metrics:
         self._duration = self._seconds.labels(revision)
         self._outcomes: dict[str, Any] = {}
 
-    def record_cancelled(self) -> None:
-        """Counts a request whose client left; how long it would have taken is not known."""
-        self._count("cancelled")
-
-    def record(self, outcome: str, seconds: float) -> None:
-        """Counts the end of a request."""
+    def record(self, outcome: str, seconds: float | None) -> None:
+        """Counts the end of a request, and how long it took, if that is known."""
         self._count(outcome)
-        self._duration.observe(seconds)
+        if seconds is not None:
+            self._duration.observe(seconds)
 
     def record_tokens(self, lm: str, prompt: int | None, completion: int | None) -> None:
         """Counts what one answer of a language model cost."""

@@ -9,6 +9,8 @@ from typing import Any
 
 MOST_KEPT = 64
 """Renderings of one kind. A program has one for each of its predictors."""
+_LASTING = (str, int, float, bool, type(None))
+"""Types of values that nobody can change in their place."""
 
 
 def remember_rendering(adapter: Any) -> Any:
@@ -21,10 +23,10 @@ def remember_rendering(adapter: Any) -> Any:
         return str(tasks.get(key, signature, lambda: system(signature)))
 
     def format_demos(signature: Any, demos: list[Any]) -> list[dict[str, Any]]:
-        if not demos:
+        values = [list(demo.items()) for demo in demos]
+        if not demos or not all(type(value) in _LASTING for items in values for _, value in items):
             return list(examples(signature, demos))
-        values = [item for demo in demos for item in demo.items()]
-        key = (id(signature), *(id(part) for item in values for part in item))
+        key = (id(signature), *((len(items), *(id(part) for item in items for part in item)) for items in values))
         return [dict(message) for message in shots.get(key, (signature, values), lambda: examples(signature, demos))]
 
     adapter.format_system_message, adapter.format_demos = format_system_message, format_demos
@@ -32,16 +34,15 @@ def remember_rendering(adapter: Any) -> Any:
 
 
 class _Kept:
-    """The latest renderings, by the identities of what was rendered."""
+    """The renderings that were used last, by the identities of what was rendered."""
 
     def __init__(self) -> None:
         self._found: OrderedDict[Hashable, tuple[Any, Any]] = OrderedDict()
 
     def get(self, key: Hashable, named: Any, render: Callable[[], Any]) -> Any:
         """What was rendered. `named` is kept as well: no other object can have the identity of what is in a key."""
-        found = self._found.get(key)
-        if found is None:
-            found = self._found[key] = (named, render())
-            while len(self._found) > MOST_KEPT:
-                self._found.popitem(last=False)
+        found = self._found.pop(key, None) or (named, render())
+        self._found[key] = found
+        while len(self._found) > MOST_KEPT:
+            self._found.popitem(last=False)
         return found[1]

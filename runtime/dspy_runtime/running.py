@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import dspy
 
 from dspy_runtime.admission import Place
+from dspy_runtime.calling import is_async
 from dspy_runtime.exchange import Exchange
-from dspy_runtime.lm.scope import SCOPE, RequestScope
 from dspy_runtime.metrics import Metrics
-from dspy_runtime.schema import is_async
 
 
 class Runner:
@@ -28,30 +27,26 @@ class Runner:
         """Threads that still run a request that has ended."""
 
     async def run(self, exchange: Exchange) -> None:
-        """The stage that runs the program. Whatever it asked of a language model ends with it."""
-        place = exchange.place
-        assert place is not None
-        scope = RequestScope(exchange.ends_at - asyncio.get_running_loop().time(), place)
-        SCOPE.set(scope)
-        try:
-            with dspy.context(trace=[]):
-                if self._threads is None:
-                    exchange.result = await self._program.acall(**exchange.arguments)
-                else:
-                    exchange.place = None  # the thread's, from here on
-                    exchange.result = await self._in_thread(self._threads, exchange.arguments, place)
-        finally:
-            scope.end()
+        """The innermost stage: the program itself."""
+        assert exchange.place is not None
+        with dspy.context(trace=[]):
+            if self._threads is None:
+                exchange.result = await self._program.acall(**exchange.arguments)
+            else:
+                exchange.result = await self._in_thread(self._threads, exchange.arguments, exchange.place)
 
     async def _in_thread(self, threads: ThreadPoolExecutor, arguments: dict[str, Any], place: Place) -> Any:
         """Runs a program that cannot be awaited. Its place is free only when its thread is, whoever waits for it."""
-        call = functools.partial(contextvars.copy_context().run, self._program, **arguments)
-        try:
-            thread = asyncio.get_running_loop().run_in_executor(threads, call)
-        except RuntimeError:  # no more threads
-            place.leave()
-            raise
-        thread.add_done_callback(functools.partial(_ended, place))
+        loop = asyncio.get_running_loop()
+        work = functools.partial(contextvars.copy_context().run, self._program, **arguments)
+        call: Future[Any] = threads.submit(work)
+        place.keep()
+        thread = asyncio.wrap_future(call)
+
+        def ended(_: Future[Any]) -> None:
+            loop.call_soon_threadsafe(place.leave)
+
+        call.add_done_callback(ended)
         try:
             return await asyncio.shield(thread)
         except BaseException:
@@ -64,14 +59,10 @@ class Runner:
         self.abandoned += 1
         self._metrics.abandoned.set(self.abandoned)
 
-        def ended(_: asyncio.Future[Any]) -> None:
+        def ended(thread: asyncio.Future[Any]) -> None:
             self.abandoned -= 1
             self._metrics.abandoned.set(self.abandoned)
+            if not thread.cancelled():
+                thread.exception()  # asked for, so that nobody is told of one that nobody waits for
 
         thread.add_done_callback(ended)
-
-
-def _ended(place: Place, thread: asyncio.Future[Any]) -> None:
-    place.leave()
-    if not thread.cancelled():
-        thread.exception()  # asked for, so that nobody is told of one that nobody waits for

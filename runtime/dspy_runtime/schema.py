@@ -20,8 +20,14 @@ from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic.fields import FieldInfo
 
 from dspy_runtime.answers import answer_fields
-from dspy_runtime.given_schema import GivenSchema, UnfitInputError
+from dspy_runtime.calling import is_async
+from dspy_runtime.endings import UnfitInputError
+from dspy_runtime.given_schema import GivenSchema
 from dspy_runtime.settings import SchemaSettings
+
+_STEERING = frozenset({"self", "signature", "new_signature", "demos", "config", "lm", "_trace"})
+"""What dspy.Predict reads of its keywords besides inputs: prompts and costs are not for clients to choose where a
+program hands on whatever it is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +60,9 @@ class Schema:
         values = checked.__dict__
         known = {field.alias or name: values[name] for name, field in self.input.model_fields.items()}
         more = checked.model_extra or {}
-        if "self" in more:
-            raise UnfitInputError([("self", "Extra inputs are not permitted")])
+        told = self.given.names() | known.keys()
+        if forbidden := sorted(more.keys() & _STEERING - told):
+            raise UnfitInputError([(name, "Extra inputs of this name are not permitted") for name in forbidden])
         return {**known, **more}
 
     def fields(self, prediction: Any) -> dict[str, Any]:
@@ -74,18 +81,6 @@ def derive(program: Any, settings: SchemaSettings) -> Schema:
     if schema.input.model_config.get("extra") == "forbid":
         given.check_fields({field.alias or name for name, field in schema.input.model_fields.items()})
     return schema
-
-
-def is_async(program: Any) -> bool:
-    """True when the program can be awaited, and is the same then: one that replaces only the `forward` of its base
-    class, such as dspy.CodeAct, still has the base's `aforward`."""
-    return _depth(program, "aforward") <= _depth(program, "forward") and hasattr(program, "aforward")
-
-
-def _depth(program: Any, name: str) -> int:
-    """How far from the program itself a method is defined."""
-    places = [program, *type(program).__mro__]
-    return next((depth for depth, place in enumerate(places) if name in vars(place)), len(places))
 
 
 def _json_schema(model: type[BaseModel] | None) -> dict[str, Any] | None:
@@ -161,8 +156,8 @@ def _of_annotations(program: Any, given: GivenSchema) -> Schema | None:
         default = ... if parameter.default is parameter.empty else parameter.default
         fields[parameter.name] = (Any if kind is None else kind, Field(default))
     taken = _model("Input", fields, "allow" if more else "forbid")
-    told = (given.input or {}).get("properties", {})
-    return Schema("annotations", taken, None, tuple(name for name in underivable if name not in told), given)
+    unknown = tuple(name for name in underivable if name not in given.names())
+    return Schema("annotations", taken, None, unknown, given)
 
 
 def _annotated(function: Any, parameter: inspect.Parameter) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import signal
 import socket
 import threading
@@ -15,11 +16,14 @@ from typing import Any
 
 import uvicorn
 
+from dspy_contract.logs import Logger
+from dspy_runtime.error_report import report
 from dspy_runtime.http import prediction_app, probe_app
 from dspy_runtime.service import PredictionService
 
 KEEP_ALIVE_SECONDS = 75
 """Above the 60 s after which the gateway closes an idle connection, so that the pod is never the one that does."""
+log = Logger(__name__)
 
 
 class _Server(uvicorn.Server):
@@ -60,12 +64,22 @@ async def serve(service: PredictionService) -> None:
         service.close()
         predictions.should_exit = True
 
-    service.own_dspy()
+    service.own_process()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     tasks = [asyncio.create_task(work) for work in (service.models.follow_keys(), service.watchdog.beat())]
-    probing = threading.Thread(target=asyncio.run, args=(_probe(probes, service),), name="probes", daemon=True)
+    for task in tasks:
+        task.add_done_callback(functools.partial(_ended, stop))
+
+    def probe() -> None:
+        try:
+            asyncio.run(_probe(probes, service))
+        finally:  # a pod without probes would be restarted anyway, and says nothing of why
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(stop)
+
+    probing = threading.Thread(target=probe, name="probes", daemon=True)
     probing.start()
     try:
         await predictions.serve()  # a port that is taken ends the process from here
@@ -75,6 +89,13 @@ async def serve(service: PredictionService) -> None:
     for task in tasks:
         task.cancel()
     await service.models.aclose()
+
+
+def _ended(stop: Callable[[], None], task: asyncio.Task[None]) -> None:
+    """Ends the process with a task that was to last as long as it."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("A task of the server ended", task=task.get_name(), **report(error, with_words=False))
+        stop()
 
 
 async def _probe(server: uvicorn.Server, service: PredictionService) -> None:

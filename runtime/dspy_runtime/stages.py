@@ -1,35 +1,69 @@
-"""The stages of a request but for the program itself: parse, admit, serialise."""
+"""The stages of a request around the program itself: shed, parse, admit, serialise."""
 
 from __future__ import annotations
 
-from dspy_runtime import outcomes
+from pydantic import ValidationError
+
+from dspy_runtime import endings
 from dspy_runtime.admission import Admission, OverloadedError
 from dspy_runtime.answers import answer_json
-from dspy_runtime.exchange import Exchange, Stage
+from dspy_runtime.endings import UnfitInputError
+from dspy_runtime.exchange import Exchange, Next, Stage
+from dspy_runtime.lm.scope import RequestScope
 from dspy_runtime.schema import Schema
+
+MOST_VALUES = 250_000
+"""Of a body, as its commas tell: each may be an error to be noted, and so more memory than it was bytes."""
+
+
+def shed(admission: Admission) -> Stage:
+    """Whoever cannot even wait is told before anybody reads what was sent."""
+
+    async def stage(exchange: Exchange, inner: Next) -> None:
+        if admission.is_open():
+            await inner(exchange)
+        else:
+            exchange.end(endings.OVERLOADED)
+
+    return stage
 
 
 def parse(schema: Schema) -> Stage:
     """The body becomes the program's arguments, or the end."""
 
-    async def stage(exchange: Exchange) -> None:
+    async def stage(exchange: Exchange, inner: Next) -> None:
+        if exchange.body.count(b",") > MOST_VALUES:
+            exchange.end(endings.TOO_MANY)
+            return
         try:
             exchange.arguments = schema.arguments(exchange.body)
+        except (ValidationError, UnfitInputError) as error:
+            exchange.end(*endings.of_invalid_input(error))
         except Exception as error:  # types of the program check themselves, and may raise anything
-            exchange.end(*outcomes.of_invalid_input(error))
+            exchange.end(endings.INVALID_INPUT, error=error)
+        else:
+            exchange.body = b""
+            await inner(exchange)
 
     return stage
 
 
-def admit(admission: Admission) -> Stage:
-    """Waits for a place, where there is room to wait."""
+def admit(admission: Admission, seconds: float) -> Stage:
+    """Waits for a place, where there is room to wait. Whatever the request asks of a language model ends with it, at
+    the latest after so many seconds."""
 
-    async def stage(exchange: Exchange) -> None:
+    async def stage(exchange: Exchange, inner: Next) -> None:
+        scope = RequestScope(seconds)
         try:
-            exchange.place = await admission.enter()
-            exchange.admitted = True
+            exchange.place = scope.place = await admission.enter()
         except OverloadedError:
-            exchange.end(outcomes.OVERLOADED)
+            exchange.end(endings.OVERLOADED)
+            return
+        try:
+            with scope.entered():
+                await inner(exchange)
+        finally:
+            exchange.place.leave()
 
     return stage
 
@@ -37,11 +71,12 @@ def admit(admission: Admission) -> Stage:
 def serialise(schema: Schema) -> Stage:
     """What the program returned becomes the answer."""
 
-    async def stage(exchange: Exchange) -> None:
+    async def stage(exchange: Exchange, inner: Next) -> None:
+        await inner(exchange)
         exchange.answer = answer_json(schema.fields(exchange.result))
         if schema.given.accepts(exchange.answer):
-            exchange.outcome = outcomes.OK
+            exchange.ending = endings.OK
         else:
-            exchange.end(outcomes.UNFIT)
+            exchange.end(endings.UNFIT)
 
     return stage

@@ -12,7 +12,6 @@ from typing import Any, get_args, get_origin, get_type_hints
 import pytest
 import yaml
 
-from dspy_contract.outcomes import Outcome
 from dspy_contract.routes import PortTable
 from dspy_contract.state import EDGES_SECONDS, FAST_EDGES_SECONDS
 from dspy_gateway.envoy.listeners import FLUSH_SECONDS, WINDOW_SECONDS
@@ -28,7 +27,7 @@ from dspy_operator.resources.gateway import GatewaySettings as GatewayManifest
 from dspy_operator.resources.gateway import gateway
 from dspy_operator.resources.runtime_pod import Runtime, settings
 from dspy_operator.settings import Settings as OperatorSettings
-from dspy_runtime import failures, outcomes
+from dspy_runtime import failures
 from dspy_runtime.lm.providers import PROVIDERS, SPELLINGS
 from dspy_runtime.settings import LMSettings
 from dspy_runtime.settings import Settings as RuntimeSettings
@@ -126,11 +125,6 @@ def test_the_schema_knows_the_providers_of_the_runtime() -> None:
     assert lm["byPredictor"]["additionalProperties"]["properties"] == {
         name: field for name, field in lm.items() if name != "byPredictor"
     }
-
-
-def test_the_runtimes_outcomes_are_words_of_the_contract() -> None:
-    named = {value.name for value in vars(outcomes).values() if isinstance(value, outcomes.Outcome)}
-    assert named <= {str(outcome) for outcome in Outcome}
 
 
 def test_fatal_reasons_are_reasons_of_the_runtime() -> None:

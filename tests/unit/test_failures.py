@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dspy_runtime.failures import LMConfigurationError, described, without_keys
+from dspy_runtime.failures import LMConfigurationError, described
+from dspy_runtime.redaction import without_keys
 
 
 @pytest.mark.parametrize(

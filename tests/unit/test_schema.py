@@ -10,10 +10,10 @@ import dspy
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from dspy_runtime import outcomes
+from dspy_runtime import endings
 from dspy_runtime.answers import answer_fields, answer_json
+from dspy_runtime.endings import UnfitInputError
 from dspy_runtime.failures import SchemaError
-from dspy_runtime.given_schema import UnfitInputError
 from dspy_runtime.schema import Schema
 from dspy_runtime.schema import derive as derive_with
 from dspy_runtime.settings import SchemaSettings
@@ -98,8 +98,9 @@ def test_a_given_schema_tells_what_the_types_do_not() -> None:
     for body, field in ((b'{"ticket": {"id": 0}}', "ticket.id"), (b"{}", ""), (b"[]", "body")):
         with pytest.raises((UnfitInputError, ValidationError)) as raised:
             schema.arguments(body)
-        outcome, problems = outcomes.of_invalid_input(raised.value)
-        assert outcome.status == 422
+        assert isinstance(raised.value, ValidationError | UnfitInputError)
+        ending, problems = endings.of_invalid_input(raised.value)
+        assert ending.status == 422
         assert problems[0]["field"] == (field or "body")
 
 
@@ -126,10 +127,10 @@ def test_an_answer_that_refuses_says_which_fields_and_no_more_of_them_than_a_few
     schema = derive(dspy.Predict("question: str -> answer: str"))
     with pytest.raises(ValidationError) as raised:
         schema.arguments(b"{" + b",".join(b'"%s%d": 1' % (b"x" * 500, each) for each in range(100)) + b"}")
-    outcome, fields = outcomes.of_invalid_input(raised.value)
-    assert outcome.status == 422
-    assert len(fields) == outcomes.MOST_FIELDS
-    assert max(len(each["field"]) for each in fields) <= outcomes.LONGEST_NAME
+    ending, fields = endings.of_invalid_input(raised.value)
+    assert ending.status == 422
+    assert len(fields) == endings.MOST_FIELDS
+    assert max(len(each["field"]) for each in fields) <= endings.LONGEST_NAME
 
 
 class Inner(BaseModel):

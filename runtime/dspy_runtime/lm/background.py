@@ -32,6 +32,13 @@ def background() -> BackgroundLoop:
     return BackgroundLoop()
 
 
+async def awaited(work: Coroutine[Any, Any, Any]) -> Any:
+    """The result of a coroutine that runs there, for a caller on another loop; cancelled with its request."""
+    scope = SCOPE.get()
+    call = background().submit(work)
+    return await (scope.awaited(call) if scope else asyncio.wrap_future(call))
+
+
 def wait(work: Coroutine[Any, Any, Any]) -> Any:
     """The result of a coroutine that runs there, for a caller that cannot await; cancelled with its request."""
     scope = SCOPE.get()

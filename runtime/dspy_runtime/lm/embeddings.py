@@ -6,7 +6,6 @@ key that is in the environment.
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from dspy.clients import embedding
 from dspy.clients.errors import error_boundary
 from dspy.lm15 import UnsupportedFeatureError
 
-from dspy_runtime.lm.background import background, wait
+from dspy_runtime.lm.background import awaited, wait
 from dspy_runtime.lm.credentials import current
 from dspy_runtime.lm.models import LanguageModel, LanguageModels
 from dspy_runtime.lm.providers import route
@@ -45,7 +44,8 @@ class Embeddings:
 
     def __init__(self, models: LanguageModels) -> None:
         self._models = {model.route.provider: model for model in reversed(models.all())}
-        self._transports: dict[str, Transport] = {}
+        self._connected: dict[str, tuple[Transport, Any, Any]] = {}
+        """By provider: a transport, who calls over it, and the key that made that one."""
 
     def embedding(self, *, model: str, input: Sequence[str], caching: bool = False, **parameters: Any) -> Embedded:
         """One batch, for a caller that cannot await."""
@@ -56,7 +56,7 @@ class Embeddings:
         self, *, model: str, input: Sequence[str], caching: bool = False, **parameters: Any
     ) -> Embedded:
         """One batch."""
-        found: Embedded = await asyncio.wrap_future(background().submit(self._ask(model, input, parameters)))
+        found: Embedded = await awaited(self._ask(model, input, parameters))
         return found
 
     async def _ask(self, model: str, texts: Sequence[str], parameters: dict[str, Any]) -> Embedded:
@@ -71,12 +71,20 @@ class Embeddings:
             if where.provider not in self._models:
                 self._models[where.provider] = LanguageModel(LMSettings(model=model), lambda *_: None)
             lm = self._models[where.provider]
-            wire = replace(lm.wire, api_version="")  # which names the deployment of the language model
-            transport = self._transports.setdefault(where.provider, Transport(wire, lm.settings.timeout_seconds))
+            transport, caller = self._caller(where.provider, lm)
             more = {name: value for name, value in parameters.items() if name not in CONNECTION}
             body = {"model": where.model, "input": list(texts), **more}
-            caller = lm.connector()(transport)
             return await tried(lambda: _send(caller, transport, body), lm.settings.max_retries)
+
+    def _caller(self, provider: str, lm: LanguageModel) -> tuple[Transport, Any]:
+        """Who calls a provider: the same as before, with its identity exchanged, until the key changes."""
+        key = lm.key
+        known = self._connected.get(provider)
+        if known is None or known[2] != key:
+            wire = replace(lm.wire, api_version="")  # which names the deployment of the language model
+            transport = known[0] if known else Transport(wire, lm.settings.timeout_seconds)
+            known = self._connected[provider] = (transport, lm.connector()(transport), key)
+        return known[0], known[1]
 
 
 async def _send(caller: Any, transport: Transport, body: dict[str, Any]) -> Embedded:

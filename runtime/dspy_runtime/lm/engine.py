@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from dspy.lm15 import Request, Response, Usage
 
-from dspy_runtime.lm.background import background, wait
+from dspy_runtime.lm.background import awaited, background, wait
 from dspy_runtime.lm.providers import Wire
 from dspy_runtime.lm.retries import tried
 from dspy_runtime.lm.transport import Transport
@@ -86,7 +86,8 @@ class AsyncEngine(Capable):
         """One answer, after as many tries as the settings allow and the request's deadline holds."""
         if self._is_here():
             return await self._complete(request)
-        return await asyncio.wrap_future(background().submit(self._complete(request)))
+        response: Response = await awaited(self._complete(request))
+        return response
 
     async def stream(self, request: Request) -> AsyncIterator[Any]:
         """The answer's events. It is tried once: what has been said cannot be taken back."""
@@ -96,7 +97,7 @@ class AsyncEngine(Capable):
             return
         events = self._stream(request)
         try:
-            while (event := await asyncio.wrap_future(background().submit(anext(events, _END)))) is not _END:
+            while (event := await awaited(anext(events, _END))) is not _END:
                 yield event
         finally:
             background().submit(events.aclose())

@@ -69,8 +69,8 @@ class LanguageModel:
         """Raises LMConfigurationError, in DSPy's own words where it is DSPy that refuses."""
         self.settings = settings
         self._field = f"lm.model {settings.model!r}"
-        self._key = _key(settings.api_key_file)
-        if settings.api_key_file and not self._key:
+        self.key = _key(settings.api_key_file)
+        if settings.api_key_file and not self.key:
             raise LMConfigurationError("the API key's file is missing or empty; check lm.credentials.apiKey")
         with self._refused():
             self.route = route(settings.model, settings.api)
@@ -100,8 +100,8 @@ class LanguageModel:
     def follow_key(self) -> None:
         """Takes the key file's content, when it is another one."""
         key = _key(self.settings.api_key_file)
-        if key and key != self._key:
-            self._key = key
+        if key and key != self.key:
+            self.key = key
             self.engine.reconnect(self.connector())
 
     def _face(self, engine: Any, async_engine: Any) -> Any:
@@ -120,7 +120,7 @@ class LanguageModel:
         """What makes a caller of the provider, with the key as it is now, over a transport."""
         where = self.route
         door = AWS_DOOR if where.door == CONVERSE else where.door
-        config = _router_config(self.settings, where, door, self._key)
+        config = _router_config(self.settings, where, door, self.key)
 
         def connect(transport: Transport) -> Any:
             caller = AsyncLMRouter(RouterConfig(**config, transport=transport)).lm(f"{door}:{where.model}")

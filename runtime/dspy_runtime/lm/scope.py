@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -23,9 +23,11 @@ class RequestGone(BaseException):
 class RequestScope:
     """One request: until when it may last, its place, and the calls that wait for a provider in its name."""
 
-    def __init__(self, seconds: float, place: Place) -> None:
+    def __init__(self, seconds: float) -> None:
         self._end = time.monotonic() + seconds
-        self._place = place
+        self.place: Place | None = None
+        self.memory: dict[int, Any] = {}
+        """What modules that requests share remember of this one, by their identity."""
         self._loop = asyncio.get_running_loop()
         self._calls: set[Future[Any]] = set()
         self._gone = False
@@ -35,39 +37,59 @@ class RequestScope:
         """Seconds until the request's deadline; negative after it."""
         return self._end - time.monotonic()
 
-    def end(self) -> None:
-        """Cancels the calls that run, and lets no other begin."""
-        self._gone = True
-        for call in list(self._calls):
-            call.cancel()
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """What is called in it, and in threads that it starts by DSPy's means, belongs to the request. At its end the
+        calls that still run are cancelled, and no other begins."""
+        token = SCOPE.set(self)
+        try:
+            yield
+        finally:
+            SCOPE.reset(token)
+            self._gone = True
+            for call in list(self._calls):
+                call.cancel()
 
     def wait_for(self, call: Future[Any]) -> Any:
         """The result of a call that another thread's loop makes. Raises RequestGone when the request ends first."""
-        self._calls.add(call)
         self._blocked += (blocks := _runs_a_loop())
+        try:
+            with self._owned(call):
+                return call.result()
+        finally:
+            self._blocked -= blocks
+
+    async def awaited(self, call: Future[Any]) -> Any:
+        """The same for a caller on a loop of its own."""
+        with self._owned(call):
+            return await asyncio.wrap_future(call)
+
+    @contextmanager
+    def _owned(self, call: Future[Any]) -> Iterator[None]:
+        self._calls.add(call)
         if self._gone:
             call.cancel()
         try:
-            return call.result()
+            yield
         except BaseException as error:
             if self._gone:
                 raise RequestGone from error
             raise
         finally:
             self._calls.discard(call)
-            self._blocked -= blocks
 
     @asynccontextmanager
     async def lent(self) -> AsyncIterator[None]:
         """While a call waits for its next try, the place is another's."""
-        if self._blocked:  # a program that blocks a loop may block the one that counts places
+        place = self.place
+        if self._blocked or place is None:  # a program that blocks a loop may block the one that counts places
             yield
             return
-        await self._at_home(self._place.lend)
+        await self._at_home(place.lend)
         try:
             yield
         finally:
-            await self._at_home(self._place.take_back)
+            await self._at_home(place.take_back)
 
     async def _at_home(self, act: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Places are counted on the loop of the requests."""

@@ -1,0 +1,63 @@
+"""Carries each request through its stages to its end, and tells of it: once, whatever the program raises."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from dspy_contract.logs import Logger
+from dspy_contract.outcomes import FAILURES, Outcome
+from dspy_runtime import endings
+from dspy_runtime.error_report import report
+from dspy_runtime.exchange import Exchange, Next
+from dspy_runtime.metrics import Metrics
+from dspy_runtime.settings import Settings
+
+log = Logger(__name__)
+
+
+class Pipeline:
+    """The stages of a program, under the deadline of each request."""
+
+    def __init__(self, stages: Next, settings: Settings, metrics: Metrics) -> None:
+        self._stages = stages
+        self._settings = settings
+        self._metrics = metrics
+
+    async def carry(self, exchange: Exchange) -> None:
+        """Carries a request to its end. Raises CancelledError for one whose client has left."""
+        deadline = asyncio.timeout(self._settings.timeout_seconds)
+        try:
+            async with deadline:
+                await self._stages(exchange)
+        except BaseException as error:  # a program may raise anything, SystemExit included: it ends this request only
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                exchange.end(endings.CANCELLED)
+                raise
+            if not deadline.expired():
+                exchange.end(endings.of_exception(error), error=error)
+            elif exchange.place is None:  # all of its time went by in the queue
+                exchange.end(endings.OVERLOADED)
+            else:
+                exchange.end(endings.TIMEOUT, error=error)
+        finally:
+            self.finish(exchange)
+
+    def finish(self, exchange: Exchange) -> None:
+        """Counts an exchange that has ended, and logs a failure, as far as that may be said."""
+        ending, error = exchange.ending, exchange.error
+        assert ending is not None
+        # How long a request whose client left would have taken is not known.
+        seconds = None if ending.outcome is Outcome.CANCELLED else time.perf_counter() - exchange.started
+        self._metrics.record(ending.outcome, seconds)
+        if error is not None or ending.outcome in FAILURES:
+            log.error(
+                "A request failed",
+                request_id=exchange.request_id,
+                client_request_id=exchange.client_request_id,
+                revision=self._settings.revision,
+                outcome=ending.outcome,
+                code=ending.code,
+                **(report(error, self._settings.log_messages) if error else {}),
+            )
