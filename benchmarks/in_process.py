@@ -1,5 +1,5 @@
 """`python -m benchmarks.in_process MODEL BASE REQUESTS AT_ONCE`: the CPU of a program called where it is loaded,
-in ms a request: what a server cannot go below."""
+in ms a request: the same calls by plain `dspy.LM`, without any server."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from benchmarks.runtime import FIELDS
+from dspy_contract.garbage import collect_rarely
 from dspy_runtime.load import load_program
 from tests.integration.runtime import KEY
 
@@ -24,6 +25,7 @@ def main(model: Path, base: str, requests: int, at_once: int) -> None:
     """Prints the CPU of one request, of a process that does nothing else."""
     import dspy
 
+    collect_rarely()  # as the runtime does
     program = load_program(model).program
     dspy.configure(lm=dspy.LM("openai/standin", api_base=base, api_key=KEY, cache=False), disable_history=True)
     click.echo(asyncio.run(_measured(program, requests, at_once)))

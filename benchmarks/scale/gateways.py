@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
+from dspy_contract.description import DROPPED_SETTINGS, PATH, UNDERIVABLE
 from dspy_contract.outcomes import Outcome
 from dspy_contract.routes import CONTENT_KEY, RUNTIME_PROBE_PORT, STATE_PORT, Routes, load_routes
 from dspy_contract.state import FEATURES, GatewayState, Poll, ProgramState, dump_state, load_poll
@@ -101,7 +102,7 @@ class Gateways:
     async def run(self) -> None:
         """Watches, and answers on the agents' port of every address."""
         app = web.Application()
-        app.add_routes([web.post("/state", self._state), web.get("/description", _description)])
+        app.add_routes([web.post("/state", self._state), web.get(PATH, _description)])
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         for port in (STATE_PORT, RUNTIME_PROBE_PORT):
@@ -214,7 +215,7 @@ class Gateways:
 
 async def _description(_: web.Request) -> web.Response:
     """What a runtime that leaves nothing out says to the operator."""
-    return web.json_response({"droppedSettings": [], "underivable": []})
+    return web.json_response({DROPPED_SETTINGS: [], UNDERIVABLE: []})
 
 
 class _Pods:

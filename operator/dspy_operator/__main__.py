@@ -11,9 +11,11 @@ import click
 from dspy_contract import logs
 from dspy_contract.garbage import collect_rarely
 from dspy_contract.logs import Logger
+from dspy_operator.api.reasons import Reason
 from dspy_operator.app import run
 from dspy_operator.domain.snapshot import Problem, Version
 from dspy_operator.errors import InvalidSpecError
+from dspy_operator.registry.compatibility import mismatch_of
 from dspy_operator.registry.dockerfile import dockerfile
 from dspy_operator.registry.mlflow import Registry
 from dspy_operator.registry.uri import ModelUri, parse
@@ -54,10 +56,14 @@ def image(uri: str, url: str, token_file: str | None, basic_auth_file: str | Non
         raise click.UsageError(error.message) from error
     if isinstance(version, Problem):
         raise click.ClickException(f"{version.reason}: {version.message}")
-    if not version.python and not runtime_image:
-        raise click.ClickException("the version does not say its Python: name the runtime's image by --runtime-image")
-    template = runtime_image or Settings().runtime_image
-    click.echo(dockerfile(version, template.format(python=version.python)), nl=False)
+    if runtime_image is None:
+        operator = Settings()
+        runtime_image = operator.runtime_image
+        mismatch = mismatch_of(version, operator)
+        if not version.python or (mismatch and mismatch.reason != Reason.DEPENDENCY_MISSING):
+            why = mismatch.message if mismatch else "The version does not say its Python"
+            raise click.ClickException(f"{why}. Name the image to build from by --runtime-image")
+    click.echo(dockerfile(version, runtime_image.format(python=version.python)), nl=False)
 
 
 async def _version(settings: RegistrySettings, uri: ModelUri) -> Version | Problem:

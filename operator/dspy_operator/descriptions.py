@@ -10,6 +10,7 @@ from typing import Protocol
 
 import aiohttp
 
+from dspy_contract.description import DROPPED_SETTINGS, PATH, UNDERIVABLE
 from dspy_contract.logs import Logger
 from dspy_contract.routes import RUNTIME_PROBE_PORT
 from dspy_operator.domain.snapshot import Description
@@ -51,7 +52,7 @@ class RuntimeClient:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS))
         host = f"[{address}]" if ":" in address else address
         try:
-            url = f"http://{host}:{RUNTIME_PROBE_PORT}/description"
+            url = f"http://{host}:{RUNTIME_PROBE_PORT}{PATH}"
             async with self._session.get(url, allow_redirects=False) as response:
                 response.raise_for_status()
                 body = bytearray()
@@ -70,7 +71,7 @@ class RuntimeClient:
 
 
 class Descriptions:
-    """What revisions said of themselves, until it is written down."""
+    """What the newest revisions of programs said of themselves, until it is written down."""
 
     def __init__(self, runtimes: Runtimes, wake: Callable[[str, str], None]) -> None:
         """`wake` hears the namespace and name of a program whose revision has answered."""
@@ -81,15 +82,18 @@ class Descriptions:
         self._places = asyncio.Semaphore(ASKED_AT_ONCE)
 
     def of(self, namespace: str, program: str, revision: str, address: str) -> Description | None:
-        """What a revision said of itself; None while it is being asked."""
-        key = (namespace, revision)
-        if key not in self._known and key not in self._asking:
-            self._asking[key] = asyncio.create_task(self._ask(namespace, program, revision, address))
-        return self._known.get(key)
+        """What a program's revision said of itself; None while it is being asked."""
+        key = (namespace, program)
+        known = self._known.get(key)
+        if known is not None and known.revision == revision:
+            return known
+        if key not in self._asking:
+            self._asking[key] = asyncio.create_task(self._ask(key, revision, address))
+        return None
 
-    def forget(self, namespace: str, revision: str) -> None:
-        """It is written down, or nobody wants to know any more."""
-        self._known.pop((namespace, revision), None)
+    def forget(self, namespace: str, program: str) -> None:
+        """It is written down, or the program is gone."""
+        self._known.pop((namespace, program), None)
 
     async def close(self) -> None:
         """Ends every question."""
@@ -97,25 +101,25 @@ class Descriptions:
             task.cancel()
         await self._runtimes.close()
 
-    async def _ask(self, namespace: str, program: str, revision: str, address: str) -> None:
+    async def _ask(self, key: tuple[str, str], revision: str, address: str) -> None:
         try:
             async with self._places:
-                self._known[namespace, revision] = await self._runtimes.describe(address, revision)
-            self._wake(namespace, program)
+                self._known[key] = await self._runtimes.describe(address, revision)
+            self._wake(*key)
         except DescriptionError as error:
-            log.debug("A pod did not describe itself", namespace=namespace, revision=revision, error=str(error))
+            log.debug("A pod did not describe itself", namespace=key[0], revision=revision, error=str(error))
             await asyncio.sleep(AGAIN_SECONDS)
         finally:
-            del self._asking[namespace, revision]
+            del self._asking[key]
 
 
 def read_description(revision: str, body: bytes) -> Description:
-    """A runtime's `/description`. Raises ValueError, KeyError and TypeError for what is none."""
+    """A runtime's page of itself. Raises ValueError, KeyError and TypeError for what is none."""
     content = json.loads(body)
-    return Description(revision, _names(content["droppedSettings"]), _names(content["underivable"]))
+    return Description(revision, _names(content[DROPPED_SETTINGS]), _names(content[UNDERIVABLE]))
 
 
 def _names(found: object) -> tuple[str, ...]:
     if not isinstance(found, list):
         raise TypeError(f"{type(found).__name__} is no list of names")
-    return tuple(str(each)[:LONGEST_NAME] for each in found[:MOST_NAMES])
+    return tuple("".join(filter(str.isprintable, str(each)[:LONGEST_NAME])) for each in found[:MOST_NAMES])

@@ -144,7 +144,7 @@ def assemble(
         store, follower, poller, gateways.problems, writer.conflicts, repairs, archives, descriptions, settings
     )
     memories = Memories()
-    programs = ProgramReconciler(observer, executor, writer.conflicts, poller, follower, memories, now)
+    programs = ProgramReconciler(observer, executor, writer.conflicts, poller, follower, descriptions, memories, now)
     guard = Guard(kube, store, poller, memories, passes.add, leads, now)
     controller = Controller(programs, gateways, passes.add, now)
     return Parts(

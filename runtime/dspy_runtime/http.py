@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request, Response
 from prometheus_client import generate_latest
 from starlette.requests import ClientDisconnect
 
+from dspy_contract.description import PATH
 from dspy_contract.outcomes import OUTCOME_HEADER
 from dspy_runtime import endings
 from dspy_runtime.endings import Ending
@@ -71,7 +72,7 @@ def probe_app(service: PredictionService) -> FastAPI:
     async def readyz() -> Response:
         return Response("ok") if service.ready else Response("starting or draining", 503)
 
-    @app.get("/description")
+    @app.get(PATH)
     async def describe() -> dict[str, Any]:
         return service.left_out()
 

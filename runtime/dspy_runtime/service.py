@@ -8,6 +8,7 @@ from typing import Any
 
 from dspy.lm15 import Usage
 
+from dspy_contract.description import DROPPED_SETTINGS, UNDERIVABLE
 from dspy_runtime.admission import Admission
 from dspy_runtime.exchange import chained
 from dspy_runtime.lm.models import LanguageModels
@@ -77,7 +78,7 @@ class PredictionService:
     def left_out(self) -> dict[str, Any]:
         """What the operator tells of the version: saved settings that are not in force, parameters whose types are not
         known."""
-        return {"droppedSettings": list(self._loaded.dropped), "underivable": list(self.schema.underivable)}
+        return {DROPPED_SETTINGS: list(self._loaded.dropped), UNDERIVABLE: list(self.schema.underivable)}
 
     def _record_tokens(self, lm: str, usage: Usage) -> None:
         self.metrics.record_tokens(lm, usage.input_tokens, usage.output_tokens)

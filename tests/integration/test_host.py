@@ -70,6 +70,26 @@ class Best(dspy.Module):
         return self.best(question=question)
 
 
+class FirstTryFails(dspy.Module):
+    def __init__(self):
+        super().__init__()
+        self.answer = dspy.Predict("question -> answer")
+
+    def forward(self, question: str):
+        if not self.answer.lm.kwargs.get("rollout_id"):
+            raise ValueError("what a customer asked")
+        return self.answer(question=question)
+
+
+class BestOfTwo(dspy.Module):
+    def __init__(self):
+        super().__init__()
+        self.best = dspy.BestOfN(FirstTryFails(), N=2, reward_fn=lambda *_: 1.0, threshold=0.5)
+
+    def forward(self, question: str):
+        return self.best(question=question)
+
+
 class Refined(dspy.Module):
     def __init__(self):
         super().__init__()
@@ -108,6 +128,12 @@ class TwoModels(dspy.Module):
         with dspy.context(lm=self.judge):
             dspy.Predict("draft -> grade")(draft=draft)
         return self.answer(draft=draft)
+
+
+class HandsOn(Base):
+    def forward(self, **fields):
+        more = fields.pop("more", [])
+        return {"answer": self.answer(**fields).answer, "more": len(more)}
 
 
 class Tools(dspy.Module):
@@ -194,6 +220,49 @@ async def test_a_program_answers_every_time(make: Make, provider: RunningProvide
         metrics = await runtime.get("/metrics")
     tokens = next(line for line in metrics.splitlines() if line.startswith("dspy_runtime_tokens_total"))
     assert float(tokens.split()[-1]) > 0
+
+
+async def test_tries_that_fail_cost_later_requests_nothing_and_are_logged_without_their_words(
+    make: Make, provider: RunningProvider, tmp_path: Path
+) -> None:
+    async with running_runtime(make("BestOfTwo"), provider.base, tmp_path) as runtime:
+        for _ in range(6):
+            assert (await runtime.predict(question="?"))[0] == 200, runtime.log.read_text()
+        log = runtime.log.read_text()
+    assert log.count("A try failed: %s") == 6
+    assert "customer" not in log
+
+
+async def test_a_client_chooses_no_prompt_of_a_program_that_hands_on_its_inputs(
+    make: Make, provider: RunningProvider, tmp_path: Path
+) -> None:
+    async with running_runtime(make("HandsOn"), provider.base, tmp_path) as runtime:
+        assert (await runtime.predict(question="?"))[0] == 200
+        for name in ("config", "demos", "signature"):
+            status, body, _ = await runtime.predict(question="?", **{name: {}})
+            assert (status, body["error"]["fields"][0]["field"]) == (422, name)
+
+
+async def test_a_body_of_very_many_values_is_refused_before_they_are_looked_at(
+    make: Make, provider: RunningProvider, tmp_path: Path
+) -> None:
+    async with running_runtime(make("HandsOn"), provider.base, tmp_path) as runtime:
+        status, body, _ = await runtime.predict(question=[1] * 300_000)
+        assert (status, body["error"]["code"]) == (413, "too_many_values")
+        status, body, _ = await runtime.predict(question="?", more=[1] * 200_000)
+        assert status == 200
+
+
+async def test_an_answer_that_is_not_of_the_given_schema_is_a_failure_that_is_logged(
+    make: Make, provider: RunningProvider, tmp_path: Path
+) -> None:
+    given = {"output": {"properties": {"answer": {"maxLength": 3}}, "required": ["answer"]}}
+    async with running_runtime(make("HandsOn"), provider.base, tmp_path, given_schema=given) as runtime:
+        status, body, headers = await runtime.predict(question="?")
+        assert (status, body["error"]["code"]) == (502, "output_schema")
+        lines = [json.loads(line) for line in runtime.log.read_text().splitlines()]
+    (failed,) = [line for line in lines if line["event"] == "A request failed"]
+    assert failed["request_id"] == headers["x-dspy-request-id"]
 
 
 async def test_models_of_the_artifact_are_replaced_wherever_it_keeps_them_and_said(
@@ -319,7 +388,7 @@ async def test_a_thread_that_hangs_is_counted_and_half_of_the_places_end_the_pod
         await asyncio.wait_for(runtime.process.wait(), 15)
 
 
-@pytest.mark.parametrize("name", ["OwnThreads", "Configures"])
+@pytest.mark.parametrize("name", ["OwnThreads", "Configures", "OwnLoop"])
 async def test_a_client_that_leaves_ends_the_calls_in_its_name(
     make: Make, provider: RunningProvider, tmp_path: Path, name: str
 ) -> None:
@@ -328,7 +397,7 @@ async def test_a_client_that_leaves_ends_the_calls_in_its_name(
         leaving = asyncio.ensure_future(runtime.predict(question="slow"))
         await until(lambda: _true(provider.provider.calls > 0), "the provider is asked")
         leaving.cancel()
-        if name == "Configures":  # in the request's own thread; a pool of the program's knows no request
+        if name != "OwnThreads":  # a pool of the program's own knows no request
             await until(lambda: _true(provider.provider.gone > 0), "the call is ended")
             began = time.monotonic()
             assert (await runtime.predict(question="?"))[0] == 200

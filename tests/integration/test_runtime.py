@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -384,6 +385,29 @@ async def test_a_model_that_does_not_load_says_why_and_where_the_kubelet_looks(
     assert "no_such_name_here" in message["message"]
 
 
+async def test_a_start_that_nobody_foresaw_is_told_without_its_words(provider: RunningProvider, tmp_path: Path) -> None:
+    odd = tmp_path / "odd"
+    odd.mkdir()
+    (odd / "MLmodel").write_text("flavors: {dspy: {}}\n")
+    (odd / "python_env.yaml").write_text("python: [a customer\n")
+    (tmp_path / "termination").touch()
+    process, *_, log = await start(odd, provider.base, tmp_path)
+    assert await asyncio.wait_for(process.wait(), 30) == 1
+    assert json.loads((tmp_path / "termination").read_text())["reason"] == "StartFailed"
+    assert "customer" not in log.read_text()
+
+
+async def test_without_its_probes_a_runtime_ends(
+    question_model: Path, provider: RunningProvider, tmp_path: Path
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        process, *_ = await start(question_model, provider.base, tmp_path, probe_port=port)
+        await asyncio.wait_for(process.wait(), 30)
+
+
 async def test_another_python_minor_is_refused_before_it_can_crash(provider: RunningProvider, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
@@ -406,6 +430,9 @@ async def test_an_archive_of_the_operators_serves_and_a_changed_one_does_not(
     archive = tmp_path / "model.tar.gz"
     archive.write_bytes(pack(files))
     digest = digest_of({name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
+    async with running_runtime(archive, provider.base, tmp_path, digest=digest) as runtime:
+        assert (await runtime.predict(question="why?", limit=3))[0] == 200
+    (tmp_path / "model" / "written").write_text("by what ran in the container before")
     async with running_runtime(archive, provider.base, tmp_path, digest=digest) as runtime:
         assert (await runtime.predict(question="why?", limit=3))[0] == 200
     (tmp_path / "termination").touch()

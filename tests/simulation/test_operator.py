@@ -515,7 +515,7 @@ def test_what_of_a_version_is_not_in_force_is_told_and_asked_for_once(world: Wor
     release(world)
     status, reason, message = world.condition("AsLogged")
     assert (status, reason) == ("False", "SettingsDropped")
-    assert message.startswith(f"{world.revision(2)}: ")
+    assert message.startswith(f"Of {world.revision(2)}: ")
     assert message.endswith("branch_idx, rm")
     world.restart_operator()
     world.settle(700)
@@ -526,9 +526,10 @@ def test_what_of_a_version_is_not_in_force_is_told_and_asked_for_once(world: Wor
 def test_a_pod_that_does_not_say_what_it_serves_holds_up_nothing(world: World) -> None:
     world.runtimes.reachable = False
     release(world)
-    assert world.revision(1) in world.condition("AsLogged")[2]
+    assert world.condition("AsLogged")[:2] == ("Unknown", "Waiting")
     world.runtimes.reachable = True
     world.settle(120)
+    assert world.condition("AsLogged")[:2] == ("True", "AsLogged")
     assert world.revision(2) in world.condition("AsLogged")[2]
 
 

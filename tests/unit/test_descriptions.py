@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
+from dspy_contract.description import DROPPED_SETTINGS, UNDERIVABLE
 from dspy_operator.descriptions import LONGEST_NAME, MOST_NAMES, read_description
 from dspy_operator.domain.snapshot import Description
 
 
 def body(**content: Any) -> bytes:
     """A runtime's `/description`."""
-    return json.dumps({"underivable": [], "droppedSettings": [], **content}).encode()
+    return json.dumps({UNDERIVABLE: [], DROPPED_SETTINGS: [], **content}).encode()
 
 
 def test_what_is_left_out_is_read() -> None:
@@ -25,6 +26,7 @@ def test_what_is_left_out_is_read() -> None:
 def test_names_are_few_and_short() -> None:
     found = read_description("m-1", body(droppedSettings=["x" * 1_000] * 1_000))
     assert len(found.dropped_settings) == MOST_NAMES
+    assert read_description("m-1", body(underivable=["a\u0007b"])).underivable == ("ab",)
     assert len(found.dropped_settings[0]) == LONGEST_NAME
 
 

@@ -21,6 +21,7 @@ def test_what_is_missing_is_named_as_it_was_written() -> None:
     text = "# a comment\n-r other.txt\npandas==2.2  # for tables\nscikit_learn[extra]>=1 ; python_version < '3.12'\n"
     assert missing(text, "3.11") == ("pandas==2.2", "scikit_learn[extra]>=1 ; python_version < '3.12'")
     assert missing(text, "3.13") == ("pandas==2.2",)
+    assert missing("dspy[deno]==3.4.1\nmlflow[auth]==3.17.2\n", "3.11") == ("dspy[deno]==3.4.1",)
     assert missing("git+https://example.com/x.git\n./wheel.whl\n\x00\n", "3.11") == ()
 
 

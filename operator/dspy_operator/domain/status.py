@@ -6,6 +6,7 @@ The ledger travels inside the program's status. Everything else there may be los
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -119,6 +120,9 @@ def _program(snapshot: Snapshot, ledger: Ledger, now: float) -> Content:
     conditions = [*_conditions(snapshot, ledger), *as_logged(snapshot)]
     workload = snapshot.workloads.get(str(ledger.stable))
     content = _base(snapshot, ledger, conditions, now)
+    told = snapshot.description.revision if snapshot.description else described(snapshot.program.status)
+    if told:
+        content["described"] = {"revision": told}
     content["url"] = f"http://{snapshot.program.name}.{snapshot.program.namespace}.svc"
     content["replicas"] = workload.replicas if workload else 0
     content["readyReplicas"] = workload.ready if workload else 0
@@ -210,30 +214,38 @@ def _current(snapshot: Snapshot, ledger: Ledger) -> Condition:
 
 
 def as_logged(snapshot: Snapshot) -> list[Condition]:
-    """Whether the newest revision runs as it was logged; what was said of it before, until it says so itself."""
-    described = snapshot.description
-    if described is None:
-        known = [each for each in snapshot.program.status.get("conditions", ()) if each["type"] == "AsLogged"]
-        return [Condition("AsLogged", each["status"], each["reason"], each.get("message", "")) for each in known]
+    """Whether the revision that the spec asks for runs as it was logged, as a pod of it says."""
+    said = snapshot.description
+    if said is None:
+        return _as_logged_before(snapshot)
     problems = []
-    if described.dropped_settings:
-        names = ", ".join(described.dropped_settings)
+    if said.dropped_settings:
+        names = ", ".join(said.dropped_settings)
         words = f"settings of DSPy that were saved with it are not in force: {names}"
         problems.append((Reason.SETTINGS_DROPPED, words))
-    if described.underivable:
-        names = ", ".join(described.underivable)
+    if said.underivable:
+        names = ", ".join(said.underivable)
         advice = "give serving.schema.input, or log the version with its code (code_paths)"
         problems.append((Reason.TYPES_UNKNOWN, f"the types of {names} are not known, so anything is taken: {advice}"))
     if not problems:
-        return [true("AsLogged", Reason.AS_LOGGED, f"{described.revision}: nothing of it is left out")]
-    said = "; ".join(words for _, words in problems)
-    return [false("AsLogged", problems[0][0], f"{described.revision}: {said}")]
+        return [true("AsLogged", Reason.AS_LOGGED, f"Of {said.revision} nothing is left out")]
+    return [false("AsLogged", problems[0][0], f"Of {said.revision}: {'; '.join(words for _, words in problems)}")]
 
 
-def tells_of(status: Content, revision: str) -> bool:
-    """True when a program's status says whether that revision runs as it was logged."""
-    conditions = status.get("conditions", ())
-    return any(each["type"] == "AsLogged" and each["message"].startswith(f"{revision}: ") for each in conditions)
+def described(status: Mapping[str, Any]) -> str:
+    """The revision of which a program's status says whether it runs as it was logged."""
+    return str((status.get("described") or {}).get("revision", ""))
+
+
+def _as_logged_before(snapshot: Snapshot) -> list[Condition]:
+    """What is said of the same revision stays; of another nothing is known yet."""
+    status, desired = snapshot.program.status, snapshot.desired_revision
+    before = next((each for each in status.get("conditions", ()) if each["type"] == "AsLogged"), None)
+    if before is None:
+        return []
+    if desired is not None and desired.name != described(status):
+        return [Condition("AsLogged", "Unknown", Reason.WAITING, f"No pod of {desired.name} has said so yet")]
+    return [Condition("AsLogged", before["status"], before["reason"], before.get("message", ""))]
 
 
 def _while_unresolved(snapshot: Snapshot) -> Condition:

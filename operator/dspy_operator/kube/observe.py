@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import cattrs
-from packaging.specifiers import SpecifierSet
 
 from dspy_contract.routes import (
     CONTENT_KEY,
@@ -42,7 +41,7 @@ from dspy_operator.domain.snapshot import (
     Version,
     Workload,
 )
-from dspy_operator.domain.status import tells_of
+from dspy_operator.domain.status import described
 from dspy_operator.domain.stored_ledger import newer, read_ledger
 from dspy_operator.errors import InvalidSpecError
 from dspy_operator.gateway_poller import Poller
@@ -50,6 +49,7 @@ from dspy_operator.kube.archives import Archives
 from dspy_operator.kube.name_conflicts import NameConflicts
 from dspy_operator.kube.pods import container_statuses, workload
 from dspy_operator.kube.repairs import Repairs
+from dspy_operator.registry.compatibility import mismatch_of
 from dspy_operator.registry.follower import Follower
 from dspy_operator.resources import program as manifests
 from dspy_operator.resources.revision import controller_revision, read_revision, revision_name, version_of
@@ -130,8 +130,8 @@ class Observer:
         program, desired = snapshot.program, snapshot.desired_revision
         if desired is None:
             return None
-        if tells_of(dict(program.status), desired.name):
-            self._descriptions.forget(program.namespace, desired.name)
+        if described(program.status) == desired.name:
+            self._descriptions.forget(program.namespace, program.name)
             return None
         pods = self._store.list("Pod", program.namespace, program.name)
         own = (pod for pod in pods if pod["metadata"]["labels"].get(REVISION_LABEL) == desired.name and is_ready(pod))
@@ -206,7 +206,7 @@ class Observer:
         name, refreshed = _named(program, version, refreshes)
         if name in existing:
             return DesiredRevision(existing[name], {})
-        mismatch = _mismatch(program.spec, version, self._settings)
+        mismatch = None if program.spec.image else mismatch_of(version, self._settings)
         if mismatch:
             return mismatch
         python = version.python or self._settings.runtime_pythons[0]
@@ -351,38 +351,3 @@ def read_ports(config_map: Object | None) -> PortTable | None:
 def target_port(service: Object | None) -> int | None:
     """The port of the gateway that a program's Service points at."""
     return int(service["spec"]["ports"][0]["targetPort"]) if service else None
-
-
-MOST_NAMED = 5
-
-
-def _mismatch(spec: ProgramSpec, version: Version, settings: Settings) -> Problem | None:
-    """A version that no runtime image can load; users who bring their own image know what they do."""
-    if spec.image is not None:
-        return None
-    if version.python and version.python not in settings.runtime_pythons:
-        known = ", ".join(settings.runtime_pythons)
-        words = (
-            f"Version {version.number} was logged with Python {version.python}; there are runtime images for {known}"
-        )
-        return Problem(Reason.PYTHON_MISMATCH, f"{words}: log it again with one of these, or set spec.image")
-    if version.dspy and not _within(version.dspy, settings.runtime_dspy):
-        words = f"Version {version.number} needs DSPy {version.dspy}; the runtime images hold {settings.runtime_dspy}"
-        return Problem(Reason.DSPY_MISMATCH, f"{words}: log it again with that, or set spec.image")
-    if version.missing:
-        return Problem(Reason.DEPENDENCY_MISSING, _not_in_image(version))
-    return None
-
-
-def _not_in_image(version: Version) -> str:
-    named = ", ".join(version.missing[:MOST_NAMED])
-    more = f" and {len(version.missing) - MOST_NAMED} more" if len(version.missing) > MOST_NAMED else ""
-    return (
-        f"{named}{more}: version {version.number} requires what the runtime image does not hold. "
-        f"`dspy-operator image {version.uri}` prints the Dockerfile of one that does: build it and set spec.image to "
-        "it. Or log the version again with pip_requirements of what it imports"
-    )
-
-
-def _within(version: str, supported: str) -> bool:
-    return SpecifierSet(supported).contains(version, prereleases=True)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from dspy_contract.logs import Logger
 from dspy_kube.client import UNREACHABLE, ApiException, ConflictException
 from dspy_operator.api.reasons import Reason
+from dspy_operator.descriptions import Descriptions
 from dspy_operator.domain.ledger import Ledger, with_evidence_of
 from dspy_operator.domain.plan import RolloutStatus, needs_polling, plan, starts_release
 from dspy_operator.domain.readiness import routes_acked
@@ -42,6 +43,7 @@ class ProgramReconciler:
         conflicts: NameConflicts,
         poller: Poller,
         follower: Follower,
+        descriptions: Descriptions,
         memories: Memories,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -50,6 +52,7 @@ class ProgramReconciler:
         self._conflicts = conflicts
         self._poller = poller
         self._follower = follower
+        self._descriptions = descriptions
         self._clock = clock
         self._memories = memories
         self._moving: set[tuple[str, str]] = set()
@@ -62,6 +65,7 @@ class ProgramReconciler:
             self._moving.discard((namespace, name))
             self._conflicts.forget(namespace, name)
             self._follower.leave((namespace, name))
+            self._descriptions.forget(namespace, name)
             self._poller.follow(namespace, name, None)
             await self._orphans(namespace, name)
             return None

@@ -170,7 +170,7 @@ class Registry:
     ) -> Version:
         digest = digest_of(hashes)
         environment = yaml.safe_load(files.get("python_env.yaml", b"")) or {}
-        python = ".".join(str(environment.get("python", "")).split(".")[:2])
+        python = _minor(str(environment.get("python", "")))
         requirements = files.get("requirements.txt", b"").decode("utf-8", "replace")
         return Version(
             uri=uri,
@@ -261,6 +261,12 @@ def _denied(status: int) -> str:
 def _no_version(parsed: ModelUri) -> Problem:
     what = f"version {parsed.version} of the model {parsed.name}" if parsed.version else f"model {parsed.name}"
     return Problem(Reason.MODEL_NOT_FOUND, f"The registry has no {what}")
+
+
+def _minor(python: str) -> str:
+    """The minor of a Python's version, such as 3.11; empty for what is none."""
+    match = re.match(r"\d+\.\d+(?=\.|$)", python)
+    return match[0] if match else ""
 
 
 def _pinned(requirements: str, package: str) -> str:

@@ -17,7 +17,8 @@ NOT_NEEDED = frozenset({"mlflow", "litellm", "gepa", "pip", "setuptools", "wheel
 def missing(requirements: str, python: str) -> tuple[str, ...]:
     """The lines of a `requirements.txt` that name a package which the image for that Python minor does not hold.
 
-    Options, addresses and what cannot be read as a requirement are left to the image's builder: they name no package.
+    The image's extras are not known, so that a requirement with one is missing. Options, bare addresses and what cannot
+    be read as a requirement are left to the image's builder: they name no package.
     """
     found = []
     for line in requirements.splitlines():
@@ -27,7 +28,8 @@ def missing(requirements: str, python: str) -> tuple[str, ...]:
             wanted = needed.marker is None or needed.marker.evaluate({"python_version": python} if python else None)
         except (InvalidRequirement, UndefinedEnvironmentName):
             continue
-        if wanted and canonicalize_name(needed.name) not in packages() | NOT_NEEDED:
+        name = canonicalize_name(needed.name)
+        if wanted and name not in NOT_NEEDED and (needed.extras or name not in packages()):
             found.append(words)
     return tuple(found)
 
