@@ -68,8 +68,7 @@ def _serve(settings: Settings) -> None:
 
     with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(service))
-    if service.runner.abandoned:  # Python would wait for threads that hang
-        os._exit(0)
+        os._exit(0)  # Python would wait for threads that hang
 
 
 if __name__ == "__main__":

@@ -21,7 +21,25 @@ def answer_fields(result: Any) -> dict[str, Any]:
 
 def answer_json(fields: Mapping[str, Any]) -> bytes:
     """Fields as JSON. What JSON has no number for is null. Raises for what cannot be written down."""
-    return to_json(_plain(fields), inf_nan_mode="null")
+    return to_json(_plain(fields), inf_nan_mode="null", fallback=_numbers)
+
+
+def _numbers(value: Any) -> Any:
+    """Arrays and numbers of NumPy and its like."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is nothing that JSON has")
+
+
+def _is_dspys(value: Any) -> bool:
+    """True for a value that holds one of DSPy's own."""
+    if isinstance(value, Mapping):
+        return any(map(_is_dspys, value.values()))
+    if isinstance(value, list | tuple | Set):
+        return any(map(_is_dspys, value))
+    if isinstance(value, BaseModel) and not isinstance(value, dspy.Type):
+        return any(map(_is_dspys, vars(value).values()))
+    return isinstance(value, dspy.Type | dspy.Prediction | dspy.Example)
 
 
 def _plain(value: Any) -> Any:
@@ -30,7 +48,7 @@ def _plain(value: Any) -> Any:
         return value
     if isinstance(value, dspy.Prediction | dspy.Example):
         return {name: _plain(each) for name, each in value.items()}
-    if isinstance(value, dspy.Type):
+    if isinstance(value, dspy.Type) or (isinstance(value, BaseModel) and any(map(_is_dspys, vars(value).values()))):
         return {name: _plain(getattr(value, name)) for name in type(value).model_fields}
     if isinstance(value, Mapping):
         return {name: _plain(each) for name, each in value.items()}

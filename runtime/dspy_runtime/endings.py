@@ -15,6 +15,10 @@ MOST_FIELDS, MOST_COUNTED, LONGEST_NAME, LONGEST_PROBLEM = 20, 1_000, 100, 300
 """Of an answer that refuses an input: clients choose the names, and get no more of them back."""
 
 
+LONGEST_RETRY_SECONDS = 3_600
+"""Of a provider's Retry-After that is passed on."""
+
+
 class UnfitInputError(Exception):
     """The input is not what `serving.schema.input` or the program takes, which pydantic cannot know; `problems` are
     pairs of field and words."""
@@ -69,8 +73,8 @@ def of_exception(error: BaseException) -> Ending:
         case exceptions.LMBillingError():
             return Ending(_UPSTREAM, 502, "billing", "The provider refuses the account")
         case dspy.LMRateLimitError():
-            wait = getattr(error, "retry_after", None)
-            return Ending(_UPSTREAM, 429, "rate_limit", "The provider limits the rate", math.ceil(wait) if wait else 1)
+            wait = min(getattr(error, "retry_after", None) or 1, LONGEST_RETRY_SECONDS)
+            return Ending(_UPSTREAM, 429, "rate_limit", "The provider limits the rate", math.ceil(wait))
         case exceptions.LMAuthError() | exceptions.LMNotConfiguredError():
             return Ending(_UPSTREAM, 502, "auth", "The provider refuses the credentials")
         case dspy.LMTransportError():

@@ -46,7 +46,7 @@ def _lines(frames: list[traceback.FrameSummary]) -> list[str]:
 def _chain(error: BaseException) -> list[BaseException]:
     chain: list[BaseException] = []
     following: BaseException | None = error
-    while following is not None and following not in chain:
+    while following is not None and all(following is not each for each in chain):
         chain.append(following)
         following = following.__cause__ or (None if following.__suppress_context__ else following.__context__)
     return chain

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import secrets
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic_core import to_json
 
@@ -19,6 +20,13 @@ LONGEST_CLIENT_ID = 100
 
 def _new_id() -> str:
     return secrets.token_hex(8)
+
+
+class Held(Protocol):
+    """Bytes that are counted somewhere."""
+
+    def release(self) -> None:
+        """They are counted no more."""
 
 
 @dataclass(slots=True)
@@ -34,6 +42,8 @@ class Exchange:
     """In seconds of time.perf_counter."""
     body: bytes = b""
     arguments: dict[str, Any] = field(default_factory=dict)
+    held: Held | None = None
+    """What is counted of its body until it has a place."""
     place: Place | None = None
     """None until there is one."""
     result: Any = None
@@ -57,6 +67,27 @@ class Exchange:
             "requestId": self.request_id,
         }
         self.answer = to_json({"error": said | ({"fields": fields} if fields else {})})
+
+    def ended_early(self, ending: Ending) -> Exchange:
+        """The answer of one whose program does not end: it is counted when that does."""
+        early = Exchange(self.client_request_id, self.request_id)
+        early.end(ending)
+        return early
+
+    def let_go(self) -> None:
+        """Its body is no longer what counts: it has a place, or has ended."""
+        if self.held is not None:
+            self.held.release()
+            self.held = None
+
+    def forget(self) -> None:
+        """Lets go of all but the answer: an exception holds its frames, and they hold the request, until Python looks
+        for cycles."""
+        if self.error is not None:
+            traceback.clear_frames(self.error.__traceback__)
+        self.let_go()
+        self.error = self.result = None
+        self.arguments, self.body = {}, b""
 
 
 Next = Callable[[Exchange], Awaitable[None]]

@@ -19,9 +19,11 @@ from dspy_runtime.service import PredictionService
 REQUEST_ID_HEADER = "x-dspy-request-id"
 LARGEST_BODY_BYTES = 16 << 20
 UPLOADS_BYTES = 128 << 20
-"""Of all bodies that are not whole yet."""
+"""Of all bodies of requests that have no place yet."""
 SMALL_BYTES = 64 << 10
 """Of one body that is taken whatever the others hold: clients that stall shut out none that is small."""
+GRACE_SECONDS = 1.0
+"""Beyond its deadline a program that does not end with it is waited for no longer."""
 UPLOAD_SECONDS = 30.0
 """A body that takes longer keeps nobody's place, but memory."""
 
@@ -30,25 +32,25 @@ def prediction_app(service: PredictionService) -> FastAPI:
     """`POST /predict` and `GET /schema`."""
     app = FastAPI(title="DSPy program", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     uploads = Uploads()
+    longest = service.settings.timeout_seconds + GRACE_SECONDS
 
     @app.post("/predict")
     async def predict(request: Request) -> Response:
         exchange = Exchange(request.headers.get("x-request-id", ""))
-        body = await uploads.read(request)
-        if isinstance(body, Ending):
-            exchange.end(body)
+        refused = await uploads.read(request, exchange)
+        if refused is not None:
+            exchange.end(refused)
             service.pipeline.finish(exchange)
             return _response(exchange)
-        exchange.body = body
         work = asyncio.ensure_future(service.pipeline.carry(exchange))
         leaving = asyncio.ensure_future(request.receive())
         try:
-            await asyncio.wait((work, leaving), return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                work.cancel()
-                return Response(status_code=endings.CANCELLED.status)  # which nobody reads
-            work.result()
-            return _response(exchange)
+            await asyncio.wait((work, leaving), timeout=longest, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                work.result()
+                return _response(exchange)
+            work.cancel()  # nobody waits for it any more, though it may go on
+            return _response(exchange.ended_early(endings.CANCELLED if leaving.done() else endings.TIMEOUT))
         finally:
             leaving.cancel()
 
@@ -84,34 +86,54 @@ def probe_app(service: PredictionService) -> FastAPI:
 
 
 class Uploads:
-    """Bodies as they come in, before any place is taken: bounded in size, in time, and all together."""
+    """Bodies of requests that have no place yet: bounded in size, in time, and all together."""
 
     def __init__(self) -> None:
         self._bytes = 0
 
-    async def read(self, request: Request) -> bytes | Ending:
-        """A request's body, or the end of one whose body is not taken."""
+    async def read(self, request: Request, exchange: Exchange) -> Ending | None:
+        """Reads a request's body into its exchange; returns the end of one whose body is not taken. Its bytes count
+        until the exchange lets go of them."""
         told = request.headers.get("content-length", "")
         if told.isdigit() and int(told) > LARGEST_BODY_BYTES:
             return endings.TOO_LARGE
-        parts, size = [], 0
+        parts: list[bytes] = []
+        exchange.held = held = _Held(self)
         try:
             async with asyncio.timeout(UPLOAD_SECONDS):
                 async for part in request.stream():
-                    size += len(part)
-                    self._bytes += len(part)
-                    if size > LARGEST_BODY_BYTES:
+                    held.add(len(part))
+                    if held.size > LARGEST_BODY_BYTES:
                         return endings.TOO_LARGE
-                    if self._bytes > UPLOADS_BYTES and size > SMALL_BYTES:
+                    if self._bytes > UPLOADS_BYTES and held.size > SMALL_BYTES:
                         return endings.OVERLOADED
                     parts.append(part)
-            return b"".join(parts)
         except TimeoutError:
             return endings.TOO_SLOW
         except ClientDisconnect:
             return endings.CANCELLED
-        finally:
-            self._bytes -= size
+        exchange.body = b"".join(parts)
+        return None
+
+    def count(self, size: int) -> None:
+        """So many bytes more, or less, are held."""
+        self._bytes += size
+
+
+class _Held:
+    """The bytes of one body."""
+
+    def __init__(self, uploads: Uploads) -> None:
+        self._uploads = uploads
+        self.size = 0
+
+    def add(self, size: int) -> None:
+        self.size += size
+        self._uploads.count(size)
+
+    def release(self) -> None:
+        self._uploads.count(-self.size)
+        self.size = 0
 
 
 def _response(exchange: Exchange) -> Response:

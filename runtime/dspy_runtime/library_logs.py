@@ -4,6 +4,7 @@ where a setting says so, else the place in their code."""
 from __future__ import annotations
 
 import logging
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,12 @@ class _Formatter(JsonFormatter):
         return super().format(shown)
 
 
+def _of_thread(ended: threading.ExceptHookArgs) -> None:
+    """A thread that the program started ended with an exception."""
+    found = (ended.exc_type, ended.exc_value, ended.exc_traceback)
+    logging.getLogger("threading").error("A thread ended", exc_info=found)  # type: ignore[arg-type]
+
+
 def take_over(with_words: bool) -> None:
     """From now on every line is of this form: the handlers that libraries have set up are gone, and what DSPy prints is
     logged."""
@@ -41,5 +48,6 @@ def take_over(with_words: bool) -> None:
         handler.setFormatter(formatter)
     dspy = logging.getLogger("dspy")
     dspy.handlers, dspy.propagate = [], True
+    threading.excepthook = _of_thread
     for module in (best_of_n, refine):
         module.print = lambda words, name=module.__name__: logging.getLogger(name).warning("A try failed: %s", words)

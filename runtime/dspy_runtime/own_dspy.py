@@ -18,14 +18,14 @@ LONGEST_TRACE = 1_000
 """Entries of the trace of a thread that belongs to no request; each request has a trace of its own."""
 
 
-def own_dspy(models: LanguageModels, saved: Mapping[str, Any], log_messages: bool) -> None:
+def own_dspy(program: Any, models: LanguageModels, saved: Mapping[str, Any], log_messages: bool) -> None:
     """Sets DSPy up for the whole process, so that threads that the program starts itself find the same as its author's
     did. To be called by the task that outlives all others: no other may change DSPy's settings then."""
     kept = {"adapter": dspy.ChatAdapter(), **saved}
-    kept["adapter"] = remember_rendering(kept["adapter"])
     dspy.configure(lm=models.default.lm, disable_history=True, max_trace_size=LONGEST_TRACE, **kept)
     dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
     carry_embeddings(models)
+    remember_rendering(program)
     share_bars()
     count_by_request()
     take_over(log_messages)

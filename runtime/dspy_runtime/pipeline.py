@@ -30,6 +30,8 @@ class Pipeline:
         try:
             async with deadline:
                 await self._stages(exchange)
+            if deadline.expired():  # and the program went on all the same
+                exchange.end(endings.TIMEOUT)
         except BaseException as error:  # a program may raise anything, SystemExit included: it ends this request only
             task = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
@@ -61,3 +63,4 @@ class Pipeline:
                 code=ending.code,
                 **(report(error, self._settings.log_messages) if error else {}),
             )
+        exchange.forget()

@@ -11,7 +11,7 @@ from typing import Any
 import dspy
 
 from dspy_runtime.admission import Place
-from dspy_runtime.calling import is_async
+from dspy_runtime.calling import awaitable, is_async
 from dspy_runtime.exchange import Exchange
 from dspy_runtime.metrics import Metrics
 
@@ -21,7 +21,8 @@ class Runner:
 
     def __init__(self, program: Any, most_threads: int, metrics: Metrics) -> None:
         self._program = program
-        self._threads = None if is_async(program) else ThreadPoolExecutor(most_threads, "program")
+        self._awaited = awaitable(program) if is_async(program) else None
+        self._threads = ThreadPoolExecutor(most_threads, "program")
         self._metrics = metrics
         self.abandoned = 0
         """Threads that still run a request that has ended."""
@@ -30,16 +31,16 @@ class Runner:
         """The innermost stage: the program itself."""
         assert exchange.place is not None
         with dspy.context(trace=[]):
-            if self._threads is None:
-                exchange.result = await self._program.acall(**exchange.arguments)
+            if self._awaited is not None:
+                exchange.result = await self._awaited(**exchange.arguments)
             else:
-                exchange.result = await self._in_thread(self._threads, exchange.arguments, exchange.place)
+                exchange.result = await self._in_thread(exchange.arguments, exchange.place)
 
-    async def _in_thread(self, threads: ThreadPoolExecutor, arguments: dict[str, Any], place: Place) -> Any:
+    async def _in_thread(self, arguments: dict[str, Any], place: Place) -> Any:
         """Runs a program that cannot be awaited. Its place is free only when its thread is, whoever waits for it."""
         loop = asyncio.get_running_loop()
-        work = functools.partial(contextvars.copy_context().run, self._program, **arguments)
-        call: Future[Any] = threads.submit(work)
+        work = functools.partial(contextvars.copy_context().run, self._call, arguments)
+        call: Future[Any] = self._threads.submit(work)
         place.keep()
         thread = asyncio.wrap_future(call)
 
@@ -53,6 +54,12 @@ class Runner:
             if not thread.done():
                 self._abandon(thread)
             raise
+
+    def _call(self, arguments: dict[str, Any]) -> Any:
+        try:
+            return self._program(**arguments)
+        except StopIteration as error:  # which no future can hold: its request would wait for ever
+            raise RuntimeError("StopIteration") from error
 
     def _abandon(self, thread: asyncio.Future[Any]) -> None:
         """Counts a thread whose request has ended until it ends too."""

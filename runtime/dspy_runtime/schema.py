@@ -15,13 +15,14 @@ from types import SimpleNamespace
 from typing import Any, Literal, get_type_hints
 
 import dspy
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic.fields import FieldInfo
+from pydantic_core import from_json, to_json
 
 from dspy_runtime.answers import answer_fields
-from dspy_runtime.calling import is_async
-from dspy_runtime.endings import UnfitInputError
+from dspy_runtime.calling import called
+from dspy_runtime.endings import MOST_FIELDS, UnfitInputError
 from dspy_runtime.given_schema import GivenSchema
 from dspy_runtime.settings import SchemaSettings
 
@@ -56,7 +57,13 @@ class Schema:
     def arguments(self, body: bytes) -> dict[str, Any]:
         """A request's body as the program's arguments. Raises pydantic.ValidationError and UnfitInputError."""
         self.given.check(body)
-        checked = self.input.model_validate_json(body, strict=True)
+        try:
+            checked = self.input.model_validate_json(body, strict=True)
+        except ValidationError as error:
+            whole = _with_whole_numbers(body, error)
+            if whole is None:
+                raise
+            checked = self.input.model_validate_json(whole, strict=True)
         values = checked.__dict__
         known = {field.alias or name: values[name] for name, field in self.input.model_fields.items()}
         more = checked.model_extra or {}
@@ -74,13 +81,36 @@ class Schema:
         return {name: values[name] for name in names if name in values}
 
 
+def _with_whole_numbers(body: bytes, error: ValidationError) -> bytes | None:
+    """The body with 3 instead of 3.0, which is an integer in JSON Schema and not to pydantic; None where that is not
+    all that is wrong."""
+    if error.error_count() > MOST_FIELDS:
+        return None
+    content = from_json(body)
+    for each in error.errors(include_url=False, include_context=False):
+        value, place = each["input"], content
+        if each["type"] != "int_type" or not isinstance(value, float) or not value.is_integer():
+            return None
+        try:
+            for part in each["loc"][:-1]:
+                place = place[part]
+            place[each["loc"][-1]] = int(value)
+        except (KeyError, IndexError, TypeError):  # in a union a place is named by its types as well
+            return None
+    return to_json(content)
+
+
 def derive(program: Any, settings: SchemaSettings) -> Schema:
     """The schema of a loaded program. Raises SchemaError for a given one that is not of this program."""
     given = GivenSchema(settings)
     schema = _of_signature(program, given) or _of_annotations(program, given) or _free_form(given)
     if schema.input.model_config.get("extra") == "forbid":
-        given.check_fields({field.alias or name for name, field in schema.input.model_fields.items()})
+        given.check_fields(_names(schema.input), _names(schema.output) if schema.output else None)
     return schema
+
+
+def _names(side: type[BaseModel]) -> set[str]:
+    return {field.alias or name for name, field in side.model_fields.items()}
 
 
 def _json_schema(model: type[BaseModel] | None) -> dict[str, Any] | None:
@@ -92,6 +122,11 @@ def _json_schema(model: type[BaseModel] | None) -> dict[str, Any] | None:
 
 
 def _signature(program: Any) -> Any:
+    """What a program takes and returns by its signature; None where code of its own takes something else."""
+    function, parameters = called(program)
+    named = [each for each in parameters if each.kind is not each.VAR_KEYWORD]
+    if named and not function.__module__.startswith("dspy."):
+        return None
     if isinstance(program, dspy.ChainOfThought):
         return program.predict.signature
     signature = getattr(program, "signature", None)
@@ -138,12 +173,9 @@ def _model(
 
 
 def _of_annotations(program: Any, given: GivenSchema) -> Schema | None:
-    name = "aforward" if is_async(program) else "forward"
-    own = vars(program).get(name)
-    function = own or getattr(type(program), name, None)
+    function, parameters = called(program)
     if function is None:
         return None
-    parameters = list(inspect.signature(function).parameters.values())[0 if own else 1 :]
     named = [each for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
     more = any(each.kind is each.VAR_KEYWORD for each in parameters)
     if not named and more:

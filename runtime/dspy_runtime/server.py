@@ -19,6 +19,7 @@ import uvicorn
 from dspy_contract.logs import Logger
 from dspy_runtime.error_report import report
 from dspy_runtime.http import prediction_app, probe_app
+from dspy_runtime.memory import collect_when_grown
 from dspy_runtime.service import PredictionService
 
 KEEP_ALIVE_SECONDS = 75
@@ -68,7 +69,8 @@ async def serve(service: PredictionService) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    tasks = [asyncio.create_task(work) for work in (service.models.follow_keys(), service.watchdog.beat())]
+    lasting = (service.models.follow_keys(), service.watchdog.beat(), collect_when_grown())
+    tasks = [asyncio.create_task(work) for work in lasting]
     for task in tasks:
         task.add_done_callback(functools.partial(_ended, stop))
 

@@ -52,7 +52,7 @@ class PredictionService:
     def own_process(self) -> None:
         """Makes the process this program's: see own_dspy."""
         self.models.live_on(asyncio.get_running_loop())
-        own_dspy(self.models, self._loaded.settings, self.settings.log_messages)
+        own_dspy(self._loaded.program, self.models, self._loaded.settings, self.settings.log_messages)
 
     def open(self) -> None:
         """From now on requests are welcome."""

@@ -59,6 +59,7 @@ def admit(admission: Admission, seconds: float) -> Stage:
         except OverloadedError:
             exchange.end(endings.OVERLOADED)
             return
+        exchange.let_go()
         try:
             with scope.entered():
                 await inner(exchange)

@@ -82,6 +82,55 @@ def test_types_are_as_strict_as_their_json_schema(limit: bytes) -> None:
         schema.arguments(b'{"question": "?", "limit": %s}' % limit)
 
 
+def test_a_whole_number_is_an_integer_however_it_is_written() -> None:
+    schema = derive(dspy.Predict("question: str, limits: list[int] -> answer: str"))
+    assert schema.arguments(b'{"question": "?", "limits": [3.0, 4]}') == {"question": "?", "limits": [3, 4]}
+    with pytest.raises(ValidationError):
+        schema.arguments(b'{"question": "?", "limits": [3.0, 4.5]}')
+
+
+class Tone(dspy.Predict):  # type: ignore[misc]
+    """Takes more than its signature says."""
+
+    def forward(self, question: str, tone: int) -> Any: ...
+
+
+class Static(dspy.Module):  # type: ignore[misc]
+    """Needs no self."""
+
+    @staticmethod
+    def forward(question: str) -> Any: ...
+
+
+class Kept(dspy.Module):  # type: ignore[misc]
+    """Keeps a signature for its own use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.signature = dspy.Signature("context -> summary")
+
+    def forward(self, question: str) -> Any: ...
+
+
+@pytest.mark.parametrize(
+    ("made", "names"),
+    [(Tone("question -> answer"), {"question", "tone"}), (Static(), {"question"}), (Kept(), {"question"})],
+)
+def test_what_a_program_takes_is_what_its_own_code_takes(made: Any, names: set[str]) -> None:
+    schema = derive(made)
+    assert schema.source == "annotations"
+    assert set(schema.document()["input"]["properties"]) == names
+
+
+def test_patterns_and_lists_of_clients_take_no_long_time() -> None:
+    given = {"properties": {"word": {"pattern": "^(a+)+$"}, "list": {"uniqueItems": True}}}
+    schema = derive(program(open_ended), input=given)
+    with pytest.raises(UnfitInputError):
+        schema.arguments(b'{"word": "%s!"}' % (b"a" * 50_000))
+    items = b",".join(b'{"a": %d}' % each for each in range(20_000))
+    assert len(schema.arguments(b'{"list": [%s]}' % items)["list"]) == 20_000
+
+
 ORDER = {
     "properties": {"ticket": {"type": "object", "properties": {"id": {"type": "integer", "minimum": 1}}}},
     "required": ["ticket"],
@@ -116,6 +165,9 @@ def test_a_given_schema_never_shows_the_value_that_it_refuses() -> None:
     [
         ({"type": "objekt"}, "serving.schema.input.type"),
         ({"properties": {"tickets": {}}}, "the program takes no tickets; it takes ticket, urgent"),
+        ({"$ref": "http://127.0.0.1:9/schema"}, "is fetched from nowhere"),
+        ({"$ref": "#/nowhere"}, "/nowhere"),
+        ({"properties": {"ticket": {"pattern": "(?=a)b"}}}, "serving.schema.input"),
     ],
 )
 def test_a_given_schema_that_is_none_ends_the_start(given: dict[str, Any], words: str) -> None:
@@ -152,5 +204,5 @@ def test_answers_are_json_whatever_is_in_them() -> None:
         b'"picture":{"url":"https://example.com/a.png"},"inner":{"score":1.5}}'
     )
     assert answer_json(answer_fields("text")) == b'{"output":"text"}'
-    with pytest.raises(Exception, match="serialize"):
+    with pytest.raises(Exception, match="nothing that JSON has"):
         answer_json(answer_fields(object()))
