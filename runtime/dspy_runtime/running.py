@@ -13,7 +13,27 @@ import dspy
 from dspy_runtime.admission import Place
 from dspy_runtime.calling import awaitable, is_async
 from dspy_runtime.exchange import Exchange
+from dspy_runtime.lm.scope import SCOPE
 from dspy_runtime.metrics import Metrics
+
+
+def contain_exits(loop: asyncio.AbstractEventLoop) -> None:
+    """A task of a program that calls sys.exit ends its request, as one that does so in `forward`: asyncio would end the
+    process, and all requests with it."""
+
+    def make(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
+        if SCOPE.get() is not None and asyncio.iscoroutine(work):
+            work = _contained(work)
+        return asyncio.Task(work, loop=loop, **options)
+
+    loop.set_task_factory(make)
+
+
+async def _contained(work: Any) -> Any:
+    try:
+        return await work
+    except SystemExit as error:
+        raise RuntimeError("a task of the program called sys.exit") from error
 
 
 class Runner:

@@ -17,7 +17,7 @@ from dspy_runtime.load import Loaded
 from dspy_runtime.metrics import Metrics
 from dspy_runtime.own_dspy import own_dspy
 from dspy_runtime.pipeline import Pipeline
-from dspy_runtime.running import Runner
+from dspy_runtime.running import Runner, contain_exits
 from dspy_runtime.schema import derive
 from dspy_runtime.settings import Settings
 from dspy_runtime.stages import admit, parse, serialise, shed
@@ -51,7 +51,9 @@ class PredictionService:
 
     def own_process(self) -> None:
         """Makes the process this program's: see own_dspy."""
-        self.models.live_on(asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        self.models.live_on(loop)
+        contain_exits(loop)
         own_dspy(self._loaded.program, self.models, self._loaded.settings, self.settings.log_messages)
 
     def open(self) -> None:

@@ -130,6 +130,37 @@ class TwoModels(dspy.Module):
         return self.answer(draft=draft)
 
 
+class ExitsInTask(Base):
+    async def aforward(self, question: str):
+        async def tool():
+            if question == "exit":
+                raise SystemExit(3)
+            return (await self.answer.acall(question=question)).answer
+
+        return {"answer": (await asyncio.gather(tool()))[0]}
+
+
+class GoesOn(Base):
+    async def aforward(self, question: str):
+        while question == "on":
+            try:
+                await asyncio.sleep(20)
+                break
+            except asyncio.CancelledError:
+                pass
+        return {"answer": next(iter([question] if question != "stop" else []))}
+
+
+class Stops(Base):
+    def forward(self, question: str):
+        return {"answer": next(iter([question] if question != "stop" else []))}
+
+
+class Coroutine(Base):
+    async def forward(self, question: str):
+        return await self.answer.acall(question=question)
+
+
 class HandsOn(Base):
     def forward(self, **fields):
         more = fields.pop("more", [])
@@ -210,7 +241,18 @@ async def provider() -> AsyncIterator[RunningProvider]:
 
 @pytest.mark.parametrize(
     "name",
-    ["OwnLoop", "OwnThreads", "InExecutor", "SyncInAsync", "Best", "Refined", "InParallel", "Compared", "Configures"],
+    [
+        "OwnLoop",
+        "OwnThreads",
+        "InExecutor",
+        "SyncInAsync",
+        "Best",
+        "Refined",
+        "InParallel",
+        "Compared",
+        "Configures",
+        "Coroutine",
+    ],
 )
 async def test_a_program_answers_every_time(make: Make, provider: RunningProvider, tmp_path: Path, name: str) -> None:
     async with running_runtime(make(name), provider.base, tmp_path) as runtime:
@@ -241,6 +283,41 @@ async def test_a_client_chooses_no_prompt_of_a_program_that_hands_on_its_inputs(
         for name in ("config", "demos", "signature"):
             status, body, _ = await runtime.predict(question="?", **{name: {}})
             assert (status, body["error"]["fields"][0]["field"]) == (422, name)
+
+
+async def test_a_task_that_exits_ends_its_request_only(make: Make, provider: RunningProvider, tmp_path: Path) -> None:
+    async with running_runtime(make("ExitsInTask"), provider.base, tmp_path) as runtime:
+        assert (await runtime.predict(question="exit"))[0] == 500
+        assert (await runtime.predict(question="?"))[0] == 200
+
+
+async def test_a_program_that_goes_on_after_its_deadline_is_waited_for_no_longer(
+    make: Make, provider: RunningProvider, tmp_path: Path
+) -> None:
+    async with running_runtime(make("GoesOn"), provider.base, tmp_path, timeout_seconds=1) as runtime:
+        began = time.monotonic()
+        status, body, headers = await runtime.predict(question="on")
+        assert (status, headers["x-dspy-outcome"]) == (504, "timeout")
+        assert body["error"]["requestId"] == headers["x-dspy-request-id"]
+        assert time.monotonic() - began < 4.0
+        assert (await runtime.predict(question="?"))[0] == 200
+
+
+async def test_a_stop_iteration_loses_no_place(make: Make, provider: RunningProvider, tmp_path: Path) -> None:
+    async with running_runtime(make("Stops"), provider.base, tmp_path, concurrency=1, timeout_seconds=5) as runtime:
+        for question, status in (("stop", 500), ("stop", 500), ("?", 200)):
+            assert (await runtime.predict(question=question))[0] == status
+
+
+async def test_requests_that_fail_leave_no_memory_behind(make: Make, provider: RunningProvider, tmp_path: Path) -> None:
+    provider.provider.settings.error_share, provider.provider.settings.error_status = 1.0, 400
+    async with running_runtime(make("HandsOn"), provider.base, tmp_path) as runtime:
+        for _ in range(10):
+            await runtime.predict(question="x" * (900 << 10))
+        before = runtime.memory_bytes()
+        for _ in range(120):
+            assert (await runtime.predict(question="x" * (900 << 10)))[0] == 502
+        assert runtime.memory_bytes() - before < 160 << 20
 
 
 async def test_a_body_of_very_many_values_is_refused_before_they_are_looked_at(
@@ -442,7 +519,7 @@ async def test_time_that_was_spent_in_the_queue_is_overload(
 async def test_bodies_that_do_not_come_whole_are_bounded(make: Make, provider: RunningProvider, tmp_path: Path) -> None:
     async def piece() -> AsyncIterator[bytes]:
         for _ in range(15):
-            yield b"x" * (1 << 20)
+            yield b"x" * (900 << 10)
         await asyncio.sleep(5)
 
     async with running_runtime(make("Configures"), provider.base, tmp_path) as runtime:
