@@ -55,6 +55,7 @@ def test_a_first_program_is_deployed_and_answers(serving: World, versions: dict[
     status = serving.get("dspyprogram", NAME)["status"]
     assert status["url"] == f"http://{NAME}.{serving.namespace}.svc"
     assert status["observedGeneration"] == 1
+    assert serving.wait_condition(NAME, "AsLogged", "True").endswith("nothing is left out")
     assert "v" + versions["good"].rpartition("/")[2] in serving.kubectl("get", "dspy")
     assert "Idle" in serving.kubectl("get", "rollouts")
 
