@@ -68,6 +68,7 @@ def _serve(settings: Settings) -> None:
 
     with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(service))
+        sys.stdout.flush()
         os._exit(0)  # Python would wait for threads that hang
 
 

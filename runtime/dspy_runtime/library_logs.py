@@ -36,6 +36,8 @@ class _Formatter(JsonFormatter):
 
 def _of_thread(ended: threading.ExceptHookArgs) -> None:
     """A thread that the program started ended with an exception."""
+    if issubclass(ended.exc_type, SystemExit):
+        return
     found = (ended.exc_type, ended.exc_value, ended.exc_traceback)
     logging.getLogger("threading").error("A thread ended", exc_info=found)  # type: ignore[arg-type]
 

@@ -34,15 +34,14 @@ class Pipeline:
                 exchange.end(endings.TIMEOUT)
         except BaseException as error:  # a program may raise anything, SystemExit included: it ends this request only
             task = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+            if deadline.expired():
+                waited = exchange.place is None  # all of its time went by in the queue
+                exchange.end(endings.OVERLOADED if waited else endings.TIMEOUT, error=None if waited else error)
+            elif isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
                 exchange.end(endings.CANCELLED)
                 raise
-            if not deadline.expired():
-                exchange.end(endings.of_exception(error), error=error)
-            elif exchange.place is None:  # all of its time went by in the queue
-                exchange.end(endings.OVERLOADED)
             else:
-                exchange.end(endings.TIMEOUT, error=error)
+                exchange.end(endings.of_exception(error), error=error)
         finally:
             self.finish(exchange)
 
