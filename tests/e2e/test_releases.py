@@ -250,6 +250,26 @@ def test_abort_takes_the_traffic_away_and_is_handled_once(world: World, versions
     world.wait(lambda: "RequestIgnored" in events(world), "the request that names another is told so")
 
 
+def test_a_step_waits_for_approval_and_goes_on_with_it(world: World, versions: dict[str, str]) -> None:
+    steps: list[dict[str, Any]] = [
+        {"setWeight": 20},
+        {"pause": {"approval": True}},
+        {"setWeight": 50},
+        {"pause": {"requests": 30}},
+    ]
+    world.apply(rollout(NAME, steps), program(NAME, versions["good"]))
+    world.wait_condition(NAME, "Available", "True")
+    with world.traffic(NAME) as traffic:
+        world.set_model(NAME, versions["better"])
+        world.wait(lambda: "approve" in str(world.rollout(NAME)["status"].get("message")), "the approval is asked for")
+        status = world.rollout(NAME)["status"]
+        assert status["phase"] == "Paused"
+        request = status["message"].partition("`")[2].partition("`")[0]
+        world.kubectl("annotate", "--overwrite", "dspyprogram", NAME, f"dspy.dev/request={request} 1")
+        world.wait(lambda: is_stable(world, "v" + versions["better"].rpartition("/")[2]), "the version is promoted")
+    assert not traffic.failed()
+
+
 def test_a_new_revision_in_mid_release_starts_over_from_stable(world: World, versions: dict[str, str]) -> None:
     world.apply(rollout(NAME, LONG), program(NAME, versions["good"]))
     world.wait_condition(NAME, "Available", "True")

@@ -64,6 +64,7 @@ VALID: list[dict[str, Any]] = [
     rollout("qa", [{"setWeight": 0.01}, {"pause": {"seconds": 60}}, {"setWeight": 99}]),
     *[rollout("qa", [{"setWeight": weight}]) for weight in (0.29, 8.2, 33.33, 98.99)],
     rollout("qa", [{"setWeight": 0}, {"pause": {"seconds": 9}}, {"setWeight": 5}]),
+    rollout("qa", [{"setWeight": 20}, {"pause": {"approval": True}}, {"setWeight": 50}]),
     rollout(
         "qa",
         STEPS,
@@ -116,6 +117,16 @@ INVALID: list[tuple[dict[str, Any], str, str]] = [
     (
         rollout("qa", [{"setWeight": 5, "pause": {"seconds": 1}}]),
         "spec.strategy.canary.steps[0]",
+        "exactly one of them",
+    ),
+    (
+        rollout("qa", [{"pause": {"approval": False}}]),
+        "spec.strategy.canary.steps[0].pause.approval",
+        "Unsupported value",
+    ),
+    (
+        rollout("qa", [{"pause": {"approval": True, "seconds": 1}}]),
+        "spec.strategy.canary.steps[0].pause",
         "exactly one of them",
     ),
     (rollout("qa", [{"pause": {}}]), "spec.strategy.canary.steps[0].pause", "exactly one of them"),

@@ -52,6 +52,45 @@ def test_a_good_release(serving: Serving, snapshot: SnapshotAssertion) -> None:
     assert transcript(world) == snapshot
 
 
+def test_a_release_that_waits_for_approval(serving: Serving, snapshot: SnapshotAssertion) -> None:
+    world = serving(
+        steps=({"setWeight": 20}, {"pause": {"approval": True}}, {"setWeight": 50}, {"pause": {"seconds": 5}})
+    )
+    release(world)
+    world.settle(30, rate=20)
+    assert world.condition("Stalled")[0] == "False"
+    world.settle(4_000, rate=1)  # longer than any deadline
+    assert world.weight(2) == 2_000
+    candidate = world.revision(2)
+    world.ask(f"approve {candidate}/1 a")
+    world.settle(5, rate=20)
+    world.ask(f"approve {candidate} b")
+    world.settle(5, rate=20)
+    assert world.weight(2) == 2_000
+    world.ask(f"approve {candidate}/2 c")
+    world.settle(3, rate=20)
+    assert world.weight(2) == 5_000
+    world.ask(f"approve {candidate}/2 d")
+    world.settle(60, rate=20)
+    assert world.stable == 2
+    assert transcript(world) == snapshot
+
+
+def test_a_candidate_that_turns_bad_while_it_waits_for_approval_goes_back(
+    serving: Serving, snapshot: SnapshotAssertion
+) -> None:
+    world = serving(steps=({"setWeight": 20}, {"pause": {"approval": True}}))
+    release(world)
+    world.settle(30, rate=20)
+    world.versions[2].failure_rate = 1.0
+    world.settle(30, rate=20)
+    assert world.refused(2)
+    world.ask(f"approve {world.revision(2)}/2 a")
+    world.settle(5, rate=20)
+    assert world.stable == 1
+    assert transcript(world) == snapshot
+
+
 def test_a_bad_release(serving: Serving, snapshot: SnapshotAssertion) -> None:
     world = serving()
     release(world, failure_rate=1.0)

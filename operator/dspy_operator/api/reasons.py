@@ -68,6 +68,7 @@ class Reason(StrEnum):
     # Why a release waits.
     POLICY_MISSING = "PolicyMissing"
     PAUSED_BY_USER = "PausedByUser"
+    AWAITING_APPROVAL = "AwaitingApproval"
     PROGRESS_DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"
     STEP_DEADLINE_EXCEEDED = "StepDeadlineExceeded"
     STABLE_NOT_READY = "StableNotReady"

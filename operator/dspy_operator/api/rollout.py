@@ -16,10 +16,11 @@ class ProgramRef:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """A wait: for a time, or for a number of requests to the candidate."""
+    """A wait: for a time, for a number of requests to the candidate, or for a person."""
 
     seconds: int | None = None
     requests: int | None = None
+    approval: bool = False
 
 
 @dataclass(frozen=True, slots=True)

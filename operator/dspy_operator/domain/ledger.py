@@ -64,6 +64,8 @@ class Release:
     steps: tuple[Step, ...] = ()
     step: int = 0
     """The step that is being carried out; equal to len(steps) when all are done."""
+    approved_step: int | None = None
+    """The step that a person has approved, if it is one that waits for that."""
     step_seconds: float = 0.0
     """How long the step's clock has run; it stands still while something blocks the release."""
     blocked_seconds: float = 0.0

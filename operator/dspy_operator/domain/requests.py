@@ -1,5 +1,5 @@
-"""What people ask of a release by the annotation dspy.dev/request: `<verb> <revision> <nonce>`. One function a
-verb."""
+"""What people ask of a release by the annotation dspy.dev/request: `<verb> <revision>[/<step>] <nonce>`. One function
+a verb."""
 
 from __future__ import annotations
 
@@ -10,22 +10,26 @@ from dspy_operator.api.reasons import Reason
 from dspy_operator.domain.ledger import Ledger
 from dspy_operator.domain.readiness import fully_ready
 from dspy_operator.domain.release.lifecycle import promote, refuse
+from dspy_operator.domain.release.messages import step_label
+from dspy_operator.domain.release.progress import awaits_approval
 from dspy_operator.domain.snapshot import Revision, Snapshot
 from dspy_operator.domain.transition import Event, Transition
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A parsed request. `revision` is empty where none is named."""
+    """A parsed request. `revision` and `step` are empty where none is named."""
 
     verb: str
     revision: str
+    step: str = ""
 
 
 def parse(annotation: str) -> Request:
     """The annotation's parts."""
     verb, _, rest = annotation.partition(" ")
-    return Request(verb, rest.split(" ")[0])
+    revision, _, step = rest.split(" ")[0].partition("/")
+    return Request(verb, revision, step)
 
 
 def handle_request(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
@@ -37,7 +41,7 @@ def handle_request(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition
     request = parse(annotation)
     verb = VERBS.get(request.verb)
     if verb is None:
-        known = f"known is: {', '.join(sorted(VERBS))} <revision> <nonce>"
+        known = f"known is: {', '.join(sorted(VERBS))} <revision>[/<step>] <nonce>"
         return ledger, (
             Event(Reason.REQUEST_UNKNOWN, f"The request {request.verb!r} is not known; {known}", warning=True),
         )
@@ -63,6 +67,20 @@ def _promote(ledger: Ledger, snapshot: Snapshot, request: Request, now: float) -
     if not fully_ready(snapshot, ledger.release.candidate):
         return _ignored(ledger, request, "not every pod of the candidate is ready")
     return promote(ledger, snapshot, now, "A person promoted it")
+
+
+def _approve(ledger: Ledger, snapshot: Snapshot, request: Request, now: float) -> Transition:
+    """Lets the step that waits for it go on. Names the step, so that no approval is of another one than was meant."""
+    if not _names_candidate(ledger, request):
+        return _ignored(ledger, request, _candidate_is(ledger))
+    release = ledger.release
+    assert release is not None
+    if not awaits_approval(release):
+        return _ignored(ledger, request, f"step {step_label(release)} waits for no approval")
+    if request.step != str(release.step + 1):
+        return _ignored(ledger, request, f"the step that waits is {release.candidate}/{release.step + 1}")
+    message = f"Step {step_label(release)} of {snapshot.label(request.revision)} is approved"
+    return replace(ledger, release=replace(release, approved_step=release.step)), (Event(Reason.REQUEST_DONE, message),)
 
 
 def _retry(ledger: Ledger, snapshot: Snapshot, request: Request, now: float) -> Transition:
@@ -102,12 +120,14 @@ def _candidate_is(ledger: Ledger) -> str:
 
 
 def _ignored(ledger: Ledger, request: Request, why: str) -> Transition:
-    message = f"{request.verb} {request.revision} does nothing: {why}"
+    named = f"{request.revision}/{request.step}" if request.step else request.revision
+    message = f"{request.verb} {named} does nothing: {why}"
     return ledger, (Event(Reason.REQUEST_IGNORED, message, warning=True),)
 
 
 VERBS: Mapping[str, Callable[[Ledger, Snapshot, Request, float], Transition]] = {
     "abort": _abort,
+    "approve": _approve,
     "promote": _promote,
     "retry": _retry,
     "refresh": _refresh,

@@ -17,6 +17,7 @@ from dspy_operator.domain.release.health import (
 )
 from dspy_operator.domain.release.judging import analysis_of
 from dspy_operator.domain.release.messages import describe_step
+from dspy_operator.domain.release.progress import awaits_approval
 from dspy_operator.domain.snapshot import Problem, Snapshot
 from dspy_operator.domain.transition import Event, Transition
 
@@ -168,6 +169,8 @@ def _pause(ledger: Ledger, release: Release, snapshot: Snapshot, now: float) -> 
         deadline = policy.spec.progress_deadline_seconds if policy else DEFAULT_PROGRESS_DEADLINE_SECONDS
         late = release.blocked_seconds >= deadline
         return Paused(Reason.PROGRESS_DEADLINE_EXCEEDED, blocked.message) if late else None
+    if release.ready_once and awaits_approval(release):
+        return Paused(Reason.AWAITING_APPROVAL, describe_step(ledger, release, snapshot))
     deadline = policy.spec.step_deadline_seconds if policy else DEFAULT_STEP_DEADLINE_SECONDS
     if not release.ready_once or release.step_seconds < deadline or not _waits_for_others(release):
         return None

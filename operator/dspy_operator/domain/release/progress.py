@@ -6,7 +6,7 @@ from __future__ import annotations
 from dspy_operator.domain.ledger import Ledger, Release
 from dspy_operator.domain.readiness import refusal_of, routes_acked
 from dspy_operator.domain.snapshot import Snapshot
-from dspy_operator.domain.steps import Progress
+from dspy_operator.domain.steps import PauseApproval, Progress
 
 WAITING_SECONDS = 4.0
 """How often a release has a pass that nothing else asks for: deadlines and causes that pass show by time. No longer
@@ -24,6 +24,8 @@ def progress_of(ledger: Ledger, release: Release, snapshot: Snapshot) -> Progres
         candidate_requests=release.evidence.candidate.requests - release.step_started_requests,
         weight_bp=release.weight_bp,
         routes_acked=routed and acked,
+        approval=f"approve {release.candidate}/{release.step + 1}",
+        approved=release.approved_step == release.step,
         refusal=refusal_of(snapshot.gateway, snapshot.program.uid),
     )
 
@@ -32,8 +34,16 @@ def next_pass_seconds(ledger: Ledger, release: Release, snapshot: Snapshot) -> f
     """In how many seconds the release may go on though no news has come."""
     if release.blocked_seconds or not release.ready_once or release.step >= len(release.steps):
         return WAITING_SECONDS
+    if awaits_approval(release) and release.paused is None:
+        return SHORTEST_SECONDS  # to ask for it
     ends_in = release.steps[release.step].may_end_in_seconds(progress_of(ledger, release, snapshot))
     return min(max(ends_in, SHORTEST_SECONDS), WAITING_SECONDS)
+
+
+def awaits_approval(release: Release) -> bool:
+    """True while the step at hand waits for a person."""
+    at_hand = release.steps[release.step] if release.step < len(release.steps) else None
+    return isinstance(at_hand, PauseApproval) and release.approved_step != release.step
 
 
 def awaits_answers(release: Release) -> bool:

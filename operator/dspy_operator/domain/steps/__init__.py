@@ -7,11 +7,11 @@ ledgers or snapshots: what it may look at is a `Progress`.
 from __future__ import annotations
 
 from dspy_operator.api.convert import register_union
-from dspy_operator.domain.steps.pause import PauseRequests, PauseSeconds
+from dspy_operator.domain.steps.pause import PauseApproval, PauseRequests, PauseSeconds
 from dspy_operator.domain.steps.progress import Progress
 from dspy_operator.domain.steps.set_weight import SetWeight
 
-Step = SetWeight | PauseSeconds | PauseRequests
+Step = SetWeight | PauseSeconds | PauseRequests | PauseApproval
 register_union(Step)
 
-__all__ = ["PauseRequests", "PauseSeconds", "Progress", "SetWeight", "Step"]
+__all__ = ["PauseApproval", "PauseRequests", "PauseSeconds", "Progress", "SetWeight", "Step"]

@@ -1,7 +1,8 @@
-"""pause: waits for seconds, or for requests to the candidate."""
+"""pause: waits for seconds, for requests to the candidate, or for a person."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from dspy_operator.domain.steps.progress import Progress
@@ -63,3 +64,29 @@ class PauseRequests:
     def waits_for_others(self) -> bool:
         """True: without traffic it waits for ever."""
         return True
+
+
+@dataclass(frozen=True, slots=True)
+class PauseApproval:
+    """Waits until a person approves it."""
+
+    def desired_weight_bp(self, current_bp: int) -> int:
+        """A pause leaves the weight as it is."""
+        return current_bp
+
+    def is_done(self, progress: Progress) -> bool:
+        """True when a person has approved this very step."""
+        return progress.approved
+
+    def describe(self, progress: Progress) -> str:
+        """What the step waits for, in one sentence."""
+        return f"Waiting for approval at {progress.weight_bp / 100:g}%: the request is `{progress.approval}`"
+
+    def may_end_in_seconds(self, progress: Progress) -> float:
+        """Never by time: a request wakes the release."""
+        return math.inf
+
+    @property
+    def waits_for_others(self) -> bool:
+        """False: people take the time that they need, and it is no fault of the release."""
+        return False

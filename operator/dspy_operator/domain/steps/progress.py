@@ -17,5 +17,9 @@ class Progress:
     """The candidate's desired weight now, in basis points."""
     routes_acked: bool
     """Whether every gateway that carries traffic obeys the routes with that weight."""
+    approval: str = ""
+    """The request by which a person approves the step."""
+    approved: bool = False
+    """Whether a person has."""
     refusal: str = ""
     """Which gateway does not take the routes, and why; empty where none refuses them."""

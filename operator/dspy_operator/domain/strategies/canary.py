@@ -6,7 +6,7 @@ import math
 
 from dspy_contract.routes import TOTAL_WEIGHT
 from dspy_operator.api import rollout
-from dspy_operator.domain.steps import PauseRequests, PauseSeconds, SetWeight, Step
+from dspy_operator.domain.steps import PauseApproval, PauseRequests, PauseSeconds, SetWeight, Step
 
 
 def steps_of(canary: rollout.Canary) -> tuple[Step, ...]:
@@ -17,6 +17,8 @@ def steps_of(canary: rollout.Canary) -> tuple[Step, ...]:
 def _step(step: rollout.Step) -> Step:
     if step.set_weight is not None:
         return SetWeight(_basis_points(step.set_weight))
+    if step.pause is not None and step.pause.approval:
+        return PauseApproval()
     if step.pause is not None and step.pause.requests is not None:
         return PauseRequests(step.pause.requests)
     return PauseSeconds(step.pause.seconds or 0 if step.pause else 0)
