@@ -261,8 +261,8 @@ def test_a_step_waits_for_approval_and_goes_on_with_it(world: World, versions: d
     world.wait_condition(NAME, "Available", "True")
     with world.traffic(NAME) as traffic:
         world.set_model(NAME, versions["better"])
-        world.wait(lambda: "approve" in str(world.rollout(NAME)["status"].get("message")), "the approval is asked for")
-        status = world.rollout(NAME)["status"]
+        world.wait(lambda: "approve" in str(world.rollout(NAME).get("message")), "the approval is asked for")
+        status = world.rollout(NAME)
         assert status["phase"] == "Paused"
         request = status["message"].partition("`")[2].partition("`")[0]
         world.kubectl("annotate", "--overwrite", "dspyprogram", NAME, f"dspy.dev/request={request} 1")
