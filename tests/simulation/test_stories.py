@@ -76,6 +76,23 @@ def test_a_release_that_waits_for_approval(serving: Serving, snapshot: SnapshotA
     assert transcript(world) == snapshot
 
 
+def test_a_person_skips_a_step(serving: Serving, snapshot: SnapshotAssertion) -> None:
+    steps = ({"setWeight": 20}, {"pause": {"seconds": 3600}}, {"setWeight": 50}, {"pause": {"seconds": 5}})
+    world = serving(steps=steps)
+    release(world)
+    world.settle(15, rate=20)
+    candidate = world.revision(2)
+    world.ask(f"promote {candidate}/1 a")
+    world.settle(5, rate=20)
+    assert world.weight(2) == 2_000
+    world.ask(f"promote {candidate}/2 b")
+    world.settle(3, rate=20)
+    assert world.weight(2) == 5_000
+    world.settle(90, rate=20)
+    assert world.stable == 2
+    assert transcript(world) == snapshot
+
+
 def test_a_candidate_that_turns_bad_while_it_waits_for_approval_goes_back(
     serving: Serving, snapshot: SnapshotAssertion
 ) -> None:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from dspy_operator.api.reasons import Reason
-from dspy_operator.domain.ledger import Ledger
+from dspy_operator.domain.ledger import Ledger, Release
 from dspy_operator.domain.readiness import fully_ready
 from dspy_operator.domain.release.lifecycle import promote, refuse
 from dspy_operator.domain.release.messages import step_label
-from dspy_operator.domain.release.progress import awaits_approval
+from dspy_operator.domain.release.progress import at_step, awaits_approval
 from dspy_operator.domain.snapshot import Revision, Snapshot
 from dspy_operator.domain.transition import Event, Transition
 
@@ -58,7 +58,8 @@ def _abort(ledger: Ledger, snapshot: Snapshot, request: Request, now: float) -> 
 
 
 def _promote(ledger: Ledger, snapshot: Snapshot, request: Request, now: float) -> Transition:
-    """Makes the candidate stable at once: skips the steps and the proof, never the guard."""
+    """Makes the candidate stable at once, or with a step goes on to the next one: skips steps and proof, never the
+    guard."""
     if not _names_candidate(ledger, request):
         return _ignored(ledger, request, _candidate_is(ledger))
     assert ledger.release is not None
@@ -66,7 +67,17 @@ def _promote(ledger: Ledger, snapshot: Snapshot, request: Request, now: float) -
         return _ignored(ledger, request, f"the guard took its traffic away: {ledger.release.lowered.message}")
     if not fully_ready(snapshot, ledger.release.candidate):
         return _ignored(ledger, request, "not every pod of the candidate is ready")
+    if request.step:
+        return _next_step(ledger, snapshot, request, ledger.release)
     return promote(ledger, snapshot, now, "A person promoted it")
+
+
+def _next_step(ledger: Ledger, snapshot: Snapshot, request: Request, release: Release) -> Transition:
+    """Ends the step that is named, if it is the one at hand."""
+    if request.step != str(release.step + 1) or release.step >= len(release.steps):
+        return _ignored(ledger, request, f"the step at hand is {release.candidate}/{release.step + 1}")
+    message = f"Step {step_label(release)} of {snapshot.label(request.revision)} is skipped"
+    return replace(ledger, release=at_step(release, release.step + 1)), (Event(Reason.REQUEST_DONE, message),)
 
 
 def _approve(ledger: Ledger, snapshot: Snapshot, request: Request, now: float) -> Transition:

@@ -13,7 +13,7 @@ from dspy_operator.domain.readiness import fully_ready
 from dspy_operator.domain.release.blocking import blocking_reason
 from dspy_operator.domain.release.judging import analysis_of
 from dspy_operator.domain.release.lifecycle import promote
-from dspy_operator.domain.release.progress import progress_of, steps_are_answered
+from dspy_operator.domain.release.progress import at_step, progress_of, steps_are_answered
 from dspy_operator.domain.snapshot import Snapshot
 from dspy_operator.domain.transition import Event, Transition
 
@@ -43,11 +43,6 @@ def advance_steps(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
             break
         release = at_step(release, release.step + 1)
     return replace(ledger, release=release), ()
-
-
-def at_step(release: Release, step: int) -> Release:
-    """The release at the beginning of a step."""
-    return replace(release, step=step, step_seconds=0.0, step_started_requests=release.evidence.candidate.requests)
 
 
 def promote_when_gates_open(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:

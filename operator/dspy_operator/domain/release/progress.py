@@ -3,6 +3,8 @@ stable."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from dspy_operator.domain.ledger import Ledger, Release
 from dspy_operator.domain.readiness import refusal_of, routes_acked
 from dspy_operator.domain.snapshot import Snapshot
@@ -38,6 +40,11 @@ def next_pass_seconds(ledger: Ledger, release: Release, snapshot: Snapshot) -> f
         return SHORTEST_SECONDS  # to ask for it
     ends_in = release.steps[release.step].may_end_in_seconds(progress_of(ledger, release, snapshot))
     return min(max(ends_in, SHORTEST_SECONDS), WAITING_SECONDS)
+
+
+def at_step(release: Release, step: int) -> Release:
+    """The release at the beginning of a step."""
+    return replace(release, step=step, step_seconds=0.0, step_started_requests=release.evidence.candidate.requests)
 
 
 def awaits_approval(release: Release) -> bool:
