@@ -13,11 +13,8 @@ import click
 
 from dspy_contract import logs
 from dspy_contract.garbage import collect_rarely
-from dspy_contract.logs import Logger
-from dspy_runtime.failures import explain
+from dspy_runtime.failures import explained
 from dspy_runtime.settings import Settings, quiet_libraries
-
-log = Logger(__name__)
 
 
 @click.command()
@@ -42,11 +39,8 @@ def main(lm_model: str | None, lm_api_base: str | None, **given: str | int | Non
         missing = "MODEL" if not settings.model else "--lm"
         raise click.UsageError(f"{missing} is missing: `dspy-runtime MODEL --lm openai/gpt-4o-mini`, see --help")
     logs.configure(settings.log_level)
-    try:
+    with explained(settings.termination_log):
         _serve(settings)
-    except Exception as error:
-        explain(settings.termination_log, error)
-        sys.exit(1)
 
 
 def _serve(settings: Settings) -> None:

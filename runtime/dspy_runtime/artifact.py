@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import sys
 import tarfile
 import time
 from pathlib import Path
@@ -24,7 +23,7 @@ from dspy_runtime.failures import (
     ModelNotFoundError,
     RegistryUnavailableError,
     described,
-    explain,
+    explained,
 )
 from dspy_runtime.settings import Settings, quiet_libraries
 
@@ -111,11 +110,8 @@ def main(target: Path) -> None:
     quiet_libraries()
     settings = Settings()
     logs.configure(settings.log_level)
-    try:
+    with explained(settings.termination_log):
         fetched(settings.model, target, settings.digest)
-    except Exception as error:
-        explain(settings.termination_log, error)
-        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -12,26 +12,29 @@ def is_async(program: Any) -> bool:
     class, such as dspy.CodeAct, still has the base's `aforward`; and one that replaces `__call__` is called by it."""
     if _is_own(program, "__call__") and not _is_own(program, "acall"):
         return False
-    if inspect.iscoroutinefunction(_plain(program, "forward")):
-        return True
-    return _depth(program, "aforward") <= _depth(program, "forward") and hasattr(program, "aforward")
+    inherits = _depth(program, "aforward") > _depth(program, "forward")
+    return _awaits_forward(program) or (hasattr(program, "aforward") and not inherits)
 
 
 def awaitable(program: Any) -> Callable[..., Any]:
     """What is awaited of a program that is_async: a `forward` that is a coroutine is awaited as it stands."""
-    found: Callable[..., Any] = program if inspect.iscoroutinefunction(_plain(program, "forward")) else program.acall
+    found: Callable[..., Any] = program if _awaits_forward(program) else program.acall
     return found
 
 
 def called(program: Any) -> tuple[Any, list[inspect.Parameter]]:
     """The function of a program that runs, and its parameters; None for a program without one."""
-    by_await = is_async(program) and not inspect.iscoroutinefunction(_plain(program, "forward"))
-    name = "aforward" if by_await else "forward"
+    name = "aforward" if is_async(program) and not _awaits_forward(program) else "forward"
     function = _plain(program, name)
     if function is None:
         return None, []
     is_bound = name in vars(program) or isinstance(inspect.getattr_static(program, name), staticmethod)
     return function, list(inspect.signature(function).parameters.values())[0 if is_bound else 1 :]
+
+
+def _awaits_forward(program: Any) -> bool:
+    """True for a `forward` that is a coroutine."""
+    return inspect.iscoroutinefunction(_plain(program, "forward"))
 
 
 def _plain(program: Any, name: str) -> Any:

@@ -13,6 +13,9 @@ StartError
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from dspy_contract.logs import Logger
@@ -80,9 +83,18 @@ def described(error: BaseException, telling: bool = False) -> str:
     return without_keys(words)[:_LONGEST_MESSAGE]
 
 
-def explain(place: Path, error: Exception) -> None:
-    """Says why a start failed, in the log and, if there is such a place, where the kubelet finds it. Of what nobody
-    foresaw the words stay here, for they may hold a value."""
+@contextmanager
+def explained(place: Path) -> Iterator[None]:
+    """Ends the process of a start that fails, and says why in the log and, if there is such a place, where the kubelet
+    finds it."""
+    try:
+        yield
+    except Exception as error:  # of what nobody foresaw the words stay here, for they may hold a value
+        _explain(place, error)
+        sys.exit(1)
+
+
+def _explain(place: Path, error: Exception) -> None:
     known = error if isinstance(error, StartError) else StartError(f"the runtime did not start: {described(error)}")
     if place.exists():
         place.write_text(json.dumps({"reason": known.reason, "message": str(known)[:_LONGEST_MESSAGE]}))

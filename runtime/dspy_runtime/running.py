@@ -43,9 +43,9 @@ class Runner:
         self._program = program
         self._awaited = awaitable(program) if is_async(program) else None
         self._threads = ThreadPoolExecutor(most_threads, "program")
-        self._metrics = metrics
         self.abandoned = 0
         """Threads that still run a request that has ended."""
+        metrics.abandoned.set_function(lambda: self.abandoned)
 
     async def run(self, exchange: Exchange) -> None:
         """The innermost stage: the program itself."""
@@ -84,11 +84,9 @@ class Runner:
     def _abandon(self, thread: asyncio.Future[Any]) -> None:
         """Counts a thread whose request has ended until it ends too."""
         self.abandoned += 1
-        self._metrics.abandoned.set(self.abandoned)
 
         def ended(thread: asyncio.Future[Any]) -> None:
             self.abandoned -= 1
-            self._metrics.abandoned.set(self.abandoned)
             if not thread.cancelled():
                 thread.exception()  # asked for, so that nobody is told of one that nobody waits for
 

@@ -99,6 +99,15 @@ async def running_runtime(model: Path | str, base: str, folder: Path, **settings
             await asyncio.wait_for(process.wait(), 30)
 
 
+async def refusal(model: Path | str, base: str, folder: Path, **settings: Any) -> dict[str, str]:
+    """Starts a runtime that must end with exit code 1: the reason and the message that it leaves to the kubelet."""
+    termination = folder / "termination"
+    termination.touch()
+    process, *_ = await start(model, base, folder, **settings)
+    assert await asyncio.wait_for(process.wait(), 30) == 1
+    return dict(json.loads(termination.read_text()))
+
+
 async def start(
     model: Path | str, base: str, folder: Path, **settings: Any
 ) -> tuple[asyncio.subprocess.Process, int, int, Path]:

@@ -17,7 +17,7 @@ import aiohttp
 import pytest
 
 from tests.integration.gateway import until
-from tests.integration.runtime import KEY, RunningProvider, running_provider, running_runtime, start
+from tests.integration.runtime import KEY, RunningProvider, refusal, running_provider, running_runtime
 from tests.integration.test_runtime import Save, save
 
 __all__ = ["save"]
@@ -375,10 +375,7 @@ async def test_models_of_the_artifact_are_replaced_wherever_it_keeps_them_and_sa
 async def test_what_no_request_could_call_is_refused_before_the_first(
     make: Make, provider: RunningProvider, tmp_path: Path, lm: dict[str, Any], words: str
 ) -> None:
-    (tmp_path / "termination").touch()
-    process, *_ = await start(make("TwoModels"), provider.base, tmp_path, lm=lm)
-    assert await asyncio.wait_for(process.wait(), 30) == 1
-    told = json.loads((tmp_path / "termination").read_text())
+    told = await refusal(make("TwoModels"), provider.base, tmp_path, lm=lm)
     assert told["reason"] == "LMConfigurationInvalid"
     assert words in told["message"]
 

@@ -15,7 +15,7 @@ import pytest
 
 from dspy_contract.artifact import digest_of, pack
 from tests.integration.gateway import until
-from tests.integration.runtime import KEY, RunningProvider, Runtime, running_provider, running_runtime, start
+from tests.integration.runtime import KEY, RunningProvider, Runtime, refusal, running_provider, running_runtime, start
 
 MODULE = """
 import dspy
@@ -377,10 +377,7 @@ async def test_a_model_that_does_not_load_says_why_and_where_the_kubelet_looks(
     (broken / "data").mkdir(parents=True)
     (broken / "MLmodel").write_text("flavors: {dspy: {model_path: data/model.pkl}}\n")
     (broken / "data" / "model.pkl").write_bytes(b"cos\nno_such_name_here\n.")
-    (tmp_path / "termination").touch()
-    process, *_ = await start(broken, provider.base, tmp_path)
-    assert await asyncio.wait_for(process.wait(), 30) == 1
-    message = json.loads((tmp_path / "termination").read_text())
+    message = await refusal(broken, provider.base, tmp_path)
     assert message["reason"] == "ModelLoadFailed"
     assert "no_such_name_here" in message["message"]
 
@@ -390,11 +387,8 @@ async def test_a_start_that_nobody_foresaw_is_told_without_its_words(provider: R
     odd.mkdir()
     (odd / "MLmodel").write_text("flavors: {dspy: {}}\n")
     (odd / "python_env.yaml").write_text("python: [a customer\n")
-    (tmp_path / "termination").touch()
-    process, *_, log = await start(odd, provider.base, tmp_path)
-    assert await asyncio.wait_for(process.wait(), 30) == 1
-    assert json.loads((tmp_path / "termination").read_text())["reason"] == "StartFailed"
-    assert "customer" not in log.read_text()
+    assert (await refusal(odd, provider.base, tmp_path))["reason"] == "StartFailed"
+    assert "customer" not in (tmp_path / "runtime.log").read_text()
 
 
 async def test_without_its_probes_a_runtime_ends(
@@ -413,10 +407,7 @@ async def test_another_python_minor_is_refused_before_it_can_crash(provider: Run
     other.mkdir()
     (other / "MLmodel").write_text("flavors: {dspy: {}}\n")
     (other / "python_env.yaml").write_text("python: 3.8.10\n")
-    (tmp_path / "termination").touch()
-    process, *_ = await start(other, provider.base, tmp_path)
-    assert await asyncio.wait_for(process.wait(), 30) == 1
-    assert json.loads((tmp_path / "termination").read_text())["reason"] == "PythonMismatch"
+    assert (await refusal(other, provider.base, tmp_path))["reason"] == "PythonMismatch"
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -435,7 +426,4 @@ async def test_an_archive_of_the_operators_serves_and_a_changed_one_does_not(
     (tmp_path / "model" / "written").write_text("by what ran in the container before")
     async with running_runtime(archive, provider.base, tmp_path, digest=digest) as runtime:
         assert (await runtime.predict(question="why?", limit=3))[0] == 200
-    (tmp_path / "termination").touch()
-    process, *_ = await start(archive, provider.base, tmp_path, digest="0" * 64)
-    assert await asyncio.wait_for(process.wait(), 30) == 1
-    assert json.loads((tmp_path / "termination").read_text())["reason"] == "ModelChanged"
+    assert (await refusal(archive, provider.base, tmp_path, digest="0" * 64))["reason"] == "ModelChanged"
