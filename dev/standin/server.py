@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import random
 import re
@@ -44,6 +45,10 @@ class Settings:
     slow_when: str = ""
     """A prompt that holds these words is answered after `slow_seconds`."""
     slow_seconds: float = 0.0
+    event_seconds: float = 0.0
+    """Between two events of a stream."""
+    breaks_after_events: int | None = None
+    """A stream ends after so many, without its end."""
     calls_tools: bool = True
     """Whether a tool that is offered is called."""
     tool_arguments: dict[str, Any] = field(default_factory=dict)
@@ -114,9 +119,13 @@ class Provider:
         if (told and random.random() < settings.error_when_share) or random.random() < settings.error_share:
             return web.json_response(settings.error_body, status=settings.error_status, headers=settings.error_headers)
         given = answered(asked, settings)
-        return (
-            await _streamed(request, spoken.events(given)) if asked.stream else web.json_response(spoken.answer(given))
-        )
+        if not asked.stream:
+            return web.json_response(spoken.answer(given))
+        try:
+            return await _streamed(request, spoken.events(given), settings)
+        except (asyncio.CancelledError, ConnectionResetError):
+            self.gone += 1
+            raise
 
     async def embed(self, request: web.Request) -> web.Response:
         """One batch of embeddings: of each text its length and how many vowels it has."""
@@ -164,9 +173,12 @@ def answer(prompt: str, settings: Settings) -> str:
     return json.dumps({name: settings.answers.get(name, settings.default_answer) for name in QUOTED.findall(asked)})
 
 
-async def _streamed(request: web.Request, events: Iterator[bytes]) -> web.StreamResponse:
+async def _streamed(request: web.Request, events: Iterator[bytes], settings: Settings) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     await response.prepare(request)
-    for event in events:
+    for event in itertools.islice(events, settings.breaks_after_events):
         await response.write(event)
+        await asyncio.sleep(settings.event_seconds)
+    if settings.breaks_after_events is not None and request.transport is not None:
+        request.transport.close()
     return response

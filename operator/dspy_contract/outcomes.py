@@ -6,6 +6,7 @@ from collections.abc import Collection
 from enum import StrEnum
 
 OUTCOME_HEADER = "x-dspy-outcome"
+"""A header; of an answer that is read as it comes, a trailer."""
 
 
 class Outcome(StrEnum):
@@ -31,7 +32,7 @@ FAILURES = frozenset({Outcome.PROGRAM_ERROR, Outcome.UPSTREAM_ERROR, Outcome.TIM
 _BY_RUNTIME = frozenset(
     {Outcome.OVERLOADED, Outcome.PROGRAM_ERROR, Outcome.UPSTREAM_ERROR, Outcome.TIMEOUT, Outcome.CANCELLED}
 )
-"""Bad outcomes that the runtime's header may give to an answer whose code is an error's."""
+"""Bad outcomes that the runtime's header may give to an answer whose code is an error's, and its trailer to any."""
 
 CLIENT_FLAGS = frozenset({"DC", "DR", "DPE"})
 """Envoy's flags of a client that left, reset its stream, or broke the protocol."""
@@ -40,8 +41,9 @@ TIMEOUT_FLAGS = frozenset({"UT", "SI", "DT"})
 """Envoy's flags of an answer that took too long."""
 
 
-def outcome_of(header: str, code: int, flags: Collection[str]) -> Outcome:
-    """The outcome of one answer: by Envoy's flags, then by the code, which the runtime's header may only refine.
+def outcome_of(header: str, code: int, flags: Collection[str], late: str = "") -> Outcome:
+    """The outcome of one answer: by Envoy's flags, then by the code, which the runtime's header may only refine. `late`
+    is its trailer: what went wrong after the head of a good answer was sent.
 
     The header alone is not believed: an image of the user's own could call a 500 ok.
     """
@@ -50,7 +52,7 @@ def outcome_of(header: str, code: int, flags: Collection[str]) -> Outcome:
     if any(flag != "-" for flag in flags):
         return Outcome.TIMEOUT if TIMEOUT_FLAGS & set(flags) else Outcome.CONNECTION_FAILURE
     if code < 400:
-        return Outcome.OK
+        return Outcome(late) if late in _BY_RUNTIME else Outcome.OK
     if header in _BY_RUNTIME:
         return Outcome(header)
     return Outcome.PROGRAM_ERROR if code >= 500 else Outcome.CLIENT_ERROR

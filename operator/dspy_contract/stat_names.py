@@ -18,7 +18,9 @@ _NAME = re.compile(
     rf"^{PREFIX}\.(?P<kind>[a-z]+)\.table\.(?P<uid>[^.@]+)@(?P<incarnation>[^.-]+)-(?P<number>\d+)"
     r"\.cluster\.(?P<revision>[^./]+)/predict(?:\.(?P<tags>.+))?$"
 )
-_ANSWER = re.compile(r"^outcome\.(?P<outcome>.*)\.code\.(?P<code>\d+)\.flags\.(?P<flags>[A-Za-z0-9,_-]+)$")
+_ANSWER = re.compile(
+    r"^outcome\.(?P<outcome>.*)\.code\.(?P<code>\d+)\.flags\.(?P<flags>[A-Za-z0-9,_-]+)\.late\.(?P<late>.*)$"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,8 @@ class Name:
     outcome: str = ""
     code: int = 0
     flags: tuple[str, ...] = ()
+    late: str = ""
+    """The outcome of an answer whose head did not know it yet."""
 
 
 def cluster_name(revision: str, route: str) -> str:
@@ -60,4 +64,10 @@ def parse(name: str) -> Name | None:
     answer = _ANSWER.match(tags) if match["kind"] == ANSWERS else None
     if answer is None:
         return None
-    return Name(*parts, outcome=answer["outcome"], code=int(answer["code"]), flags=tuple(answer["flags"].split(",")))
+    return Name(
+        *parts,
+        outcome=answer["outcome"],
+        code=int(answer["code"]),
+        flags=tuple(answer["flags"].split(",")),
+        late=answer["late"],
+    )

@@ -61,9 +61,9 @@ def _serve(settings: Settings) -> None:
     collect_rarely()
 
     with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(service))
+        code = runner.run(serve(service))
         sys.stdout.flush()
-        os._exit(0)  # Python would wait for threads that hang
+        os._exit(code)  # Python would wait for threads that hang
 
 
 if __name__ == "__main__":

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import secrets
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from opentelemetry.context import Context
 from pydantic_core import to_json
 
 from dspy_runtime.admission import Place
 from dspy_runtime.endings import Ending
 
 LONGEST_CLIENT_ID = 100
+MOST_PARTS = 64
+"""That wait for a client. A program whose client reads more slowly waits as well."""
 
 
 def _new_id() -> str:
@@ -29,6 +33,50 @@ class Held(Protocol):
         """They are counted no more."""
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A piece of a field of the answer, and the predictor that said it."""
+
+    predictor: str
+    field: str
+    text: str
+
+
+class Parts:
+    """What comes before the whole answer, on its way from the program to a client that reads along."""
+
+    def __init__(self) -> None:
+        self._waiting: asyncio.Queue[Part | None] = asyncio.Queue()
+        self._room = asyncio.Semaphore(MOST_PARTS)
+        self.begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when there is one: from then on the client has the head of an answer, and it can only go on."""
+
+    async def put(self, part: Part) -> None:
+        """Tells the client, as soon as there is room."""
+        await self._room.acquire()
+        self._waiting.put_nowait(part)
+        if not self.begun.done():
+            self.begun.set_result(None)
+
+    def finish(self) -> None:
+        """No other will come."""
+        self._waiting.put_nowait(None)
+
+    async def heard(self, silent_seconds: float) -> AsyncIterator[Part | None]:
+        """Each part until the last; None after so many seconds without one."""
+        while True:
+            try:
+                async with asyncio.timeout(silent_seconds):
+                    part = await self._waiting.get()
+            except TimeoutError:
+                yield None
+                continue
+            if part is None:
+                return
+            self._room.release()
+            yield part
+
+
 @dataclass(slots=True)
 class Exchange:
     """A request and its answer.
@@ -40,6 +88,10 @@ class Exchange:
     request_id: str = field(default_factory=_new_id)
     started: float = field(default_factory=time.perf_counter)
     """In seconds of time.perf_counter."""
+    trace: Context | None = None
+    """The trace that it belongs to, if its client names one."""
+    parts: Parts | None = None
+    """Of an answer that is read as it comes, whose outcome is known after its first byte; else None."""
     body: bytes = b""
     arguments: dict[str, Any] = field(default_factory=dict)
     held: Held | None = None

@@ -9,11 +9,13 @@ from fastapi import FastAPI, Request, Response
 from prometheus_client import generate_latest
 from starlette.requests import ClientDisconnect
 
-from dspy_contract.description import PATH
+from dspy_contract.description import PATH, STANDSTILL_PATH
 from dspy_contract.outcomes import OUTCOME_HEADER
 from dspy_runtime import endings
 from dspy_runtime.endings import Ending
-from dspy_runtime.exchange import Exchange
+from dspy_runtime.event_stream import MEDIA_TYPE, EventStream
+from dspy_runtime.exchange import Exchange, Parts
+from dspy_runtime.lm import trace_context
 from dspy_runtime.service import PredictionService
 
 REQUEST_ID_HEADER = "x-dspy-request-id"
@@ -36,7 +38,9 @@ def prediction_app(service: PredictionService) -> FastAPI:
 
     @app.post("/predict")
     async def predict(request: Request) -> Response:
-        exchange = Exchange(request.headers.get("x-request-id", ""))
+        parts = Parts() if MEDIA_TYPE in request.headers.get("accept", "") else None
+        trace = trace_context.read(request.headers)
+        exchange = Exchange(request.headers.get("x-request-id", ""), parts=parts, trace=trace)
         refused = await uploads.read(request, exchange)
         if refused is not None:
             exchange.end(refused)
@@ -45,9 +49,13 @@ def prediction_app(service: PredictionService) -> FastAPI:
         work = asyncio.ensure_future(service.pipeline.carry(exchange))
         leaving = asyncio.ensure_future(request.receive())
         try:
-            await asyncio.wait((work, leaving), timeout=longest, return_when=asyncio.FIRST_COMPLETED)
+            waited = (work, leaving) if parts is None else (work, leaving, parts.begun)
+            await asyncio.wait(waited, timeout=longest, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 work.result()
+            if parts is not None and not leaving.done() and (exchange.ending is endings.OK or parts.begun.done()):
+                return EventStream(exchange, parts, work, longest, {REQUEST_ID_HEADER: exchange.request_id})
+            if work.done():
                 return _response(exchange)
             work.cancel()  # nobody waits for it any more, though it may go on
             return _response(exchange.ended_early(endings.CANCELLED if leaving.done() else endings.TIMEOUT))
@@ -62,7 +70,7 @@ def prediction_app(service: PredictionService) -> FastAPI:
 
 
 def probe_app(service: PredictionService) -> FastAPI:
-    """`/livez`, `/readyz`, `/metrics` and `/description`. Ready means: loaded, language model configured, not
+    """Probes, `/metrics`, `/description` and `/standstill`. Ready means: loaded, language model configured, not
     draining."""
     app = FastAPI(title="Probes", openapi_url=None, docs_url=None, redoc_url=None)
 
@@ -77,6 +85,10 @@ def probe_app(service: PredictionService) -> FastAPI:
     @app.get(PATH)
     async def describe() -> dict[str, Any]:
         return service.left_out()
+
+    @app.get(STANDSTILL_PATH)
+    async def stood_still() -> dict[str, Any] | None:
+        return service.watchdog.standstill()
 
     @app.get("/metrics")
     async def metrics() -> Response:

@@ -10,6 +10,7 @@ from dspy_contract.outcomes import FAILURES, Outcome
 from dspy_runtime import endings
 from dspy_runtime.error_report import report
 from dspy_runtime.exchange import Exchange, Next
+from dspy_runtime.lm.trace_context import trace_id
 from dspy_runtime.metrics import Metrics
 from dspy_runtime.settings import Settings
 
@@ -44,6 +45,8 @@ class Pipeline:
                 exchange.end(endings.of_exception(error), error=error)
         finally:
             self.finish(exchange)
+            if exchange.parts is not None:
+                exchange.parts.finish()
 
     def finish(self, exchange: Exchange) -> None:
         """Counts an exchange that has ended, and logs a failure, as far as that may be said."""
@@ -57,6 +60,7 @@ class Pipeline:
                 "A request failed",
                 request_id=exchange.request_id,
                 client_request_id=exchange.client_request_id,
+                **({"trace_id": trace_id(exchange.trace)} if exchange.trace else {}),
                 revision=self._settings.revision,
                 outcome=ending.outcome,
                 code=ending.code,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import functools
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import dspy
 
 from dspy_runtime.admission import Place
@@ -15,6 +14,7 @@ from dspy_runtime.calling import awaitable, is_async
 from dspy_runtime.exchange import Exchange
 from dspy_runtime.lm.scope import SCOPE
 from dspy_runtime.metrics import Metrics
+from dspy_runtime.streaming import Streams
 
 
 def contain_exits(loop: asyncio.AbstractEventLoop) -> None:
@@ -39,35 +39,35 @@ async def _contained(work: Any) -> Any:
 class Runner:
     """Runs one program, many requests at once."""
 
-    def __init__(self, program: Any, most_threads: int, metrics: Metrics) -> None:
+    def __init__(self, program: Any, streams: Streams, most_threads: int, metrics: Metrics) -> None:
         self._program = program
+        self._streams = streams
         self._awaited = awaitable(program) if is_async(program) else None
-        self._threads = ThreadPoolExecutor(most_threads, "program")
+        self._threads = anyio.CapacityLimiter(most_threads)
         self.abandoned = 0
         """Threads that still run a request that has ended."""
         metrics.abandoned.set_function(lambda: self.abandoned)
 
     async def run(self, exchange: Exchange) -> None:
         """The innermost stage: the program itself."""
-        assert exchange.place is not None
         with dspy.context(trace=[]):
-            if self._awaited is not None:
-                exchange.result = await self._awaited(**exchange.arguments)
+            if exchange.parts is None:
+                exchange.result = await self._result(exchange)
             else:
-                exchange.result = await self._in_thread(exchange.arguments, exchange.place)
+                exchange.result = await self._streams.told(exchange.parts, lambda: self._result(exchange))
+
+    async def _result(self, exchange: Exchange) -> Any:
+        if self._awaited is not None:
+            return await self._awaited(**exchange.arguments)
+        assert exchange.place is not None
+        return await self._in_thread(exchange.arguments, exchange.place)
 
     async def _in_thread(self, arguments: dict[str, Any], place: Place) -> Any:
         """Runs a program that cannot be awaited. Its place is free only when its thread is, whoever waits for it."""
-        loop = asyncio.get_running_loop()
-        work = functools.partial(contextvars.copy_context().run, self._call, arguments)
-        call: Future[Any] = self._threads.submit(work)
+        # DSPy sends what a model says to a stream's loop from a thread of AnyIO's only.
+        thread = asyncio.ensure_future(anyio.to_thread.run_sync(self._call, arguments, limiter=self._threads))
         place.keep()
-        thread = asyncio.wrap_future(call)
-
-        def ended(_: Future[Any]) -> None:
-            loop.call_soon_threadsafe(place.leave)
-
-        call.add_done_callback(ended)
+        thread.add_done_callback(lambda _: place.leave())
         try:
             return await asyncio.shield(thread)
         except BaseException:
@@ -81,7 +81,7 @@ class Runner:
         except StopIteration as error:  # which no future can hold: its request would wait for ever
             raise RuntimeError("StopIteration") from error
 
-    def _abandon(self, thread: asyncio.Future[Any]) -> None:
+    def _abandon(self, thread: asyncio.Task[Any]) -> None:
         """Counts a thread whose request has ended until it ends too."""
         self.abandoned += 1
 

@@ -54,6 +54,13 @@ class Schema:
             "output": self.given.output or _json_schema(self.output),
         }
 
+    def texts(self) -> frozenset[str]:
+        """The fields of the answer that are known to be text."""
+        fields = (self.document()["output"] or {}).get("properties", {})
+        return frozenset(
+            name for name, told in fields.items() if isinstance(told, dict) and told.get("type") == "string"
+        )
+
     def arguments(self, body: bytes) -> dict[str, Any]:
         """A request's body as the program's arguments. Raises pydantic.ValidationError and UnfitInputError."""
         self.given.check(body)

@@ -18,6 +18,7 @@ import uvicorn
 
 from dspy_contract.logs import Logger
 from dspy_runtime.error_report import report
+from dspy_runtime.event_stream import with_trailers
 from dspy_runtime.http import prediction_app, probe_app
 from dspy_runtime.memory import collect_when_grown
 from dspy_runtime.service import PredictionService
@@ -43,8 +44,9 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def serve(service: PredictionService) -> None:
-    """Serves until SIGTERM or SIGINT, then lets requests in flight end."""
+async def serve(service: PredictionService) -> int:
+    """Serves until SIGTERM or SIGINT, then lets requests in flight end. Returns the exit code: not 0 where something
+    that was to last as long as the process has ended."""
     settings = service.settings
     shared: dict[str, Any] = {
         "host": settings.host,
@@ -57,13 +59,20 @@ async def serve(service: PredictionService) -> None:
         "date_header": False,
         "lifespan": "off",
     }
-    config = uvicorn.Config(prediction_app(service), port=settings.port, backlog=4096, **shared)
+    config = uvicorn.Config(with_trailers(prediction_app(service)), port=settings.port, backlog=4096, **shared)
     predictions = _Server(config, service.open)
     probes = _Server(uvicorn.Config(probe_app(service), port=settings.probe_port, **shared))
+
+    broken = False
 
     def stop() -> None:
         service.close()
         predictions.should_exit = True
+
+    def give_up() -> None:
+        nonlocal broken
+        broken = broken or not predictions.should_exit
+        stop()
 
     service.own_process()
     loop = asyncio.get_running_loop()
@@ -72,14 +81,14 @@ async def serve(service: PredictionService) -> None:
     lasting = (service.models.follow_keys(), service.watchdog.beat(), collect_when_grown())
     tasks = [asyncio.create_task(work) for work in lasting]
     for task in tasks:
-        task.add_done_callback(functools.partial(_ended, stop))
+        task.add_done_callback(functools.partial(_ended, give_up))
 
     def probe() -> None:
         try:
             asyncio.run(_probe(probes, service))
         finally:  # a pod without probes would be restarted anyway, and says nothing of why
             with contextlib.suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(stop)
+                loop.call_soon_threadsafe(give_up)
 
     probing = threading.Thread(target=probe, name="probes", daemon=True)
     probing.start()
@@ -91,13 +100,14 @@ async def serve(service: PredictionService) -> None:
     for task in tasks:
         task.cancel()
     await service.models.aclose()
+    return int(broken)
 
 
-def _ended(stop: Callable[[], None], task: asyncio.Task[None]) -> None:
+def _ended(give_up: Callable[[], None], task: asyncio.Task[None]) -> None:
     """Ends the process with a task that was to last as long as it."""
     if not task.cancelled() and (error := task.exception()) is not None:
         log.error("A task of the server ended", task=task.get_name(), **report(error, with_words=False))
-        stop()
+        give_up()
 
 
 async def _probe(server: uvicorn.Server, service: PredictionService) -> None:

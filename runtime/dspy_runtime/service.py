@@ -21,6 +21,7 @@ from dspy_runtime.running import Runner, contain_exits
 from dspy_runtime.schema import derive
 from dspy_runtime.settings import Settings
 from dspy_runtime.stages import admit, parse, serialise, shed
+from dspy_runtime.streaming import Streams
 from dspy_runtime.watchdog import DEAD_SECONDS, Watchdog
 
 
@@ -37,7 +38,8 @@ class PredictionService:
         self._replaced = replace_models(loaded.program, self.models)
         self._loaded = loaded
         # Places of requests that wait for their next try are lent, so that more threads than places may run.
-        self.runner = Runner(loaded.program, settings.concurrency + settings.queue, self.metrics)
+        streams = Streams(loaded.program, self.schema.texts())
+        self.runner = Runner(loaded.program, streams, settings.concurrency + settings.queue, self.metrics)
         stages = (
             shed(admission),
             parse(self.schema),

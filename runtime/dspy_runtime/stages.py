@@ -53,7 +53,7 @@ def admit(admission: Admission, seconds: float) -> Stage:
     the latest after so many seconds."""
 
     async def stage(exchange: Exchange, inner: Next) -> None:
-        scope = RequestScope(seconds)
+        scope = RequestScope(seconds, exchange.trace)
         try:
             exchange.place = scope.place = await admission.enter()
         except OverloadedError:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from dataclasses import dataclass
+from typing import Any
 
 from dspy_contract.logs import Logger
 from dspy_runtime.error_report import frames_of_thread
@@ -18,6 +20,15 @@ DEAD_SECONDS = 60.0
 log = Logger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class _Standstill:
+    """How long the loop had stood still when it was last seen standing, when that was, and where the program was."""
+
+    seconds: float
+    seen: float
+    frames: list[str]
+
+
 class Watchdog:
     """How late the loop is. One that blocks answers no request, so that a program that blocks costs all the others."""
 
@@ -26,6 +37,15 @@ class Watchdog:
         self._revision = revision
         self._thread = threading.get_ident()
         self._beaten = time.monotonic()
+        self._last: _Standstill | None = None
+
+    def standstill(self) -> dict[str, Any] | None:
+        """The last time that the loop stood still for long, as `/standstill` tells it."""
+        last = self._last
+        if last is None:
+            return None
+        age = time.monotonic() - last.seen
+        return {"seconds": round(last.seconds, 1), "ageSeconds": round(age, 1), "frames": last.frames}
 
     def lag_seconds(self) -> float:
         """For how long the loop has stood still."""
@@ -48,11 +68,15 @@ class Watchdog:
         while True:
             await asyncio.sleep(BEAT_SECONDS)
             lag = self.lag_seconds()
-            if lag > TELL_SECONDS and not told:
+            if lag <= TELL_SECONDS:
+                told = False
+                continue
+            self._last = _Standstill(lag, time.monotonic(), frames_of_thread(self._thread))
+            if not told:
                 log.warning(
                     "The program holds up all requests: it blocks the event loop",
                     revision=self._revision,
                     seconds=round(lag, 1),
-                    frames=frames_of_thread(self._thread),
+                    frames=self._last.frames,
                 )
-            told = lag > TELL_SECONDS
+            told = True

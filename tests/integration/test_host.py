@@ -16,6 +16,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from dspy_contract.description import STANDSTILL_PATH
 from tests.integration.gateway import until
 from tests.integration.runtime import KEY, RunningProvider, refusal, running_provider, running_runtime
 from tests.integration.test_runtime import Save, save
@@ -447,6 +448,10 @@ async def test_a_program_that_blocks_the_loop_is_named_and_probes_answer(
             if line.startswith("dspy_runtime_event_loop_blocked_seconds_total")
         )
         assert 2.0 < seconds < 4.0
+        stood_still = json.loads(await runtime.get(STANDSTILL_PATH))
+        assert 2.0 < stood_still["seconds"] < 4.0
+        assert 0.0 <= stood_still["ageSeconds"] < 30.0
+        assert any("aforward" in frame for frame in stood_still["frames"])
 
 
 async def test_a_thread_that_hangs_is_counted_and_half_of_the_places_end_the_pod(
@@ -539,3 +544,37 @@ async def test_bodies_that_do_not_come_whole_are_bounded(make: Make, provider: R
 
 async def _true(value: bool) -> bool:
     return value
+
+
+TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
+@pytest.mark.parametrize(
+    ("name", "traceparent", "sent"),
+    [
+        ("Coroutine", f"00-{TRACE_ID}-00f067aa0ba902b7-01", True),
+        ("SyncInAsync", f"00-{TRACE_ID}-00f067aa0ba902b7-00", True),
+        ("OwnLoop", f"00-{TRACE_ID}-00f067aa0ba902b7-01", True),
+        ("Coroutine", f"00-{'0' * 32}-00f067aa0ba902b7-01", False),
+        ("Coroutine", "made up", False),
+        ("Coroutine", "", False),
+    ],
+)
+async def test_calls_belong_to_the_trace_of_the_request_that_makes_them(
+    make: Make, provider: RunningProvider, tmp_path: Path, name: str, traceparent: str, sent: bool
+) -> None:
+    headers = {"traceparent": traceparent, "tracestate": "vendor=inside"} if traceparent else {}
+    async with running_runtime(make(name), provider.base, tmp_path) as runtime:
+        url = f"{runtime.url}/predict"
+        async with runtime.session.post(url, json={"question": "?"}, headers=headers) as response:
+            assert response.status == 200, runtime.log.read_text()
+        last = provider.provider.last
+        assert last is not None
+        seen = {each.lower(): value for each, value in last.headers.items()}
+        provider.provider.settings.error_share = 1.0
+        async with runtime.session.post(url, json={"question": "?"}, headers=headers) as response:
+            assert response.status == 502
+        failed = json.loads(runtime.log.read_text().splitlines()[-1])
+    assert seen.get("traceparent") == (traceparent if sent else None)
+    assert "tracestate" not in seen
+    assert failed.get("trace_id") == (TRACE_ID if sent else None)

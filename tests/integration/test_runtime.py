@@ -399,7 +399,7 @@ async def test_without_its_probes_a_runtime_ends(
         taken.listen()
         port = taken.getsockname()[1]
         process, *_ = await start(question_model, provider.base, tmp_path, probe_port=port)
-        await asyncio.wait_for(process.wait(), 30)
+        assert await asyncio.wait_for(process.wait(), 30) == 1, "told as a crash, not as an end that was asked for"
 
 
 async def test_another_python_minor_is_refused_before_it_can_crash(provider: RunningProvider, tmp_path: Path) -> None:

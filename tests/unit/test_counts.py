@@ -53,14 +53,15 @@ def test_forgotten_tables_stay_in_the_totals() -> None:
 def test_statistics_are_read_by_name_and_only_predictions_of_this_incarnation_count() -> None:
     names = {
         "dspy.started.table.uid-1@inc-7.cluster.qa-1/predict": 3,
-        "dspy.answers.table.uid-1@inc-7.cluster.qa-1/predict.outcome.ok.code.200.flags.-": 1,
-        "dspy.answers.table.uid-1@inc-7.cluster.qa-1/predict.outcome..code.504.flags.UT": 1,
-        "dspy.answers.table.uid-1@inc-7.cluster.qa-1/predict.outcome.ok.code.500.flags.-": 1,
+        "dspy.answers.table.uid-1@inc-7.cluster.qa-1/predict.outcome.ok.code.200.flags.-.late.": 1,
+        "dspy.answers.table.uid-1@inc-7.cluster.qa-1/predict.outcome..code.504.flags.UT.late.": 1,
+        "dspy.answers.table.uid-1@inc-7.cluster.qa-1/predict.outcome.ok.code.500.flags.-.late.": 1,
+        "dspy.answers.table.uid-1@inc-7.cluster.qa-1/predict.outcome..code.200.flags.-.late.upstream_error": 1,
         f"dspy.older.table.uid-1@inc-7.cluster.qa-1/predict.edge.{len(FAST_EDGES_SECONDS)}": 2,
         "dspy.ended.table.uid-1@inc-7.cluster.qa-1/predict.edge.0": 1,
-        "dspy.answers.table.uid-1@before-7.cluster.qa-1/predict.outcome.ok.code.200.flags.-": 9,
-        "dspy.answers.table.other.cluster.qa-1/other.outcome.ok.code.200.flags.-": 9,
-        "dspy.answers.table..cluster..outcome..code.404.flags.NR": 9,
+        "dspy.answers.table.uid-1@before-7.cluster.qa-1/predict.outcome.ok.code.200.flags.-.late.": 9,
+        "dspy.answers.table.other.cluster.qa-1/other.outcome.ok.code.200.flags.-.late.": 9,
+        "dspy.answers.table..cluster..outcome..code.404.flags.NR.late.": 9,
         "server.uptime": 12,
     }
     found = read_statistics({"stats": [{"name": name, "value": value} for name, value in names.items()]}, "inc")
@@ -69,7 +70,7 @@ def test_statistics_are_read_by_name_and_only_predictions_of_this_incarnation_co
     (counts,) = sums.by_table()[7].values()
     assert set(found) == {"uid-1"}
     assert counts.started == 3
-    assert counts.outcomes == {"ok": 1, "timeout": 1, "program_error": 1}
+    assert counts.outcomes == {"ok": 1, "timeout": 1, "program_error": 1, "upstream_error": 1}
     assert counts.older[EDGES_SECONDS.index(0.5)] == 2
     assert counts.older[0] == 3
 

@@ -106,6 +106,22 @@ def test_outcomes(header: str, code: int, flags: list[str], outcome: str) -> Non
     assert outcome_of(header, code, flags) == outcome
 
 
+@pytest.mark.parametrize(
+    ("late", "code", "flags", "outcome"),
+    [
+        ("ok", 200, ["-"], "ok"),
+        ("program_error", 200, ["-"], "program_error"),
+        ("timeout", 200, ["-"], "timeout"),
+        ("made-up", 200, ["-"], "ok"),
+        ("program_error", 200, ["DC"], "cancelled"),
+        ("", 200, ["UPE"], "connection_failure"),
+        ("ok", 500, ["-"], "program_error"),
+    ],
+)
+def test_an_outcome_may_be_known_after_the_first_byte(late: str, code: int, flags: list[str], outcome: str) -> None:
+    assert outcome_of("", code, flags, late) == outcome
+
+
 @given(routes())
 def test_routes_survive_json(desired: Routes) -> None:
     assert load_routes(dump(desired)) == desired

@@ -42,6 +42,6 @@ def cluster(name: str) -> Resource:
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
         "circuit_breakers": {"thresholds": [{"priority": "DEFAULT", **unlimited}, {"priority": "HIGH", **unlimited}]},
         "typed_extension_protocol_options": http_options(
-            {"http_protocol_options": {}}, {"idle_timeout": f"{UPSTREAM_IDLE_SECONDS}s"}
+            {"http_protocol_options": {"enable_trailers": True}}, {"idle_timeout": f"{UPSTREAM_IDLE_SECONDS}s"}
         ),
     }

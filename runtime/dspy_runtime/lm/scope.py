@@ -10,7 +10,10 @@ from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+from opentelemetry.context import Context
+
 from dspy_runtime.admission import Place
+from dspy_runtime.lm import trace_context
 
 SCOPE: ContextVar[RequestScope | None] = ContextVar("dspy_runtime_request", default=None)
 """Of the request that runs; None in a thread that a program started by itself."""
@@ -21,10 +24,12 @@ class RequestGone(BaseException):
 
 
 class RequestScope:
-    """One request: until when it may last, its place, and the calls that wait for a provider in its name."""
+    """One request: until when it may last, the trace it belongs to, its place, and the calls that wait for a provider
+    in its name."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, trace: Context | None = None) -> None:
         self._end = time.monotonic() + seconds
+        self._trace = trace
         self.place: Place | None = None
         self.memory: dict[int, Any] = {}
         """What modules that requests share remember of this one, by their identity."""
@@ -37,13 +42,18 @@ class RequestScope:
         """Seconds until the request's deadline; negative after it."""
         return self._end - time.monotonic()
 
+    def is_of(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """True for the loop of the requests."""
+        return loop is self._loop
+
     @contextmanager
     def entered(self) -> Iterator[None]:
         """What is called in it, and in threads that it starts by DSPy's means, belongs to the request. At its end the
         calls that still run are cancelled, and no other begins."""
         token = SCOPE.set(self)
         try:
-            yield
+            with trace_context.within(self._trace):
+                yield
         finally:
             SCOPE.reset(token)
             self._gone = True
@@ -93,7 +103,7 @@ class RequestScope:
 
     async def _at_home(self, act: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Places are counted on the loop of the requests."""
-        if asyncio.get_running_loop() is self._loop:
+        if self.is_of(asyncio.get_running_loop()):
             await act()
         else:
             await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(act(), self._loop))

@@ -7,17 +7,28 @@ without them). What is called here is DSPy's own code, of the minor that pyproje
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import anyio.from_thread
 import dspy
 from dspy.clients import execution
 from dspy.clients.call_result import combine
 from dspy.clients.errors import error_boundary
 from dspy.utils.callback import with_callbacks
 
+from dspy_runtime.lm.scope import SCOPE
+
 
 class ServedLM(dspy.LM):  # type: ignore[misc]
     """A language model whose engine is ours: it keeps no answers, and tries nothing again by itself."""
+
+    def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
+        """One call from a thread."""
+        with _told(_is_in_a_requests_thread):
+            return super().__call__(prompt, messages=messages, **kwargs)
 
     @with_callbacks  # type: ignore[untyped-decorator]
     async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
@@ -27,10 +38,32 @@ class ServedLM(dspy.LM):  # type: ignore[misc]
         results: list[Any] = []
         try:
             for _ in range(call.n):
-                with error_boundary(self.model, provider=provider, unexpected=True):
+                with _told(_is_on_the_loop), error_boundary(self.model, provider=provider, unexpected=True):
                     await execution._aattempt(self, call, engine, request, provider, execution._Attempt(), results)
         except BaseException as error:
             execution._account_failed_call(self, results, error)
             raise
         result = results[0] if len(results) == 1 else combine(results, model_type=self.model_type)
         return execution.finalize(self, call, result)
+
+
+def _told(is_in_reach: Callable[[], bool]) -> AbstractContextManager[None]:
+    """Who reads an answer as it comes is told on the loop of the requests, from there and from the thread of a request.
+    What threads and loops of the program's own ask is answered as a whole."""
+    if dspy.settings.send_stream is None or is_in_reach():
+        return nullcontext()
+    context: AbstractContextManager[None] = dspy.context(send_stream=None)
+    return context
+
+
+def _is_on_the_loop() -> bool:
+    scope = SCOPE.get()
+    return scope is not None and scope.is_of(asyncio.get_running_loop())
+
+
+def _is_in_a_requests_thread() -> bool:
+    try:
+        anyio.from_thread.check_cancelled()
+    except RuntimeError:
+        return False
+    return SCOPE.get() is not None

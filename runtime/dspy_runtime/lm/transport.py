@@ -17,6 +17,7 @@ import aiohttp
 from dspy.lm15 import TransportError
 from yarl import URL
 
+from dspy_runtime.lm import trace_context
 from dspy_runtime.lm.providers import Wire
 
 CONNECT_SECONDS = 5.0
@@ -105,7 +106,7 @@ class Response:
 def _headers(headers: list[tuple[str, str]], wire: Wire) -> list[tuple[str, str]]:
     if wire.anonymous:
         headers = [(name, value) for name, value in headers if name.lower() not in _CREDENTIALS]
-    return [*headers, *wire.headers]
+    return [*headers, *wire.headers, *trace_context.outgoing()]
 
 
 def _url(url: str, wire: Wire) -> URL:

@@ -1,0 +1,230 @@
+"""Answers that are read as they come: parts, then the answer or its error, and an outcome that a gateway learns."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import pytest
+
+from tests.integration.gateway import Upstream, free_port, inputs_of, running_gateway, until
+from tests.integration.runtime import RunningProvider, running_provider, running_runtime
+from tests.integration.test_host import Make, make
+from tests.integration.test_runtime import Save, save
+
+__all__ = ["make", "save"]
+
+ANSWER = "A long answer, said word by word."
+ACCEPT = {"accept": "text/event-stream"}
+
+
+@dataclass
+class Heard:
+    """An answer as its client reads it."""
+
+    status: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
+    events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+
+    def text(self, name: str) -> str:
+        """What the parts of a field say together."""
+        return "".join(
+            content["text"] for event, content in self.events if event == "part" and content["field"] == name
+        )
+
+
+async def listen(url: str, **fields: Any) -> Heard:
+    """Asks for an answer as it comes, and reads it to its end."""
+    heard = Heard()
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{url}/predict", json=fields, headers=ACCEPT) as response,
+    ):
+        heard.status, heard.headers = response.status, dict(response.headers)
+        if "event-stream" not in response.content_type:
+            heard.events.append(("json", await response.json()))
+            return heard
+        async for event in events(response):
+            heard.events.append(event)
+    return heard
+
+
+async def events(response: aiohttp.ClientResponse) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+    """Server-sent events with JSON in them, as they come."""
+    name = ""
+    async for line in response.content:
+        key, _, value = line.decode().rstrip("\n").partition(": ")
+        if key == "event":
+            name = value
+        elif key == "data":
+            yield name, json.loads(value)
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[RunningProvider]:
+    async with running_provider() as running:
+        running.provider.settings.answers = {"answer": ANSWER}
+        yield running
+
+
+@pytest.fixture(scope="module")
+def told_model(save: Save) -> Path:
+    import dspy
+
+    return save(dspy.ChainOfThought("question -> answer"))
+
+
+async def test_text_fields_are_told_as_they_come_and_the_whole_answer_after_them(
+    told_model: Path, provider: RunningProvider, tmp_path: Path
+) -> None:
+    async with running_runtime(told_model, provider.base, tmp_path) as runtime:
+        heard = await listen(runtime.url, question="?")
+        whole = (await runtime.predict(question="?"))[1]
+        metrics = await runtime.get("/metrics")
+    assert heard.text("answer").strip() == ANSWER
+    assert heard.text("reasoning").strip() == "A helpful answer."
+    assert len([name for name, _ in heard.events if name == "part"]) > 2
+    assert heard.events[-1] == ("prediction", whole)
+    assert heard.headers["x-dspy-request-id"]
+    assert 'dspy_runtime_requests_total{outcome="ok",revision=""} 2.0' in metrics
+
+
+async def test_the_first_part_comes_before_the_model_has_ended(
+    told_model: Path, provider: RunningProvider, tmp_path: Path
+) -> None:
+    provider.provider.settings.event_seconds = 0.05
+    async with (
+        running_runtime(told_model, provider.base, tmp_path) as runtime,
+        runtime.session.post(f"{runtime.url}/predict", json={"question": "?"}, headers=ACCEPT) as response,
+    ):
+        reading = events(response)
+        assert (await anext(reading))[0] == "part"
+        assert 'outcome="ok"' not in await runtime.get("/metrics"), "the request is not over"
+        assert "requests_in_flight" in await runtime.get("/metrics")
+        assert [name async for name, _ in reading][-1] == "prediction"
+
+
+@pytest.mark.parametrize(
+    "name", ["Coroutine", "OwnLoop", "OwnThreads", "InExecutor", "SyncInAsync", "Best", "InParallel"]
+)
+async def test_programs_that_call_from_elsewhere_end_with_their_answer(
+    make: Make, provider: RunningProvider, tmp_path: Path, name: str
+) -> None:
+    given = {"output": {"type": "object", "properties": {"answer": {"type": "string"}}}}
+    async with running_runtime(make(name), provider.base, tmp_path, given_schema=given) as runtime:
+        heard = await asyncio.gather(*(listen(runtime.url, question=f"{each}") for each in range(3)))
+        for each in heard:
+            assert (each.status, each.events[-1][0]) == (200, "prediction"), runtime.log.read_text()
+
+
+async def test_a_program_in_a_thread_is_told_as_it_comes(save: Save, provider: RunningProvider, tmp_path: Path) -> None:
+    code = tmp_path / "in_a_thread.py"
+    code.write_text(
+        "import dspy\n\n\nclass InThread(dspy.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.say = dspy.Predict('question -> answer')\n\n"
+        "    def forward(self, question: str):\n        return self.say(question=question)\n"
+    )
+    scope: dict[str, Any] = {"__name__": "__main__"}
+    exec(code.read_text(), scope)
+    given = {"output": {"type": "object", "properties": {"answer": {"type": "string"}}}}
+    async with running_runtime(save(scope["InThread"]()), provider.base, tmp_path, given_schema=given) as runtime:
+        heard = await listen(runtime.url, question="?")
+    assert heard.text("answer").strip() == ANSWER
+    assert heard.events[0][1]["predictor"] == "say"
+
+
+async def test_what_is_wrong_before_the_first_part_is_an_ordinary_error(
+    told_model: Path, provider: RunningProvider, tmp_path: Path
+) -> None:
+    async with running_runtime(told_model, provider.base, tmp_path) as runtime:
+        wrong = await listen(runtime.url, query="?")
+        provider.provider.settings.error_share = 1.0
+        failed = await listen(runtime.url, question="?")
+    assert (wrong.status, wrong.headers["x-dspy-outcome"]) == (422, "client_error")
+    assert (failed.status, failed.headers["x-dspy-outcome"]) == (502, "upstream_error")
+
+
+async def test_a_failure_after_the_first_part_is_told_counted_and_logged_once(
+    told_model: Path, provider: RunningProvider, tmp_path: Path
+) -> None:
+    provider.provider.settings.breaks_after_events = 12
+    async with running_runtime(told_model, provider.base, tmp_path) as runtime:
+        heard = await listen(runtime.url, question="?")
+        raw = await _raw(runtime.url)
+        metrics = await runtime.get("/metrics")
+        log = runtime.log.read_text()
+    name, content = heard.events[-1]
+    assert (heard.status, name, content["error"]["outcome"]) == (200, "error", "upstream_error")
+    assert "x-dspy-outcome" not in heard.headers
+    assert raw.endswith(b"\r\n0\r\nx-dspy-outcome: upstream_error\r\n\r\n")
+    assert 'dspy_runtime_requests_total{outcome="upstream_error",revision=""} 2.0' in metrics
+    assert log.count("A request failed") == 2
+
+
+async def _raw(url: str) -> bytes:
+    """What goes over the wire, to the end of the answer."""
+    address = urlsplit(url)
+    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    head = f"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 16\r\naccept: {ACCEPT['accept']}\r\n\r\n"
+    writer.write(head.encode() + b'{"question":"?"}')
+    found = await reader.readuntil(b"\r\n0\r\n")
+    found += await reader.readuntil(b"\r\n\r\n")
+    writer.close()
+    return found
+
+
+async def test_a_client_that_leaves_while_it_reads_ends_the_call_and_is_counted(
+    told_model: Path, provider: RunningProvider, tmp_path: Path
+) -> None:
+    provider.provider.settings.event_seconds = 0.2
+    async with running_runtime(told_model, provider.base, tmp_path, concurrency=1) as runtime:
+        async with runtime.session.post(f"{runtime.url}/predict", json={"question": "?"}, headers=ACCEPT) as response:
+            await anext(events(response))
+            response.close()
+
+        async def is_counted() -> bool:
+            page = await runtime.get("/metrics")
+            return 'requests_in_flight{revision=""} 0.0' in page and 'outcome="cancelled"' in page
+
+        await until(is_counted, "the place is free and the request is cancelled")
+        await until(lambda: provider.provider.gone == 1, "the provider's stream has ended")
+
+
+async def test_a_deadline_ends_an_answer_that_has_begun(
+    told_model: Path, provider: RunningProvider, tmp_path: Path
+) -> None:
+    provider.provider.settings.event_seconds = 0.1
+    async with running_runtime(told_model, provider.base, tmp_path, timeout_seconds=1) as runtime:
+        heard = await listen(runtime.url, question="?")
+    assert (heard.events[-1][0], heard.events[-1][1]["error"]["outcome"]) == ("error", "timeout")
+
+
+async def test_the_gateway_counts_an_outcome_that_comes_after_the_first_byte(
+    told_model: Path, provider: RunningProvider, tmp_path: Path
+) -> None:
+    async with running_runtime(told_model, provider.base, tmp_path) as runtime:
+        port = urlsplit(runtime.url).port
+        assert port is not None
+        upstreams = {"told": Upstream("told", port=port)}
+        async with running_gateway(
+            tmp_path, inputs_of("uid-1", 1, {"told": 10_000}, upstreams, free_port())
+        ) as gateway:
+            url = gateway.url("uid-1", "")
+            good = await listen(url, question="?")
+            provider.provider.settings.breaks_after_events = 12
+            bad = await listen(url, question="?")
+
+            async def are_counted() -> bool:
+                counts = (await gateway.counted("uid-1"))["told"]
+                return counts.outcomes == {"ok": 1, "upstream_error": 1}
+
+            await until(are_counted, "one good and one failed answer are counted")
+    assert [name for name, _ in good.events][-1] == "prediction"
+    assert (bad.status, bad.events[-1][0]) == (200, "error")
+    assert good.text("answer").strip() == ANSWER
