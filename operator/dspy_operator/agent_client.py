@@ -9,8 +9,7 @@ import msgspec
 
 from dspy_contract.routes import STATE_PORT
 from dspy_contract.state import GatewayState, Poll, dump_poll, load_state
-
-ANSWER_SECONDS = 3.0
+from dspy_operator.pod_client import PodClient, pod_url
 
 
 class AgentError(Exception):
@@ -27,28 +26,15 @@ class Agents(Protocol):
         """Closes the connections."""
 
 
-class AgentClient:
+class AgentClient(PodClient):
     """The agents of real pods."""
-
-    def __init__(self) -> None:
-        self._session: aiohttp.ClientSession | None = None
 
     async def ask(self, address: str, token: str, poll: Poll) -> GatewayState:
         """The answer of the agent at an address. Raises AgentError."""
-        if self._session is None:
-            timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS, connect=1.0)
-            # A poll waits at its agent: as many connections as there are gateway pods are open at once.
-            self._session = aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0))
-        host = f"[{address}]" if ":" in address else address
-        url, headers = f"http://{host}:{STATE_PORT}/state", {"Authorization": f"Bearer {token}"}
+        url, headers = pod_url(address, STATE_PORT, "/state"), {"Authorization": f"Bearer {token}"}
         try:
-            async with self._session.post(url, data=dump_poll(poll), headers=headers) as response:
+            async with self.session().post(url, data=dump_poll(poll), headers=headers) as response:
                 response.raise_for_status()
                 return load_state(await response.read())
         except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError) as error:
             raise AgentError(f"{address}: {type(error).__name__}") from error
-
-    async def close(self) -> None:
-        """Closes the connections."""
-        if self._session is not None:
-            await self._session.close()

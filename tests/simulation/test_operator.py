@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from dspy_kube.client import ApiException
+from dspy_operator.domain.snapshot import Standstill
 from dspy_operator.reconcile.controller import PASSES
 from tests.simulation.api import Call, refusal
 from tests.simulation.invariants import check
@@ -521,6 +522,28 @@ def test_what_of_a_version_is_not_in_force_is_told_and_asked_for_once(world: Wor
     world.settle(700)
     assert world.runtimes.asked == [world.revision(1), world.revision(2)]
     assert world.condition("AsLogged")[2] == message
+
+
+@pytest.mark.steps([{"setWeight": 50}, {"pause": {"seconds": 3600}}])
+def test_a_program_that_holds_up_all_requests_is_told_as_an_event_and_not_all_the_time(world: World) -> None:
+    def told() -> list[str]:
+        events = world.api.named("events", NAMESPACE).values()
+        return [event["message"] for event in events if event["reason"] == "EventLoopBlocked"]
+
+    release(world)
+    revision = world.revision(2)
+    world.runtimes.stood_still[revision] = Standstill(revision, 3.04, 700.0, "triage.py:12 aforward")
+    world.settle(120)
+    assert told() == [], "that was before it was asked"
+    world.runtimes.stood_still[revision] = Standstill(revision, 3.04, 7.0, "triage.py:12 aforward")
+    world.settle(540)
+    words = "held up all requests of a pod for 3.0 s: its program blocks the event loop at triage.py:12 aforward"
+    assert told() == [f"v2 ({revision}) {words}"]
+    world.settle(600)
+    assert len(told()) == 2
+    world.runtimes.reachable = False
+    world.settle(120)
+    assert world.weight(2) == 5_000
 
 
 def test_a_pod_that_does_not_say_what_it_serves_holds_up_nothing(world: World) -> None:

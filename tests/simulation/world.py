@@ -21,7 +21,7 @@ from dspy_kube.client import ApiException, Kube, Object
 from dspy_operator.agent_client import AgentError
 from dspy_operator.descriptions import DescriptionError
 from dspy_operator.domain.ledger import Ledger
-from dspy_operator.domain.snapshot import Description, Problem
+from dspy_operator.domain.snapshot import Description, Problem, Standstill
 from dspy_operator.domain.snapshot import Version as ResolvedVersion
 from dspy_operator.domain.stored_ledger import read_ledger
 from dspy_operator.kube.paths import path
@@ -109,6 +109,8 @@ class SimulatedRuntimes:
         """Saved settings that are not in force, of whoever is asked from now on."""
         self.asked: list[str] = []
         self.reachable = True
+        self.stood_still: dict[str, Standstill] = {}
+        """By revision, what its pods say whenever they are asked."""
 
     async def describe(self, address: str, revision: str) -> Description:
         """What a revision says of itself."""
@@ -116,6 +118,12 @@ class SimulatedRuntimes:
         if not self.reachable:
             raise DescriptionError("not reachable")
         return Description(revision, self.left_out)
+
+    async def standstill(self, address: str, revision: str) -> Standstill | None:
+        """The last time that a revision stood still."""
+        if not self.reachable:
+            raise DescriptionError("not reachable")
+        return self.stood_still.get(revision)
 
     async def close(self) -> None:
         """Nothing is open."""

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from dspy_contract.description import DROPPED_SETTINGS, UNDERIVABLE
-from dspy_operator.descriptions import LONGEST_NAME, MOST_NAMES, read_description
-from dspy_operator.domain.snapshot import Description
+from dspy_operator.descriptions import LONGEST_NAME, MOST_NAMES, read_description, read_standstill
+from dspy_operator.domain.snapshot import Description, Standstill
 
 
 def body(**content: Any) -> bytes:
@@ -36,3 +36,18 @@ def test_names_are_few_and_short() -> None:
 def test_what_is_no_description_is_refused(told: bytes) -> None:
     with pytest.raises((ValueError, KeyError, TypeError)):
         read_description("m-1", told)
+
+
+def test_a_standstill_is_told_by_the_programs_innermost_frame() -> None:
+    told = {"seconds": 3.0, "ageSeconds": 12.5, "frames": ["a.py:1 forward", "a.py:9 wait"]}
+    assert read_standstill("m-1", json.dumps(told).encode()) == Standstill("m-1", 3.0, 12.5, "a.py:9 wait")
+    assert read_standstill("m-1", json.dumps({**told, "frames": []}).encode()) == Standstill(
+        "m-1", 3.0, 12.5, "unknown"
+    )
+    assert read_standstill("m-1", b"null") is None
+
+
+@pytest.mark.parametrize("told", [b"", b"[]", b"{}", b'"x"', b'{"seconds": "long", "ageSeconds": 1, "frames": []}'])
+def test_what_is_no_standstill_is_refused(told: bytes) -> None:
+    with pytest.raises((ValueError, KeyError, TypeError)):
+        read_standstill("m-1", told)

@@ -46,6 +46,7 @@ class Reason(StrEnum):
     AS_LOGGED = "AsLogged"
     SETTINGS_DROPPED = "SettingsDropped"
     TYPES_UNKNOWN = "TypesUnknown"
+    EVENT_LOOP_BLOCKED = "EventLoopBlocked"
     PROGRESSING = "Progressing"
     SETTLED = "Settled"
 

@@ -33,7 +33,7 @@ from dspy_operator.domain.readiness import can_serve, listening
 from dspy_operator.domain.recovery import recover_ledger
 from dspy_operator.domain.release.progress import next_pass_seconds
 from dspy_operator.domain.release.rules import advance
-from dspy_operator.domain.snapshot import DesiredRevision, Problem, Snapshot, Workload
+from dspy_operator.domain.snapshot import DesiredRevision, Problem, Snapshot, Standstill, Workload
 from dspy_operator.domain.targets import Target, targets_of
 from dspy_operator.domain.transition import Event
 
@@ -86,6 +86,7 @@ def plan(snapshot: Snapshot, now: float) -> Plan:
             Event(Reason.LEDGER_LOST, f"status.release could not be read: {snapshot.program.lost}", True),
             *events,
         )
+    events = (*events, *(_stood_still(snapshot, each) for each in snapshot.standstills))
     if ledger.stable is None:
         desired = snapshot.desired if isinstance(snapshot.desired, Problem) else status.RESOLVING
         problem = snapshot.conflict or desired
@@ -94,6 +95,14 @@ def plan(snapshot: Snapshot, now: float) -> Plan:
     routes = _desired_routes(snapshot, ledger, targets)
     ledger = replace(ledger, serial=routes.serial)
     return _assembled(snapshot, ledger, targets, routes, events, now)
+
+
+def _stood_still(snapshot: Snapshot, told: Standstill) -> Event:
+    message = (
+        f"{snapshot.label(told.revision)} held up all requests of a pod for {told.seconds:.1f} s: its program blocks "
+        f"the event loop at {told.place}"
+    )
+    return Event(Reason.EVENT_LOOP_BLOCKED, message, warning=True)
 
 
 def needs_polling(ledger: Ledger | None) -> bool:

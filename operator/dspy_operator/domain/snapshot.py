@@ -120,6 +120,17 @@ class Workload:
 
 
 @dataclass(frozen=True, slots=True)
+class Standstill:
+    """A program held up all requests of a pod of its revision: for how long at least, how long ago that was seen, and
+    the line of the program that did it."""
+
+    revision: str
+    seconds: float
+    age_seconds: float
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
 class Description:
     """What a revision says of itself: the saved settings of DSPy that are not in force, and the parameters whose types
     are not known where it serves."""
@@ -163,6 +174,8 @@ class Snapshot:
     """The field of the program's Service, other than its port, that somebody changed."""
     description: Description | None = None
     """Of the newest revision that has a Ready pod, if its status does not tell of it yet."""
+    standstills: tuple[Standstill, ...] = ()
+    """Heard of since the last pass."""
     name_conflict: str | None = None
     """The kind and name of an object that has a child's name and is not ours."""
     moving: int = 0

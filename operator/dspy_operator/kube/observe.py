@@ -123,9 +123,17 @@ class Observer:
         )
         refreshes = refreshes_of(program.ledger or Ledger(), found)
         snapshot = replace(snapshot, desired=self._desired(program, found, refreshes))
-        return replace(snapshot, description=self._description(snapshot))
+        addresses = self._addresses(program)
+        standstills = self._descriptions.standstills.heard(namespace, name, addresses)
+        return replace(snapshot, description=self._description(snapshot, addresses), standstills=standstills)
 
-    def _description(self, snapshot: Snapshot) -> Description | None:
+    def _addresses(self, program: Program) -> dict[str, str]:
+        """Of one Ready pod of each revision."""
+        pods = self._store.list("Pod", program.namespace, program.name)
+        ready = (pod for pod in pods if is_ready(pod) and pod["status"].get("podIP"))
+        return {pod["metadata"]["labels"].get(REVISION_LABEL, ""): pod["status"]["podIP"] for pod in ready}
+
+    def _description(self, snapshot: Snapshot, addresses: Mapping[str, str]) -> Description | None:
         """Of the revision that the spec asks for, as soon as a pod of it is Ready, if its status does not tell yet."""
         program, desired = snapshot.program, snapshot.desired_revision
         if desired is None:
@@ -133,9 +141,7 @@ class Observer:
         if described(program.status) == desired.name:
             self._descriptions.forget(program.namespace, program.name)
             return None
-        pods = self._store.list("Pod", program.namespace, program.name)
-        own = (pod for pod in pods if pod["metadata"]["labels"].get(REVISION_LABEL) == desired.name and is_ready(pod))
-        address = next((pod["status"]["podIP"] for pod in own if pod["status"].get("podIP")), None)
+        address = addresses.get(desired.name)
         return self._descriptions.of(program.namespace, program.name, desired.name, address) if address else None
 
     def _workloads(

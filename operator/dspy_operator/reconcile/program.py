@@ -65,7 +65,7 @@ class ProgramReconciler:
             self._moving.discard((namespace, name))
             self._conflicts.forget(namespace, name)
             self._follower.leave((namespace, name))
-            self._descriptions.forget(namespace, name)
+            self._descriptions.leave(namespace, name)
             self._poller.follow(namespace, name, None)
             await self._orphans(namespace, name)
             return None
