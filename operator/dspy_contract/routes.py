@@ -80,12 +80,20 @@ class Lowered:
 
 
 @dataclass(frozen=True, slots=True)
+class Pin:
+    """What `undo` asked for: a revision, and the one that the spec asked for then, instead of which it serves."""
+
+    revision: str
+    instead_of: str
+
+
+@dataclass(frozen=True, slots=True)
 class Routes:
     """Where a program's traffic should go. Serials only grow; an agent ignores a smaller one of the same uid.
 
     `backends` lists stable first: when nobody with weight can answer, the first that can takes the traffic.
-    `refused`, and `releases`, how many there have been, outlive a status that is lost. `needs` names features without
-    which an agent must not serve candidates.
+    `refused`, `pin`, and `releases`, how many there have been, outlive a status that is lost. `needs` names features
+    without which an agent must not serve candidates.
     `content` is a hash of the text that they were read from, which agents confirm beside the serial: two processes of
     different versions agree on a text, not on what they make of it.
     """
@@ -100,6 +108,7 @@ class Routes:
     refused: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     releases: Serial = 0
+    pin: Pin | None = None
     content: str = field(default="", compare=False)
 
     def weight(self, revision: str) -> int:

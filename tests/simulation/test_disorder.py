@@ -71,6 +71,10 @@ class Disorder(RuleBasedStateMachine):
         release = self.world.ledger.release
         self.world.ask(f"{verb} {release.candidate if release else 'nobody'} {nonce}")
 
+    @rule(number=st.integers(1, 30), nonce=st.integers(0, 9))
+    def a_user_undoes(self, number: int, nonce: int) -> None:
+        self.world.ask(f"undo {self.world.revision(1 + number % self.newest) or 'nobody'} {nonce}")
+
     @rule(paused=st.booleans(), there=st.booleans())
     def a_user_changes_the_policy(self, paused: bool, there: bool) -> None:
         if there:

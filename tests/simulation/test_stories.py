@@ -76,6 +76,74 @@ def test_a_release_that_waits_for_approval(serving: Serving, snapshot: SnapshotA
     assert transcript(world) == snapshot
 
 
+def test_a_person_goes_back_until_the_spec_asks_for_another(serving: Serving, snapshot: SnapshotAssertion) -> None:
+    world = serving()
+    release(world)
+    world.settle(75, rate=20)
+    assert world.stable == 2
+    old, new = world.revision(1), world.revision(2)
+    for refused in (f"undo {new} a", "undo nobody b"):
+        world.ask(refused)
+        world.settle(5)
+        assert world.status["request"].startswith("undo")
+    world.ask(f"undo {old} c")
+    world.settle(15)
+    assert world.stable == 1
+    assert world.status["wanted"]["version"] == "v2"
+    assert world.condition("Ready")[1] == world.condition("Current")[1] == "Undone"
+    assert (world.condition("Stalled")[0], world.condition("Reconciling")[0]) == ("False", "True")
+    world.restart_operator()
+    world.registry.up = False
+    world.settle(120)
+    assert world.stable == 1
+    assert world.ledger.release is None
+    world.registry.up = True
+    world.ask(f"undo {old} d")
+    release(world, 3)
+    world.settle(75, rate=20)
+    assert world.stable == 3
+    assert transcript(world) == snapshot
+
+
+def test_an_undo_in_mid_release_takes_the_candidates_traffic_at_once(serving: Serving) -> None:
+    world = serving()
+    release(world)
+    world.settle_until(lambda: world.traffic(2) > 0, 30)
+    old, new = world.revision(1), world.revision(2)
+    world.ask(f"undo {old} a")
+    world.settle(2)
+    assert (world.traffic(2), world.ledger.release) == (0, None)
+    world.settle(60, rate=20)
+    assert (world.stable, world.ledger.release) == (1, None)
+    world.ask(f"retry {new} b")
+    world.settle(75, rate=20)
+    assert world.stable == 2
+
+
+def test_an_undo_outlives_a_status_that_is_lost(serving: Serving) -> None:
+    world = serving()
+    release(world)
+    world.settle(75, rate=20)
+    world.ask(f"undo {world.revision(1)} a")
+    world.settle(15)
+    world.edit("dspyprograms", lambda program: program.pop("status"))
+    world.restart_operator()
+    world.settle(60, rate=20)
+    assert world.stable == 1
+    assert world.ledger.release is None
+
+
+def test_an_undo_waits_for_no_registry_and_no_policy(serving: Serving) -> None:
+    world = serving()
+    release(world)
+    world.settle(75, rate=20)
+    world.registry.up = False
+    world.delete_policy()
+    world.ask(f"undo {world.revision(1)} a")
+    world.settle(15)
+    assert world.stable == 1
+
+
 def test_a_person_skips_a_step(serving: Serving, snapshot: SnapshotAssertion) -> None:
     steps = ({"setWeight": 20}, {"pause": {"seconds": 3600}}, {"setWeight": 50}, {"pause": {"seconds": 5}})
     world = serving(steps=steps)

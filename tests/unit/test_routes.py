@@ -12,6 +12,7 @@ from dspy_contract.routes import (
     FIRST_PORT,
     TOTAL_WEIGHT,
     Backend,
+    Pin,
     Port,
     PortTable,
     Routes,
@@ -45,9 +46,8 @@ def routes(draw: st.DrawFn) -> Routes:
         draw(st.lists(st.integers(0, TOTAL_WEIGHT), min_size=len(revisions) - 1, max_size=len(revisions) - 1))
     )
     weights = [high - low for low, high in zip([0, *cuts], [*cuts, TOTAL_WEIGHT], strict=True)]
-    return Routes(
-        "qa", "uid", 1, 60, tuple(Backend(name, weight) for name, weight in zip(revisions, weights, strict=True))
-    )
+    backends = tuple(Backend(name, weight) for name, weight in zip(revisions, weights, strict=True))
+    return Routes("qa", "uid", 1, 60, backends, pin=draw(st.sampled_from([None, Pin("a", "b")])))
 
 
 @given(routes(), st.sets(st.sampled_from(["a", "b", "c", "d"])))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from dspy_contract.routes import TOTAL_WEIGHT
+from dspy_contract.routes import TOTAL_WEIGHT, Pin
 from dspy_operator.api.times import UnixSeconds
 from dspy_operator.domain.analysis.evidence import Evidence, RequestCounts
 from dspy_operator.domain.steps import Step
@@ -142,6 +142,8 @@ class Ledger:
     """Whether stable has ever been ready. One that never was can be replaced without a release."""
     release: Release | None = None
     refused: tuple[Refused, ...] = ()
+    pin: Pin | None = None
+    """The revision that serves instead of the one that the spec asks for, until it asks for another."""
     draining: tuple[Draining, ...] = ()
     history: tuple[Ended, ...] = ()
     refreshes: Mapping[str, int] = field(default_factory=dict)
@@ -169,6 +171,10 @@ class Ledger:
         if not 0 <= release.step <= len(release.steps):
             return f"step {release.step} is not one of {len(release.steps)}"
         return ""
+
+    def undoes(self, revision: str) -> bool:
+        """True for the revision that a person goes back to: it has served before, and waits for no steps."""
+        return self.pin is not None and self.pin.revision == revision
 
     def refusal(self, revision: str) -> Refused | None:
         """The refusal of a revision, if it was refused."""

@@ -80,6 +80,7 @@ def plan(snapshot: Snapshot, now: float) -> Plan:
     if snapshot.program.newer_version is not None:
         return _hands_off(snapshot, snapshot.program.newer_version, now)
     stored = snapshot.program.ledger or recover_ledger(snapshot, now)
+    snapshot = replace(snapshot, program=replace(snapshot.program, ledger=stored))
     ledger, events = advance(stored, snapshot, now)
     if snapshot.program.lost:
         events = (
@@ -198,6 +199,7 @@ def _desired_routes(snapshot: Snapshot, ledger: Ledger, targets: tuple[Target, .
         refused=tuple(refused.revision for refused in ledger.refused),
         needs=RELEASE_NEEDS if release else (),
         releases=ledger.releases,
+        pin=ledger.pin,
     )
     newest = newest_serial(snapshot.gateway.states.values(), program.uid, current)
     if current is not None and newest == current.serial and current == desired:

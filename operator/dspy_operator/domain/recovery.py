@@ -15,7 +15,9 @@ def recover_ledger(snapshot: Snapshot, now: float) -> Ledger:
     if routes is not None and routes.backends:
         stable, *others = routes.backends
         releases = max(routes.releases, routes.release.id if routes.release else 0)
-        ledger = Ledger(stable=stable.revision, stable_proven=True, serial=routes.serial, releases=releases)
+        ledger = Ledger(
+            stable=stable.revision, stable_proven=True, serial=routes.serial, releases=releases, pin=routes.pin
+        )
         for backend in others:
             ledger = ledger.with_draining(backend.revision)
         for revision in routes.refused:

@@ -6,10 +6,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from dspy_contract.routes import Pin
 from dspy_operator.api.reasons import Reason
 from dspy_operator.domain.ledger import Ledger, Release
 from dspy_operator.domain.readiness import fully_ready
-from dspy_operator.domain.release.lifecycle import promote, refuse
+from dspy_operator.domain.release.lifecycle import cancel, promote, refuse
 from dspy_operator.domain.release.messages import step_label
 from dspy_operator.domain.release.progress import at_step, awaits_approval
 from dspy_operator.domain.snapshot import Revision, Snapshot
@@ -95,12 +96,37 @@ def _approve(ledger: Ledger, snapshot: Snapshot, request: Request, now: float) -
 
 
 def _retry(ledger: Ledger, snapshot: Snapshot, request: Request, now: float) -> Transition:
-    """Takes a refusal back: the revision is released anew, with the policy's steps as they are now."""
-    if ledger.refusal(request.revision) is None:
-        return _ignored(ledger, request, "it is not refused")
+    """Takes a refusal or an undo back: the revision is released anew, with the policy's steps as they are now."""
+    undone = ledger.pin is not None and ledger.pin.instead_of == request.revision
+    if ledger.refusal(request.revision) is None and not undone:
+        return _ignored(ledger, request, "it is neither refused nor undone")
     message = f"{snapshot.label(request.revision)} is tried again"
     kept = tuple(refused for refused in ledger.refused if refused.revision != request.revision)
-    return replace(ledger, refused=kept), (Event(Reason.REQUEST_DONE, message),)
+    return replace(ledger, refused=kept, pin=None if undone else ledger.pin), (Event(Reason.REQUEST_DONE, message),)
+
+
+def _undo(ledger: Ledger, snapshot: Snapshot, request: Request, now: float) -> Transition:
+    """Goes back to a revision that served before, as soon as it is ready, until the spec asks for another revision than
+    it does now."""
+    asked, revision = snapshot.asked_revision, request.revision
+    instead_of = ledger.pin.instead_of if ledger.pin else (asked.name if asked else "")
+    if revision not in snapshot.revisions:
+        kept = ", ".join(sorted(snapshot.revisions, key=lambda name: snapshot.revisions[name].created, reverse=True))
+        return _ignored(ledger, request, f"there is no such revision; there are {kept}")
+    if not instead_of:
+        return _ignored(ledger, request, "what the spec asks for is not known: set the version that it should serve")
+    if revision == instead_of:
+        return _ignored(ledger, request, "it is what the spec asks for")
+    if ledger.refusal(revision):
+        return _ignored(ledger, request, "it was refused; retry takes that back")
+    if revision == ledger.stable and ledger.release is None:
+        return _ignored(ledger, request, "it serves already")
+    events: tuple[Event, ...] = ()
+    if ledger.release and ledger.release.candidate != revision:
+        ledger, events = cancel(ledger, ledger.release, revision, snapshot, now)
+    message = f"{snapshot.label(revision)} is to serve instead of {snapshot.label(instead_of)}"
+    done = Event(Reason.REQUEST_DONE, f"{message}, until the spec asks for another revision")
+    return replace(ledger, pin=Pin(revision, instead_of)), (*events, done)
 
 
 def _refresh(ledger: Ledger, snapshot: Snapshot, request: Request, now: float) -> Transition:
@@ -142,4 +168,5 @@ VERBS: Mapping[str, Callable[[Ledger, Snapshot, Request, float], Transition]] = 
     "promote": _promote,
     "retry": _retry,
     "refresh": _refresh,
+    "undo": _undo,
 }

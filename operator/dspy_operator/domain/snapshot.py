@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dspy_contract.routes import Routes
+from dspy_contract.routes import Pin, Routes
 from dspy_contract.state import GatewayState
 from dspy_operator.api.program import ProgramSpec
 from dspy_operator.api.reasons import Reason
@@ -160,8 +160,8 @@ class Snapshot:
 
     program: Program
     policies: tuple[Policy, ...] = ()
-    desired: DesiredRevision | Problem | None = None
-    """Resolved, or why not (the registry's word, a spec that cannot work)."""
+    asked: DesiredRevision | Problem | None = None
+    """What the spec asks for, resolved, or why not (the registry's word, a spec that cannot work)."""
     revisions: Mapping[str, Revision] = field(default_factory=dict)
     workloads: Mapping[str, Workload] = field(default_factory=dict)
     routes: Routes | None = None
@@ -192,8 +192,29 @@ class Snapshot:
         return self.policies[0] if self.policies else None
 
     @property
-    def desired_revision(self) -> Revision | None:
+    def asked_revision(self) -> Revision | None:
         """The revision that the spec asks for; None while that is not known."""
+        return self.asked.revision if isinstance(self.asked, DesiredRevision) else None
+
+    @property
+    def pin(self) -> Pin | None:
+        """The pin of `undo`, unless the spec asks for another revision than it did then."""
+        pin, asked = self.program.ledger.pin if self.program.ledger else None, self.asked_revision
+        return None if pin is None or (asked and asked.name != pin.instead_of) else pin
+
+    @property
+    def desired(self) -> DesiredRevision | Problem | None:
+        """What is to serve: what the spec asks for, or what `undo` has pinned instead."""
+        pin = self.pin
+        if pin is None:
+            return self.asked
+        if pin.revision not in self.revisions:
+            return Problem(Reason.UNDONE, f"{pin.revision}, which undo asked for, is gone: `retry {pin.instead_of}`")
+        return DesiredRevision(self.revisions[pin.revision], {})
+
+    @property
+    def desired_revision(self) -> Revision | None:
+        """The revision that is to serve; None while that is not known."""
         return self.desired.revision if isinstance(self.desired, DesiredRevision) else None
 
     def revision(self, name: str | None) -> Revision | None:

@@ -128,9 +128,9 @@ def _program(snapshot: Snapshot, ledger: Ledger, now: float) -> Content:
     content["readyReplicas"] = workload.ready if workload else 0
     if stable:
         content["stable"] = _revision(stable)
-    desired = snapshot.desired_revision
-    if desired:
-        content["wanted"] = _revision(desired)
+    asked = snapshot.asked_revision
+    if asked:
+        content["wanted"] = _revision(asked)
     elif "wanted" in snapshot.program.status:
         content["wanted"] = snapshot.program.status["wanted"]
     return content
@@ -193,6 +193,11 @@ def _current(snapshot: Snapshot, ledger: Ledger) -> Condition:
     desired = snapshot.desired_revision
     if ledger.release:
         return false("Current", Reason.RELEASE_IN_PROGRESS, current_activity(ledger, snapshot))
+    if ledger.pin:
+        pinned, instead = snapshot.label(ledger.pin.revision), snapshot.label(ledger.pin.instead_of)
+        serves = "serves" if ledger.stable == ledger.pin.revision else "is to serve"
+        message = f"{pinned} {serves} instead of {instead}, as a person asked: until the spec asks for another revision"
+        return false("Current", Reason.UNDONE, f"{message}, or `retry {ledger.pin.instead_of}`")
     if desired is None:
         return _while_unresolved(snapshot)
     if desired.name == ledger.stable:

@@ -122,7 +122,7 @@ class Observer:
             moving=moving,
         )
         refreshes = refreshes_of(program.ledger or Ledger(), found)
-        snapshot = replace(snapshot, desired=self._desired(program, found, refreshes))
+        snapshot = replace(snapshot, asked=self._asked(program, found, refreshes))
         addresses = self._addresses(program)
         standstills = self._descriptions.standstills.heard(namespace, name, addresses)
         return replace(snapshot, description=self._description(snapshot, addresses), standstills=standstills)
@@ -183,7 +183,7 @@ class Observer:
             return None
         return self._repairs.field(service, manifests.service(program, port), port)
 
-    def _desired(
+    def _asked(
         self, program: Program, existing: Mapping[str, Revision], refreshes: Mapping[str, int]
     ) -> DesiredRevision | Problem:
         model = program.spec.model

@@ -95,7 +95,7 @@ class ProgramReconciler:
             except (ApiException, *UNREACHABLE) as error:
                 shown = memory.shown
                 unknown = Problem(Reason.RESOLVING, f"The rollouts cannot be listed: {type(error).__name__}")
-                await self._decide(replace(snapshot, desired=unknown), latest)
+                await self._decide(replace(snapshot, asked=unknown), latest)
                 memory.shown = shown
                 raise RetryError(str(error), WAITING_SECONDS) from error
             memory.policy_known_for = desired.name
@@ -155,9 +155,9 @@ class ProgramReconciler:
         shown = self._memory(snapshot).shown
         if shown is None or shown.revision != desired.revision.name:
             return replace(
-                snapshot, desired=Problem(Reason.RESOLVING, "The API server is asked whether it takes the pods")
+                snapshot, asked=Problem(Reason.RESOLVING, "The API server is asked whether it takes the pods")
             )
-        return replace(snapshot, desired=shown.problem) if shown.problem else snapshot
+        return replace(snapshot, asked=shown.problem) if shown.problem else snapshot
 
     async def _show(self, snapshot: Snapshot) -> bool:
         """Shows a new revision's pods to the API, unless it answered a moment ago. True when another pass should

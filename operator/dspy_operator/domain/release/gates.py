@@ -59,7 +59,8 @@ def promote_when_gates_open(ledger: Ledger, snapshot: Snapshot, now: float) -> T
     if not fully_ready(snapshot, release.candidate):
         return ledger, ()
     if not release.policy:
-        return promote(ledger, snapshot, now, "Ready, and no rollout policy asks for more")
+        why = "as undo asks" if ledger.undoes(release.candidate) else "and no rollout policy asks for more"
+        return promote(ledger, snapshot, now, f"Ready, {why}")
     if not steps_are_answered(release) or not _shown_fit(release, snapshot):
         return ledger, ()
     return promote(ledger, snapshot, now, judge(release.evidence, analysis_of(release, snapshot)).message)

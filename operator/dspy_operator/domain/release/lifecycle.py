@@ -36,11 +36,26 @@ def cancel_superseded(ledger: Ledger, snapshot: Snapshot, now: float) -> Transit
         return ledger, ()
     if release.candidate == desired.name:
         return replace(ledger, release=replace(release, generation=snapshot.program.generation)), ()
-    message = f"{snapshot.label(desired.name)} is wanted instead of {snapshot.label(release.candidate)}"
+    return cancel(ledger, release, desired.name, snapshot, now)
+
+
+def cancel(ledger: Ledger, release: Release, desired: str, snapshot: Snapshot, now: float) -> Transition:
+    """The candidate loses its weight, since another revision is wanted; it may be released again."""
+    message = f"{snapshot.label(desired)} is wanted instead of {snapshot.label(release.candidate)}"
     version = snapshot.version(release.candidate)
     ledger = replace(ledger, release=None).with_draining(release.candidate)
     ledger = ledger.ended(release.candidate, Reason.CANCELLED, message, now, version)
     return ledger, (Event(Reason.RELEASE_CANCELLED, message),)
+
+
+def end_undo(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
+    """What was undone stays so until the spec asks for another revision than it did then."""
+    if ledger.pin is None or snapshot.pin is not None:
+        return ledger, ()
+    asked = snapshot.asked_revision
+    assert asked is not None
+    message = f"The spec asks for {snapshot.label(asked.name)}: what was undone for {ledger.pin.revision} is over"
+    return replace(ledger, pin=None), (Event(Reason.UNDO_ENDED, message),)
 
 
 def start_release(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
@@ -50,7 +65,9 @@ def start_release(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
         return ledger, ()
     if desired.name == ledger.stable or ledger.refusal(desired.name):
         return ledger, ()
-    if policy is None and snapshot.program.spec.rollout_policy == "Required":
+    if ledger.undoes(desired.name):
+        policy = None
+    elif policy is None and snapshot.program.spec.rollout_policy == "Required":
         return ledger, ()
     if snapshot.conflict or (policy and policy.unreadable):
         return ledger, ()
@@ -65,7 +82,8 @@ def start_release(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
         steps=steps,
         crashed_before=tuple(sorted(name for each in snapshot.workloads.values() for name in each.crashed)),
     )
-    how = f"in {len(steps)} steps" if policy else "when it is ready (there is no rollout policy)"
+    why = "a person asked for it" if ledger.undoes(desired.name) else "there is no rollout policy"
+    how = f"in {len(steps)} steps" if policy else f"when it is ready ({why})"
     message = f"{snapshot.label(desired.name)} takes over from {snapshot.label(ledger.stable)} {how}"
     ledger = replace(ledger, release=release, releases=release.id).without_draining(desired.name)
     return ledger, (Event(Reason.RELEASE_STARTED, message),)

@@ -15,7 +15,7 @@ from dspy_operator.domain.release.clocks import advance_clocks
 from dspy_operator.domain.release.draining import retire_drained
 from dspy_operator.domain.release.gates import advance_steps, note_ready, promote_when_gates_open
 from dspy_operator.domain.release.judging import collect_evidence, refuse_failed_candidate
-from dspy_operator.domain.release.lifecycle import adopt_first_revision, cancel_superseded, start_release
+from dspy_operator.domain.release.lifecycle import adopt_first_revision, cancel_superseded, end_undo, start_release
 from dspy_operator.domain.release.lowering import answer_lowered, lower_candidate, settle_lowered
 from dspy_operator.domain.release.messages import describe_step
 from dspy_operator.domain.requests import handle_request
@@ -24,6 +24,7 @@ from dspy_operator.domain.transition import Event, Transition
 
 RULES: tuple[Callable[[Ledger, Snapshot, float], Transition], ...] = (
     advance_clocks,
+    end_undo,
     adopt_first_revision,
     cancel_superseded,
     start_release,
