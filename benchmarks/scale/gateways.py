@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
-from dspy_contract.description import DROPPED_SETTINGS, PATH, UNDERIVABLE
+from dspy_contract.description import DESCRIPTION_PATH, DROPPED_SETTINGS, UNDERIVABLE
 from dspy_contract.outcomes import Outcome
 from dspy_contract.routes import CONTENT_KEY, RUNTIME_PROBE_PORT, STATE_PORT, Routes, load_routes
 from dspy_contract.state import FEATURES, GatewayState, Poll, ProgramState, dump_state, load_poll
@@ -102,7 +102,7 @@ class Gateways:
     async def run(self) -> None:
         """Watches, and answers on the agents' port of every address."""
         app = web.Application()
-        app.add_routes([web.post("/state", self._state), web.get(PATH, _description)])
+        app.add_routes([web.post("/state", self._state), web.get(DESCRIPTION_PATH, _description)])
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         for port in (STATE_PORT, RUNTIME_PROBE_PORT):

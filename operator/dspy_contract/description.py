@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-PATH = "/description"
+DESCRIPTION_PATH = "/description"
 DROPPED_SETTINGS = "droppedSettings"
 """Settings of DSPy that were saved with the version and are not in force."""
 UNDERIVABLE = "underivable"
 """Parameters of the program whose types are not known where it serves."""
 STANDSTILL_PATH = "/standstill"
-"""Tells the last time that the program held up all requests of the pod by blocking its event loop: `seconds`,
-`ageSeconds` since it was last seen, and the program's `frames`; null if there was none."""
+"""Tells the last time that the program held up all requests of the pod by blocking its event loop; null if there was
+none."""
+SECONDS = "seconds"
+"""For how long it stood still, as far as was seen."""
+AGE_SECONDS = "ageSeconds"
+"""How long ago that was."""
+FRAMES = "frames"
+"""Where the program was: `file:line function` of its own frames."""

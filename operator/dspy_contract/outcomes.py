@@ -41,9 +41,9 @@ TIMEOUT_FLAGS = frozenset({"UT", "SI", "DT"})
 """Envoy's flags of an answer that took too long."""
 
 
-def outcome_of(header: str, code: int, flags: Collection[str], late: str = "") -> Outcome:
-    """The outcome of one answer: by Envoy's flags, then by the code, which the runtime's header may only refine. `late`
-    is its trailer: what went wrong after the head of a good answer was sent.
+def outcome_of(header: str, code: int, flags: Collection[str], trailer: str = "") -> Outcome:
+    """The outcome of one answer: by Envoy's flags, then by the code, which the runtime's header may only refine.
+    `trailer` says what went wrong after the head of a good answer was sent.
 
     The header alone is not believed: an image of the user's own could call a 500 ok.
     """
@@ -52,7 +52,7 @@ def outcome_of(header: str, code: int, flags: Collection[str], late: str = "") -
     if any(flag != "-" for flag in flags):
         return Outcome.TIMEOUT if TIMEOUT_FLAGS & set(flags) else Outcome.CONNECTION_FAILURE
     if code < 400:
-        return Outcome(late) if late in _BY_RUNTIME else Outcome.OK
+        return Outcome(trailer) if trailer in _BY_RUNTIME else Outcome.OK
     if header in _BY_RUNTIME:
         return Outcome(header)
     return Outcome.PROGRAM_ERROR if code >= 500 else Outcome.CLIENT_ERROR

@@ -19,7 +19,7 @@ _NAME = re.compile(
     r"\.cluster\.(?P<revision>[^./]+)/predict(?:\.(?P<tags>.+))?$"
 )
 _ANSWER = re.compile(
-    r"^outcome\.(?P<outcome>.*)\.code\.(?P<code>\d+)\.flags\.(?P<flags>[A-Za-z0-9,_-]+)\.late\.(?P<late>.*)$"
+    r"^outcome\.(?P<outcome>.*)\.code\.(?P<code>\d+)\.flags\.(?P<flags>[A-Za-z0-9,_-]+)\.trailer\.(?P<trailer>.*)$"
 )
 
 
@@ -36,7 +36,7 @@ class Name:
     outcome: str = ""
     code: int = 0
     flags: tuple[str, ...] = ()
-    late: str = ""
+    trailer: str = ""
     """The outcome of an answer whose head did not know it yet."""
 
 
@@ -69,5 +69,5 @@ def parse(name: str) -> Name | None:
         outcome=answer["outcome"],
         code=int(answer["code"]),
         flags=tuple(answer["flags"].split(",")),
-        late=answer["late"],
+        trailer=answer["trailer"],
     )

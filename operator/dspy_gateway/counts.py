@@ -38,7 +38,7 @@ def read_statistics(content: Mapping[str, Any], incarnation: str) -> dict[str, C
         if name is None or name.incarnation != incarnation:
             continue
         if name.kind == ANSWERS:
-            what = str(outcome_of(name.outcome, name.code, name.flags, name.late))
+            what = str(outcome_of(name.outcome, name.code, name.flags, name.trailer))
         else:
             what = STARTED if name.kind == STARTED else f"{name.kind}.{name.edge}"
         counters[name.uid][name.number, name.revision, what] += statistic["value"]

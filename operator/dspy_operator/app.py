@@ -19,10 +19,10 @@ from dspy_kube.watch import LOST, Watch
 from dspy_operator import gateway_tokens, handlers
 from dspy_operator.agent_client import AgentClient
 from dspy_operator.api.names import API_VERSION, FIELD_MANAGER
-from dspy_operator.descriptions import RuntimeClient
 from dspy_operator.page import serve_page
 from dspy_operator.parts import Parts, assemble
 from dspy_operator.registry.mlflow import Registry
+from dspy_operator.runtime_client import RuntimeClient
 from dspy_operator.settings import Settings
 from dspy_operator.workqueue import Key
 
@@ -42,11 +42,12 @@ async def run(settings: Settings) -> None:
     key = await gateway_tokens.load_key(kube, settings.pod_namespace)
     lease = Lease(kube, settings.pod_namespace, FIELD_MANAGER, settings.identity)
     registries = {name: Registry(each) for name, each in settings.registries.items()}
+    runtimes = RuntimeClient()
     parts = assemble(
         kube,
         registries,
         AgentClient(),
-        RuntimeClient(),
+        runtimes,
         settings,
         functools.partial(gateway_tokens.token, key),
         lease.held,
@@ -72,7 +73,9 @@ async def run(settings: Settings) -> None:
         await lease.release()
         await page.cleanup()
         await parts.follower.close()
-        await parts.descriptions.close()
+        parts.descriptions.close()
+        parts.standstills.close()
+        await runtimes.close()
         await kube.close()
 
 

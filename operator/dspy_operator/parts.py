@@ -15,7 +15,7 @@ from dspy_kube.client import Kube, Object
 from dspy_kube.store import Store, StoreSink
 from dspy_kube.watch import Watch
 from dspy_operator.agent_client import Agents
-from dspy_operator.descriptions import Descriptions, Runtimes
+from dspy_operator.descriptions import Descriptions
 from dspy_operator.domain.news import News
 from dspy_operator.domain.plan import MOVING_SECONDS
 from dspy_operator.domain.snapshot import Revision
@@ -34,7 +34,9 @@ from dspy_operator.reconcile.memory import Memories
 from dspy_operator.reconcile.program import ProgramReconciler
 from dspy_operator.registry.follower import Follower, Source
 from dspy_operator.resources.revision import version_of
+from dspy_operator.runtime_client import Runtimes
 from dspy_operator.settings import Settings
+from dspy_operator.standstills import Standstills
 from dspy_operator.workqueue import Key, WorkQueue
 
 log = Logger(__name__)
@@ -54,6 +56,7 @@ class Parts:
     """Of the two custom resources, for listing: kopf follows their changes, which `take` hears."""
     follower: Follower
     descriptions: Descriptions
+    standstills: Standstills
     controller: Controller
 
     def take(self, kind: str, event: str | None, item: Object) -> None:
@@ -140,11 +143,23 @@ def assemble(
         registries, settings.registry_poll_seconds, lambda *program: passes.add(Key("program", *program))
     )
     descriptions = Descriptions(runtimes, lambda *program: passes.add(Key("program", *program)))
+    standstills = Standstills(runtimes, lambda *program: passes.add(Key("program", *program)))
     observer = Observer(
-        store, follower, poller, gateways.problems, writer.conflicts, repairs, archives, descriptions, settings
+        store,
+        follower,
+        poller,
+        gateways.problems,
+        writer.conflicts,
+        repairs,
+        archives,
+        descriptions,
+        standstills,
+        settings,
     )
     memories = Memories()
-    programs = ProgramReconciler(observer, executor, writer.conflicts, poller, follower, descriptions, memories, now)
+    programs = ProgramReconciler(
+        observer, executor, writer.conflicts, poller, follower, descriptions, standstills, memories, now
+    )
     guard = Guard(kube, store, poller, memories, passes.add, leads, now)
     controller = Controller(programs, gateways, passes.add, now)
     return Parts(
@@ -156,6 +171,7 @@ def assemble(
         {kind: watch(kind, {}) for kind in cache.RESOURCES},
         follower,
         descriptions,
+        standstills,
         controller,
     )
 

@@ -4,9 +4,8 @@ outcome, as a trailer. A gateway reads that; clients need not."""
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
-from typing import Any
+from dataclasses import asdict
 
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from pydantic_core import to_json
@@ -15,12 +14,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dspy_contract.outcomes import OUTCOME_HEADER
 from dspy_runtime import endings
-from dspy_runtime.exchange import Exchange, Part, Parts
+from dspy_runtime.exchange import Exchange, Parts
 
 MEDIA_TYPE = "text/event-stream"
+REQUEST_ID_HEADER = "x-dspy-request-id"
 SILENT_SECONDS = 15.0
 """After so long without a part a comment tells proxies that somebody is there."""
-_LAST_CHUNK = b"0\r\n\r\n"
 
 
 class EventStream(StreamingResponse):
@@ -28,15 +27,14 @@ class EventStream(StreamingResponse):
 
     media_type = MEDIA_TYPE
 
-    def __init__(
-        self, exchange: Exchange, parts: Parts, work: asyncio.Future[None], longest: float, headers: dict[str, str]
-    ) -> None:
-        """`work` ends with the exchange, which nobody waits for longer than so many seconds since its start."""
-        super().__init__(self._events(), headers={"cache-control": "no-cache", "x-accel-buffering": "no", **headers})
+    def __init__(self, exchange: Exchange, parts: Parts, work: asyncio.Future[None], until: float) -> None:
+        """`work` ends with the exchange, which nobody waits for after this time of the loop."""
+        headers = {"cache-control": "no-cache", "x-accel-buffering": "no", REQUEST_ID_HEADER: exchange.request_id}
+        super().__init__(self._events(), headers=headers)
         self._exchange = exchange
         self._parts = parts
         self._work = work
-        self._left = longest - (time.perf_counter() - exchange.started)
+        self._until = until
 
     async def stream_response(self, send: Send) -> None:
         """Sends it all. A client that leaves ends the exchange."""
@@ -49,21 +47,22 @@ class EventStream(StreamingResponse):
             outcome = (OUTCOME_HEADER.encode(), self._exchange.ending.outcome.encode())
             await send({"type": "http.response.trailers", "headers": [outcome], "more_trailers": False})
         finally:
-            self._work.cancel()
+            abandon(self._exchange, self._work)
 
     async def _events(self) -> AsyncIterator[bytes]:
-        try:
-            async with asyncio.timeout(self._left):
-                async for part in self._parts.heard(SILENT_SECONDS):
-                    yield _event("part", to_json(_told(part))) if part else KEEPALIVE_COMMENT
-                await asyncio.wait((self._work,))
-        except TimeoutError:  # the program goes on after its deadline
+        """Nothing here bounds how long sending takes: that is for the client and the gateway, as of other answers."""
+        async for part in self._parts.follow(SILENT_SECONDS, self._until):
+            yield _event("part", to_json(asdict(part))) if part else KEEPALIVE_COMMENT
+        if not self._work.done():  # the program goes on after its deadline
+            abandon(self._exchange, self._work)
             self._exchange = self._exchange.ended_early(endings.TIMEOUT)
         yield _event("prediction" if self._exchange.ending is endings.OK else "error", self._exchange.answer)
 
 
-def _told(part: Part) -> dict[str, str]:
-    return {"predictor": part.predictor, "field": part.field, "text": part.text}
+def abandon(exchange: Exchange, work: asyncio.Future[None]) -> None:
+    """Nobody waits for an exchange any more, though it may go on."""
+    exchange.abandoned = True
+    work.cancel()
 
 
 def _event(name: str, content: bytes) -> bytes:
@@ -71,41 +70,25 @@ def _event(name: str, content: bytes) -> bytes:
 
 
 def with_trailers(app: ASGIApp) -> ASGIApp:
-    """An application whose trailers uvicorn sends over HTTP/1.1, which it knows of HTTP/2 only: they go out with the
-    last chunk, which uvicorn writes by itself."""
+    """An application whose trailers uvicorn sends over HTTP/1.1, which it knows of HTTP/2 only: the last chunk and they
+    go out as if the body were no chunks."""
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
-        last: Message | None = None
-        is_expected = False
+        follow = False
 
         async def sending(message: Message) -> None:
-            nonlocal last, is_expected
-            if message["type"] == "http.response.trailers":
-                assert last is not None
+            nonlocal follow
+            if message["type"] == "http.response.start":
+                follow = message.get("trailers", False)
+            elif message["type"] == "http.response.trailers":
+                end = b"0\r\n" + b"".join(b"%b: %b\r\n" % header for header in message["headers"]) + b"\r\n"
                 cycle = send.__self__  # type: ignore[attr-defined]
-                cycle.transport = _WithTrailers(cycle.transport, message["headers"])
-                message = last
-            elif message["type"] == "http.response.start":
-                is_expected = message.get("trailers", False)
-            elif is_expected and not message.get("more_body", False):
-                last = message
-                return
+                cycle.chunked_encoding, cycle.expected_content_length = False, len(end)
+                message = {"type": "http.response.body", "body": end, "more_body": False}
+            elif follow and not message.get("more_body", False):
+                return  # the trailers end the body
             await send(message)
 
         await app(scope, receive, sending)
 
     return application
-
-
-class _WithTrailers:
-    """A connection on which the last chunk is followed by trailers."""
-
-    def __init__(self, transport: asyncio.Transport, headers: list[tuple[bytes, bytes]]) -> None:
-        self._transport = transport
-        self._trailers = b"".join(b"%b: %b\r\n" % header for header in headers)
-
-    def write(self, data: bytes) -> None:
-        self._transport.write(data.replace(_LAST_CHUNK, b"0\r\n" + self._trailers + b"\r\n"))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)

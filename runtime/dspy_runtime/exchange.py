@@ -7,6 +7,7 @@ import functools
 import secrets
 import time
 import traceback
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -16,9 +17,10 @@ from pydantic_core import to_json
 
 from dspy_runtime.admission import Place
 from dspy_runtime.endings import Ending
+from dspy_runtime.lm.scope import RequestGone
 
 LONGEST_CLIENT_ID = 100
-MOST_PARTS = 64
+MOST_CHARACTERS = 64 << 10
 """That wait for a client. A program whose client reads more slowly waits as well."""
 
 
@@ -46,35 +48,55 @@ class Parts:
     """What comes before the whole answer, on its way from the program to a client that reads along."""
 
     def __init__(self) -> None:
-        self._waiting: asyncio.Queue[Part | None] = asyncio.Queue()
-        self._room = asyncio.Semaphore(MOST_PARTS)
+        self._waiting: deque[Part] = deque()
+        self._characters = 0
+        self._news, self._room = asyncio.Event(), asyncio.Event()
+        self._finished = False
         self.begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when there is one: from then on the client has the head of an answer, and it can only go on."""
 
     async def put(self, part: Part) -> None:
-        """Tells the client, as soon as there is room."""
-        await self._room.acquire()
-        self._waiting.put_nowait(part)
+        """Tells the client, as soon as there is room. Raises RequestGone when the request has ended: nobody reads."""
+        while self._characters > MOST_CHARACTERS and not self._finished:
+            self._room.clear()
+            await self._room.wait()
+        if self._finished:
+            raise RequestGone
+        last = self._waiting[-1] if self._waiting else None
+        if last is not None and (last.predictor, last.field) == (part.predictor, part.field):
+            self._waiting[-1] = Part(part.predictor, part.field, last.text + part.text)
+        else:
+            self._waiting.append(part)
+        self._characters += len(part.text)
+        self._news.set()
         if not self.begun.done():
             self.begun.set_result(None)
+        await asyncio.sleep(0)  # a model that has said much says it in turns with other requests
 
     def finish(self) -> None:
-        """No other will come."""
-        self._waiting.put_nowait(None)
+        """The request has ended: no other will come."""
+        self._finished = True
+        self._news.set()
+        self._room.set()
 
-    async def heard(self, silent_seconds: float) -> AsyncIterator[Part | None]:
-        """Each part until the last; None after so many seconds without one."""
+    async def follow(self, silent_seconds: float, until: float) -> AsyncIterator[Part | None]:
+        """Each part until the last, or until a time of the loop; None after so many seconds without one."""
+        loop = asyncio.get_running_loop()
         while True:
-            try:
-                async with asyncio.timeout(silent_seconds):
-                    part = await self._waiting.get()
-            except TimeoutError:
-                yield None
-                continue
-            if part is None:
+            while self._waiting:
+                part = self._waiting.popleft()
+                self._characters -= len(part.text)
+                self._room.set()
+                yield part
+            if self._finished or loop.time() >= until:
                 return
-            self._room.release()
-            yield part
+            self._news.clear()
+            try:
+                async with asyncio.timeout_at(min(loop.time() + silent_seconds, until)):
+                    await self._news.wait()
+            except TimeoutError:
+                if loop.time() < until:
+                    yield None
 
 
 @dataclass(slots=True)
@@ -101,6 +123,8 @@ class Exchange:
     result: Any = None
     answer: bytes = b""
     ending: Ending | None = None
+    abandoned: bool = False
+    """Whether nobody waits for it any more."""
     error: BaseException | None = None
     """What was raised, if that is why it ended."""
 

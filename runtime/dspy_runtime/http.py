@@ -9,16 +9,15 @@ from fastapi import FastAPI, Request, Response
 from prometheus_client import generate_latest
 from starlette.requests import ClientDisconnect
 
-from dspy_contract.description import PATH, STANDSTILL_PATH
+from dspy_contract.description import DESCRIPTION_PATH, STANDSTILL_PATH
 from dspy_contract.outcomes import OUTCOME_HEADER
 from dspy_runtime import endings
 from dspy_runtime.endings import Ending
-from dspy_runtime.event_stream import MEDIA_TYPE, EventStream
+from dspy_runtime.event_stream import MEDIA_TYPE, REQUEST_ID_HEADER, EventStream, abandon
 from dspy_runtime.exchange import Exchange, Parts
 from dspy_runtime.lm import trace_context
 from dspy_runtime.service import PredictionService
 
-REQUEST_ID_HEADER = "x-dspy-request-id"
 LARGEST_BODY_BYTES = 16 << 20
 UPLOADS_BYTES = 128 << 20
 """Of all bodies of requests that have no place yet."""
@@ -38,26 +37,33 @@ def prediction_app(service: PredictionService) -> FastAPI:
 
     @app.post("/predict")
     async def predict(request: Request) -> Response:
-        parts = Parts() if MEDIA_TYPE in request.headers.get("accept", "") else None
-        trace = trace_context.read(request.headers)
-        exchange = Exchange(request.headers.get("x-request-id", ""), parts=parts, trace=trace)
+        # A client of HTTP/1.0 knows neither chunks nor what follows them.
+        follows = MEDIA_TYPE in request.headers.get("accept", "") and request.scope["http_version"] != "1.0"
+        exchange = Exchange(
+            request.headers.get("x-request-id", ""),
+            trace=trace_context.read(request.headers),
+            parts=(parts := Parts() if follows else None),
+        )
         refused = await uploads.read(request, exchange)
         if refused is not None:
             exchange.end(refused)
             service.pipeline.finish(exchange)
             return _response(exchange)
+        until = asyncio.get_running_loop().time() + longest
         work = asyncio.ensure_future(service.pipeline.carry(exchange))
         leaving = asyncio.ensure_future(request.receive())
+        if parts is not None:
+            work.add_done_callback(lambda _: parts.finish())
         try:
             waited = (work, leaving) if parts is None else (work, leaving, parts.begun)
             await asyncio.wait(waited, timeout=longest, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 work.result()
             if parts is not None and not leaving.done() and (exchange.ending is endings.OK or parts.begun.done()):
-                return EventStream(exchange, parts, work, longest, {REQUEST_ID_HEADER: exchange.request_id})
+                return EventStream(exchange, parts, work, until)
             if work.done():
                 return _response(exchange)
-            work.cancel()  # nobody waits for it any more, though it may go on
+            abandon(exchange, work)
             return _response(exchange.ended_early(endings.CANCELLED if leaving.done() else endings.TIMEOUT))
         finally:
             leaving.cancel()
@@ -82,7 +88,7 @@ def probe_app(service: PredictionService) -> FastAPI:
     async def readyz() -> Response:
         return Response("ok") if service.ready else Response("starting or draining", 503)
 
-    @app.get(PATH)
+    @app.get(DESCRIPTION_PATH)
     async def describe() -> dict[str, Any]:
         return service.left_out()
 
@@ -109,22 +115,22 @@ class Uploads:
         told = request.headers.get("content-length", "")
         if told.isdigit() and int(told) > LARGEST_BODY_BYTES:
             return endings.TOO_LARGE
-        parts: list[bytes] = []
+        chunks: list[bytes] = []
         exchange.held = held = _Held(self)
         try:
             async with asyncio.timeout(UPLOAD_SECONDS):
-                async for part in request.stream():
-                    held.add(len(part))
+                async for chunk in request.stream():
+                    held.add(len(chunk))
                     if held.size > LARGEST_BODY_BYTES:
                         return endings.TOO_LARGE
                     if self._bytes > UPLOADS_BYTES and held.size > SMALL_BYTES:
                         return endings.OVERLOADED
-                    parts.append(part)
+                    chunks.append(chunk)
         except TimeoutError:
             return endings.TOO_SLOW
         except ClientDisconnect:
             return endings.CANCELLED
-        exchange.body = b"".join(parts)
+        exchange.body = b"".join(chunks)
         return None
 
     def count(self, size: int) -> None:

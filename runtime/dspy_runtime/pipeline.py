@@ -26,7 +26,7 @@ class Pipeline:
         self._metrics = metrics
 
     async def carry(self, exchange: Exchange) -> None:
-        """Carries a request to its end. Raises CancelledError for one whose client has left."""
+        """Carries a request to its end. Raises CancelledError for one that nobody waits for any more."""
         deadline = asyncio.timeout(self._settings.timeout_seconds)
         try:
             async with deadline:
@@ -34,19 +34,16 @@ class Pipeline:
             if deadline.expired():  # and the program went on all the same
                 exchange.end(endings.TIMEOUT)
         except BaseException as error:  # a program may raise anything, SystemExit included: it ends this request only
-            task = asyncio.current_task()
             if deadline.expired():
                 waited = exchange.place is None  # all of its time went by in the queue
                 exchange.end(endings.OVERLOADED if waited else endings.TIMEOUT, error=None if waited else error)
-            elif isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+            elif isinstance(error, asyncio.CancelledError) and exchange.abandoned:
                 exchange.end(endings.CANCELLED)
                 raise
             else:
                 exchange.end(endings.of_exception(error), error=error)
         finally:
             self.finish(exchange)
-            if exchange.parts is not None:
-                exchange.parts.finish()
 
     def finish(self, exchange: Exchange) -> None:
         """Counts an exchange that has ended, and logs a failure, as far as that may be said."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import Any
 
 import anyio
@@ -32,8 +33,8 @@ def contain_exits(loop: asyncio.AbstractEventLoop) -> None:
 async def _contained(work: Any) -> Any:
     try:
         return await work
-    except SystemExit as error:
-        raise RuntimeError("a task of the program called sys.exit") from error
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise RuntimeError(f"a task of the program raised {type(error).__name__}") from error
 
 
 class Runner:
@@ -53,8 +54,9 @@ class Runner:
         with dspy.context(trace=[]):
             if exchange.parts is None:
                 exchange.result = await self._result(exchange)
-            else:
-                exchange.result = await self._streams.told(exchange.parts, lambda: self._result(exchange))
+                return
+            with dspy.context(send_stream=self._streams.of(exchange.parts)):
+                exchange.result = await self._result(exchange)
 
     async def _result(self, exchange: Exchange) -> Any:
         if self._awaited is not None:
@@ -65,7 +67,8 @@ class Runner:
     async def _in_thread(self, arguments: dict[str, Any], place: Place) -> Any:
         """Runs a program that cannot be awaited. Its place is free only when its thread is, whoever waits for it."""
         # DSPy sends what a model says to a stream's loop from a thread of AnyIO's only.
-        thread = asyncio.ensure_future(anyio.to_thread.run_sync(self._call, arguments, limiter=self._threads))
+        call = functools.partial(self._program, **arguments)
+        thread = asyncio.ensure_future(anyio.to_thread.run_sync(call, limiter=self._threads))
         place.keep()
         thread.add_done_callback(lambda _: place.leave())
         try:
@@ -74,12 +77,6 @@ class Runner:
             if not thread.done():
                 self._abandon(thread)
             raise
-
-    def _call(self, arguments: dict[str, Any]) -> Any:
-        try:
-            return self._program(**arguments)
-        except StopIteration as error:  # which no future can hold: its request would wait for ever
-            raise RuntimeError("StopIteration") from error
 
     def _abandon(self, thread: asyncio.Task[Any]) -> None:
         """Counts a thread whose request has ended until it ends too."""

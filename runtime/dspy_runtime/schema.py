@@ -54,7 +54,7 @@ class Schema:
             "output": self.given.output or _json_schema(self.output),
         }
 
-    def texts(self) -> frozenset[str]:
+    def text_fields(self) -> frozenset[str]:
         """The fields of the answer that are known to be text."""
         fields = (self.document()["output"] or {}).get("properties", {})
         return frozenset(

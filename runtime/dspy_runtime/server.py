@@ -58,6 +58,7 @@ async def serve(service: PredictionService) -> int:
         "server_header": False,
         "date_header": False,
         "lifespan": "off",
+        "http": "httptools",
     }
     config = uvicorn.Config(with_trailers(prediction_app(service)), port=settings.port, backlog=4096, **shared)
     predictions = _Server(config, service.open)

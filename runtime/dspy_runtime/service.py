@@ -38,7 +38,7 @@ class PredictionService:
         self._replaced = replace_models(loaded.program, self.models)
         self._loaded = loaded
         # Places of requests that wait for their next try are lent, so that more threads than places may run.
-        streams = Streams(loaded.program, self.schema.texts())
+        streams = Streams(loaded.program, self.schema.text_fields())
         self.runner = Runner(loaded.program, streams, settings.concurrency + settings.queue, self.metrics)
         stages = (
             shed(admission),

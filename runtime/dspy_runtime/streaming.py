@@ -3,15 +3,15 @@ a language model sends."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import dspy
 from dspy.streaming import StreamListener
-from dspy.streaming.streaming_listener import ADAPTER_SUPPORT_STREAMING
 
 from dspy_runtime.exchange import Part, Parts
+
+ADAPTERS = (dspy.ChatAdapter, dspy.XMLAdapter)
+"""Whose fields DSPy's listeners find. Under JSONAdapter they hand out JSON as it stands, the next field's among it."""
 
 
 class Streams:
@@ -19,39 +19,50 @@ class Streams:
 
     def __init__(self, program: Any, fields: frozenset[str]) -> None:
         """`fields` are those of the program's answer that are text: no other leaves the program."""
-        self._sources = tuple(
-            (name, predictor, field)
-            for name, predictor in program.named_predictors()
-            for field, info in predictor.signature.output_fields.items()
-            if field in fields and info.annotation is str
-        )
+        self._fields: dict[int, tuple[str, list[str]]] = {}
+        for name, predictor in program.named_predictors():
+            found = [
+                field
+                for field, info in predictor.signature.output_fields.items()
+                if field in fields and info.annotation is str
+            ]
+            if found:
+                self._fields[id(predictor)] = (name, found)
 
-    async def told(self, parts: Parts, run: Callable[[], Awaitable[Any]]) -> Any:
-        """What the program returns. Meanwhile `parts` hear of it, where the adapter in force is one whose fields can be
-        found before they are whole."""
-        if not self._sources or type(dspy.settings.adapter) not in ADAPTER_SUPPORT_STREAMING:
-            return await run()
-        # Listeners remember what they have heard: each request has its own.
-        listeners = [StreamListener(field, predictor, name) for name, predictor, field in self._sources]
-        sink = _Sink(listeners, parts)
-        with dspy.context(send_stream=sink, stream_listeners=listeners):
-            result = await run()
-            await sink.finish()
-        return result
+    def of(self, parts: Parts) -> RequestStream:
+        """Where DSPy sends what the models of one request say."""
+        return RequestStream(self._fields, parts)
 
 
-class _Sink:
-    """Where DSPy sends each piece of a model's answer."""
+class RequestStream:
+    """One request's calls of language models. The first one of each predictor is told of, so that two at once are not
+    taken for one."""
+
+    def __init__(self, fields: dict[int, tuple[str, list[str]]], parts: Parts) -> None:
+        self._fields = fields
+        self._called: set[int] = set()
+        self._parts = parts
+
+    def call(self) -> CallStream | None:
+        """Of the call that begins now; None for one that is not told of."""
+        predictor = dspy.settings.caller_predict
+        name, fields = self._fields.get(id(predictor), ("", []))
+        if not fields or id(predictor) in self._called or type(dspy.settings.adapter) not in ADAPTERS:
+            return None
+        self._called.add(id(predictor))
+        return CallStream([StreamListener(field, predictor, name) for field in fields], self._parts)
+
+
+class CallStream:
+    """What DSPy takes for a stream: each piece of a model's answer is sent to it."""
 
     def __init__(self, listeners: list[StreamListener], parts: Parts) -> None:
         self._listeners = listeners
-        self._of_predictor: dict[int, list[StreamListener]] = defaultdict(list)
-        for listener in listeners:
-            self._of_predictor[id(listener.predict)].append(listener)
         self._parts = parts
 
     async def send(self, chunk: Any) -> None:
-        for listener in self._of_predictor[chunk.predict_id]:
+        """Tells what the piece says of the fields."""
+        for listener in self._listeners:
             await self._tell(listener.receive(chunk))
 
     async def finish(self) -> None:
@@ -59,6 +70,8 @@ class _Sink:
         for listener in self._listeners:
             await self._tell(listener.finalize())
 
-    async def _tell(self, said: Any) -> None:
-        if said is not None and said.chunk:
-            await self._parts.put(Part(said.predict_name, said.signature_field_name, said.chunk))
+    async def _tell(self, found: Any) -> None:
+        if found is None or not found.chunk:
+            return
+        text = found.chunk.encode("utf-8", "replace").decode()  # half a character of a model's is no JSON
+        await self._parts.put(Part(found.predict_name, found.signature_field_name, text))

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from dspy_contract.description import AGE_SECONDS, FRAMES, SECONDS
 from dspy_contract.logs import Logger
 from dspy_runtime.error_report import frames_of_thread
 from dspy_runtime.metrics import Metrics
@@ -45,7 +46,7 @@ class Watchdog:
         if last is None:
             return None
         age = time.monotonic() - last.seen
-        return {"seconds": round(last.seconds, 1), "ageSeconds": round(age, 1), "frames": last.frames}
+        return {SECONDS: round(last.seconds, 1), AGE_SECONDS: round(age, 1), FRAMES: last.frames}
 
     def lag_seconds(self) -> float:
         """For how long the loop has stood still."""

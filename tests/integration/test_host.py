@@ -12,11 +12,13 @@ import warnings
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
 
-from dspy_contract.description import STANDSTILL_PATH
+from dspy_operator.domain.snapshot import Description
+from dspy_operator.runtime_client import RuntimeClient
 from tests.integration.gateway import until
 from tests.integration.runtime import KEY, RunningProvider, refusal, running_provider, running_runtime
 from tests.integration.test_runtime import Save, save
@@ -205,6 +207,72 @@ class Blocks(Base):
         return await self.answer.acall(question=question)
 
 
+class Interrupts(Base):
+    def forward(self, question: str):
+        if question == "interrupt":
+            raise KeyboardInterrupt
+        return self.answer(question=question)
+
+
+class CancelsItself(Base):
+    async def aforward(self, question: str):
+        if question == "cancel":
+            asyncio.current_task().cancel()
+        return await self.answer.acall(question=question)
+
+
+class OwnLoopAndThread(Base):
+    def forward(self, question: str):
+        async def one():
+            return await dspy.asyncify(self.answer)(question=question)
+
+        return asyncio.run(one())
+
+
+class OwnAdapter(Base):
+    async def aforward(self, question: str):
+        class MyAdapter(dspy.ChatAdapter):
+            pass
+
+        with dspy.context(adapter=MyAdapter()):
+            return await self.answer.acall(question=question)
+
+
+class Json(Base):
+    async def aforward(self, question: str):
+        with dspy.context(adapter=dspy.JSONAdapter()):
+            return await self.answer.acall(question=question)
+
+
+class TwiceAtOnce(dspy.Module):
+    def __init__(self):
+        super().__init__()
+        self.answer = dspy.ChainOfThought("question -> answer")
+
+    async def aforward(self, question: str):
+        first, second = await asyncio.gather(
+            self.answer.acall(question=question), self.answer.acall(question=question + " again")
+        )
+        return {"answer": first.answer}
+
+
+class SaysAndGoesOn(Base):
+    async def aforward(self, question: str):
+        answer = await self.answer.acall(question=question)
+        until = time.monotonic() + 4
+        while time.monotonic() < until:
+            try:
+                await asyncio.sleep(0.5)
+            except asyncio.CancelledError:
+                pass
+        return answer
+
+
+class InThread(Base):
+    def forward(self, question: str):
+        return self.answer(question=question)
+
+
 class Hangs(Base):
     def forward(self, question: str):
         if question == "hang":
@@ -302,6 +370,23 @@ async def test_a_program_that_goes_on_after_its_deadline_is_waited_for_no_longer
         assert body["error"]["requestId"] == headers["x-dspy-request-id"]
         assert time.monotonic() - began < 4.0
         assert (await runtime.predict(question="?"))[0] == 200
+
+
+async def test_a_key_that_interrupts_ends_its_request_only(
+    make: Make, provider: RunningProvider, tmp_path: Path
+) -> None:
+    async with running_runtime(make("Interrupts"), provider.base, tmp_path) as runtime:
+        status, _, headers = await runtime.predict(question="interrupt")
+        assert (status, headers["x-dspy-outcome"]) == (500, "program_error")
+        assert (await runtime.predict(question="?"))[0] == 200
+
+
+async def test_a_program_that_cancels_itself_is_no_client_that_left(
+    make: Make, provider: RunningProvider, tmp_path: Path
+) -> None:
+    async with running_runtime(make("CancelsItself"), provider.base, tmp_path) as runtime:
+        status, _, headers = await runtime.predict(question="cancel")
+        assert (status, headers["x-dspy-outcome"]) == (500, "program_error")
 
 
 async def test_a_stop_iteration_loses_no_place(make: Make, provider: RunningProvider, tmp_path: Path) -> None:
@@ -448,10 +533,15 @@ async def test_a_program_that_blocks_the_loop_is_named_and_probes_answer(
             if line.startswith("dspy_runtime_event_loop_blocked_seconds_total")
         )
         assert 2.0 < seconds < 4.0
-        stood_still = json.loads(await runtime.get(STANDSTILL_PATH))
-        assert 2.0 < stood_still["seconds"] < 4.0
-        assert 0.0 <= stood_still["ageSeconds"] < 30.0
-        assert any("aforward" in frame for frame in stood_still["frames"])
+        client = RuntimeClient(urlsplit(runtime.probe_url).port or 0)
+        stood_still = await client.standstill("127.0.0.1", "blocks-1")
+        assert await client.describe("127.0.0.1", "blocks-1") == Description("blocks-1")
+        await client.close()
+        assert stood_still is not None
+        assert 2.0 < stood_still.seconds < 4.0
+        assert 0.0 <= stood_still.age_seconds < 30.0
+        assert stood_still.place.startswith("programs_of_all_kinds.py:")
+        assert stood_still.place.endswith(" aforward")
 
 
 async def test_a_thread_that_hangs_is_counted_and_half_of_the_places_end_the_pod(

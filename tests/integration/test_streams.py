@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,37 +107,126 @@ async def test_the_first_part_comes_before_the_model_has_ended(
         reading = events(response)
         assert (await anext(reading))[0] == "part"
         assert 'outcome="ok"' not in await runtime.get("/metrics"), "the request is not over"
-        assert "requests_in_flight" in await runtime.get("/metrics")
+        assert 'requests_in_flight{revision=""} 1.0' in await runtime.get("/metrics")
         assert [name async for name, _ in reading][-1] == "prediction"
 
 
+GIVEN = {"output": {"type": "object", "properties": {"answer": {"type": "string"}}}}
+
+
 @pytest.mark.parametrize(
-    "name", ["Coroutine", "OwnLoop", "OwnThreads", "InExecutor", "SyncInAsync", "Best", "InParallel"]
+    ("name", "told"),
+    [
+        ("Coroutine", True),
+        ("InThread", True),
+        ("TwiceAtOnce", True),
+        ("OwnLoop", False),
+        ("OwnLoopAndThread", False),
+        ("OwnThreads", False),
+        ("InExecutor", False),
+        ("SyncInAsync", False),
+        ("Best", False),
+        ("InParallel", False),
+        ("OwnAdapter", False),
+        ("Json", False),
+    ],
 )
-async def test_programs_that_call_from_elsewhere_end_with_their_answer(
+async def test_what_is_asked_on_the_way_of_the_request_is_told_and_all_else_comes_with_the_answer(
+    make: Make, provider: RunningProvider, tmp_path: Path, name: str, told: bool
+) -> None:
+    provider.provider.settings.answers = {"answer": " ".join(f"w{n}" for n in range(300)), "reasoning": "a secret"}
+    async with running_runtime(make(name), provider.base, tmp_path, given_schema=GIVEN) as runtime:
+        heard = await asyncio.gather(*(listen(runtime.url, question=f"{each}") for each in range(3)))
+        page = await runtime.get("/metrics")
+        log = runtime.log.read_text()
+    for each in heard:
+        assert (each.status, each.events[-1][0]) == (200, "prediction"), log
+        assert each.text("answer").strip() == (provider.provider.settings.answers["answer"] if told else "")
+        assert "secret" not in json.dumps(each.events)
+    assert 'requests_in_flight{revision=""} 0.0' in page
+    assert 'threads_abandoned{revision=""} 0.0' in page
+
+
+@pytest.mark.parametrize("name", ["Coroutine", "InThread"])
+async def test_a_client_that_does_not_read_costs_no_place_beyond_the_deadline_and_is_told_the_end_when_it_reads(
     make: Make, provider: RunningProvider, tmp_path: Path, name: str
 ) -> None:
-    given = {"output": {"type": "object", "properties": {"answer": {"type": "string"}}}}
-    async with running_runtime(make(name), provider.base, tmp_path, given_schema=given) as runtime:
-        heard = await asyncio.gather(*(listen(runtime.url, question=f"{each}") for each in range(3)))
-        for each in heard:
-            assert (each.status, each.events[-1][0]) == (200, "prediction"), runtime.log.read_text()
+    provider.provider.settings.answers = {"answer": "words and words " * 400_000}
+    settings = {"given_schema": GIVEN, "timeout_seconds": 3, "concurrency": 1, "queue": 0}
+    async with running_runtime(make(name), provider.base, tmp_path, **settings) as runtime:
+        with socket.socket() as slow:
+            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            slow.connect(("127.0.0.1", urlsplit(runtime.url).port))
+            slow.sendall(REQUEST)
+
+            async def is_over() -> bool:
+                page = await runtime.get("/metrics")
+                free = 'requests_in_flight{revision=""} 0.0' in page and 'threads_abandoned{revision=""} 0.0' in page
+                return free and 'outcome="timeout"' in page
+
+            await until(is_over, "its place and its thread are free")
+            provider.provider.settings.answers = {"answer": ANSWER}
+            assert (await listen(runtime.url, question="?")).events[-1][0] == "prediction"
+            slow.settimeout(10)
+            end = await asyncio.to_thread(_read_to, slow, b"x-dspy-outcome: timeout\r\n\r\n")
+    assert b'"outcome":"timeout"' in end
 
 
-async def test_a_program_in_a_thread_is_told_as_it_comes(save: Save, provider: RunningProvider, tmp_path: Path) -> None:
-    code = tmp_path / "in_a_thread.py"
-    code.write_text(
-        "import dspy\n\n\nclass InThread(dspy.Module):\n"
-        "    def __init__(self):\n        super().__init__()\n        self.say = dspy.Predict('question -> answer')\n\n"
-        "    def forward(self, question: str):\n        return self.say(question=question)\n"
-    )
-    scope: dict[str, Any] = {"__name__": "__main__"}
-    exec(code.read_text(), scope)
-    given = {"output": {"type": "object", "properties": {"answer": {"type": "string"}}}}
-    async with running_runtime(save(scope["InThread"]()), provider.base, tmp_path, given_schema=given) as runtime:
-        heard = await listen(runtime.url, question="?")
+async def test_a_call_is_tried_again_until_it_has_said_something(
+    told_model: Path, provider: RunningProvider, tmp_path: Path
+) -> None:
+    provider.provider.settings.error_share = 0.5
+    provider.provider.settings.error_status = 503
+    async with running_runtime(told_model, provider.base, tmp_path, lm={"max_retries": 12}) as runtime:
+        heard = await asyncio.gather(*(listen(runtime.url, question="?") for _ in range(12)))
+    assert {each.status for each in heard} == {200}
+
+
+async def test_streams_take_turns_with_other_requests(
+    told_model: Path, provider: RunningProvider, tmp_path: Path
+) -> None:
+    provider.provider.settings.answers = {"answer": " ".join(f"w{n}" for n in range(200))}
+    async with running_runtime(told_model, provider.base, tmp_path) as runtime:
+        heard = await asyncio.gather(*(listen(runtime.url, question="?") for _ in range(100)))
+        log = runtime.log.read_text()
+    assert {each.events[-1][0] for each in heard} == {"prediction"}
+    assert "blocks the event loop" not in log
+
+
+async def test_a_program_that_goes_on_after_its_deadline_is_told_as_a_timeout(
+    make: Make, provider: RunningProvider, tmp_path: Path
+) -> None:
+    settings = {"given_schema": GIVEN, "timeout_seconds": 1}
+    async with running_runtime(make("SaysAndGoesOn"), provider.base, tmp_path, **settings) as runtime:
+        heard = await listen(runtime.url, question="on")
     assert heard.text("answer").strip() == ANSWER
-    assert heard.events[0][1]["predictor"] == "say"
+    assert (heard.events[-1][0], heard.events[-1][1]["error"]["outcome"]) == ("error", "timeout")
+
+
+async def test_a_client_of_http_1_0_gets_the_answer_as_a_whole(
+    told_model: Path, provider: RunningProvider, tmp_path: Path
+) -> None:
+    async with running_runtime(told_model, provider.base, tmp_path) as runtime:
+        with socket.create_connection(("127.0.0.1", urlsplit(runtime.url).port or 0)) as old:
+            old.sendall(REQUEST.replace(b"HTTP/1.1", b"HTTP/1.0"))
+            answer = await asyncio.to_thread(_read_to, old, b"}")
+    assert b"content-type: application/json" in answer
+    assert b"transfer-encoding" not in answer
+
+
+REQUEST = (
+    f'POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 16\r\naccept: {ACCEPT["accept"]}\r\n\r\n{{"question":"?"}}'
+).encode()
+
+
+def _read_to(connection: socket.socket, end: bytes) -> bytes:
+    """What comes over a connection, to these bytes; its last part if it is much."""
+    found = b""
+    while not found.endswith(end):
+        more = connection.recv(1 << 20)
+        assert more, f"cut off after {found[-200:]!r}"
+        found = (found + more)[-100_000:]
+    return found
 
 
 async def test_what_is_wrong_before_the_first_part_is_an_ordinary_error(
@@ -156,7 +246,9 @@ async def test_a_failure_after_the_first_part_is_told_counted_and_logged_once(
     provider.provider.settings.breaks_after_events = 12
     async with running_runtime(told_model, provider.base, tmp_path) as runtime:
         heard = await listen(runtime.url, question="?")
-        raw = await _raw(runtime.url)
+        with socket.create_connection(("127.0.0.1", urlsplit(runtime.url).port or 0)) as connection:
+            connection.sendall(REQUEST)
+            raw = await asyncio.to_thread(_read_to, connection, b"upstream_error\r\n\r\n")
         metrics = await runtime.get("/metrics")
         log = runtime.log.read_text()
     name, content = heard.events[-1]
@@ -165,18 +257,6 @@ async def test_a_failure_after_the_first_part_is_told_counted_and_logged_once(
     assert raw.endswith(b"\r\n0\r\nx-dspy-outcome: upstream_error\r\n\r\n")
     assert 'dspy_runtime_requests_total{outcome="upstream_error",revision=""} 2.0' in metrics
     assert log.count("A request failed") == 2
-
-
-async def _raw(url: str) -> bytes:
-    """What goes over the wire, to the end of the answer."""
-    address = urlsplit(url)
-    reader, writer = await asyncio.open_connection(address.hostname, address.port)
-    head = f"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 16\r\naccept: {ACCEPT['accept']}\r\n\r\n"
-    writer.write(head.encode() + b'{"question":"?"}')
-    found = await reader.readuntil(b"\r\n0\r\n")
-    found += await reader.readuntil(b"\r\n\r\n")
-    writer.close()
-    return found
 
 
 async def test_a_client_that_leaves_while_it_reads_ends_the_call_and_is_counted(

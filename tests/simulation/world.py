@@ -19,7 +19,6 @@ from dspy_contract.routes import CONTENT_KEY, GATEWAY_NAME, REVISION_LABEL, Rout
 from dspy_contract.state import GatewayState, Poll
 from dspy_kube.client import ApiException, Kube, Object
 from dspy_operator.agent_client import AgentError
-from dspy_operator.descriptions import DescriptionError
 from dspy_operator.domain.ledger import Ledger
 from dspy_operator.domain.snapshot import Description, Problem, Standstill
 from dspy_operator.domain.snapshot import Version as ResolvedVersion
@@ -28,6 +27,7 @@ from dspy_operator.kube.paths import path
 from dspy_operator.parts import Parts, assemble
 from dspy_operator.registry.uri import Identity, ModelUri
 from dspy_operator.resources.runtime_pod import CONTAINER
+from dspy_operator.runtime_client import RuntimeUnheardError
 from dspy_operator.settings import RegistrySettings, Settings
 from tests.simulation.api import ApiServer, Call, refusal
 from tests.simulation.behaviour import Answer, Surroundings, Version
@@ -102,7 +102,7 @@ class SimulatedAgents:
 
 
 class SimulatedRuntimes:
-    """How the operator reaches the runtime pods; implements `descriptions.Runtimes`."""
+    """How the operator reaches the runtime pods; implements `runtime_client.Runtimes`."""
 
     def __init__(self) -> None:
         self.left_out: tuple[str, ...] = ()
@@ -116,13 +116,13 @@ class SimulatedRuntimes:
         """What a revision says of itself."""
         self.asked.append(revision)
         if not self.reachable:
-            raise DescriptionError("not reachable")
+            raise RuntimeUnheardError("not reachable")
         return Description(revision, self.left_out)
 
     async def standstill(self, address: str, revision: str) -> Standstill | None:
         """The last time that a revision stood still."""
         if not self.reachable:
-            raise DescriptionError("not reachable")
+            raise RuntimeUnheardError("not reachable")
         return self.stood_still.get(revision)
 
     async def close(self) -> None:
@@ -366,7 +366,8 @@ class World:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.parts.poller.close()
         await self.parts.follower.close()
-        await self.parts.descriptions.close()
+        self.parts.descriptions.close()
+        self.parts.standstills.close()
 
     async def _pass(self) -> None:
         """Passes begin once everything is listed."""

@@ -53,15 +53,15 @@ def test_forgotten_tables_stay_in_the_totals() -> None:
 def test_statistics_are_read_by_name_and_only_predictions_of_this_incarnation_count() -> None:
     names = {
         "dspy.started.table.uid-1@inc-7.cluster.qa-1/predict": 3,
-        "dspy.answers.table.uid-1@inc-7.cluster.qa-1/predict.outcome.ok.code.200.flags.-.late.": 1,
-        "dspy.answers.table.uid-1@inc-7.cluster.qa-1/predict.outcome..code.504.flags.UT.late.": 1,
-        "dspy.answers.table.uid-1@inc-7.cluster.qa-1/predict.outcome.ok.code.500.flags.-.late.": 1,
-        "dspy.answers.table.uid-1@inc-7.cluster.qa-1/predict.outcome..code.200.flags.-.late.upstream_error": 1,
+        "dspy.answers.table.uid-1@inc-7.cluster.qa-1/predict.outcome.ok.code.200.flags.-.trailer.": 1,
+        "dspy.answers.table.uid-1@inc-7.cluster.qa-1/predict.outcome..code.504.flags.UT.trailer.": 1,
+        "dspy.answers.table.uid-1@inc-7.cluster.qa-1/predict.outcome.ok.code.500.flags.-.trailer.": 1,
+        "dspy.answers.table.uid-1@inc-7.cluster.qa-1/predict.outcome..code.200.flags.-.trailer.upstream_error": 1,
         f"dspy.older.table.uid-1@inc-7.cluster.qa-1/predict.edge.{len(FAST_EDGES_SECONDS)}": 2,
         "dspy.ended.table.uid-1@inc-7.cluster.qa-1/predict.edge.0": 1,
-        "dspy.answers.table.uid-1@before-7.cluster.qa-1/predict.outcome.ok.code.200.flags.-.late.": 9,
-        "dspy.answers.table.other.cluster.qa-1/other.outcome.ok.code.200.flags.-.late.": 9,
-        "dspy.answers.table..cluster..outcome..code.404.flags.NR.late.": 9,
+        "dspy.answers.table.uid-1@before-7.cluster.qa-1/predict.outcome.ok.code.200.flags.-.trailer.": 9,
+        "dspy.answers.table.other.cluster.qa-1/other.outcome.ok.code.200.flags.-.trailer.": 9,
+        "dspy.answers.table..cluster..outcome..code.404.flags.NR.trailer.": 9,
         "server.uptime": 12,
     }
     found = read_statistics({"stats": [{"name": name, "value": value} for name, value in names.items()]}, "inc")

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from dspy_contract.description import DROPPED_SETTINGS, UNDERIVABLE
-from dspy_operator.descriptions import LONGEST_NAME, MOST_NAMES, read_description, read_standstill
 from dspy_operator.domain.snapshot import Description, Standstill
+from dspy_operator.runtime_client import LONGEST_NAME, MOST_NAMES, read_description, read_standstill
 
 
 def body(**content: Any) -> bytes:
@@ -42,7 +42,7 @@ def test_a_standstill_is_told_by_the_programs_innermost_frame() -> None:
     told = {"seconds": 3.0, "ageSeconds": 12.5, "frames": ["a.py:1 forward", "a.py:9 wait"]}
     assert read_standstill("m-1", json.dumps(told).encode()) == Standstill("m-1", 3.0, 12.5, "a.py:9 wait")
     assert read_standstill("m-1", json.dumps({**told, "frames": []}).encode()) == Standstill(
-        "m-1", 3.0, 12.5, "unknown"
+        "m-1", 3.0, 12.5, "an unknown place"
     )
     assert read_standstill("m-1", b"null") is None
 

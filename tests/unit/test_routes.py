@@ -107,7 +107,7 @@ def test_outcomes(header: str, code: int, flags: list[str], outcome: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("late", "code", "flags", "outcome"),
+    ("trailer", "code", "flags", "outcome"),
     [
         ("ok", 200, ["-"], "ok"),
         ("program_error", 200, ["-"], "program_error"),
@@ -118,8 +118,8 @@ def test_outcomes(header: str, code: int, flags: list[str], outcome: str) -> Non
         ("ok", 500, ["-"], "program_error"),
     ],
 )
-def test_an_outcome_may_be_known_after_the_first_byte(late: str, code: int, flags: list[str], outcome: str) -> None:
-    assert outcome_of("", code, flags, late) == outcome
+def test_an_outcome_may_be_known_after_the_first_byte(trailer: str, code: int, flags: list[str], outcome: str) -> None:
+    assert outcome_of("", code, flags, trailer) == outcome
 
 
 @given(routes())

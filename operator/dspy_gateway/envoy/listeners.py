@@ -71,7 +71,7 @@ _ANSWER_TAGS = (
     ("outcome", f"%RESPONSE_HEADER({OUTCOME_HEADER}):{LONGEST_OUTCOME}%"),
     ("code", "%RESPONSE_CODE%"),
     ("flags", "%RESPONSE_FLAGS%"),
-    ("late", f"%TRAILER({OUTCOME_HEADER}):{LONGEST_OUTCOME}%"),
+    ("trailer", f"%TRAILER({OUTCOME_HEADER}):{LONGEST_OUTCOME}%"),
 )
 
 

@@ -55,6 +55,7 @@ from dspy_operator.resources import program as manifests
 from dspy_operator.resources.revision import controller_revision, read_revision, revision_name, version_of
 from dspy_operator.resources.runtime_pod import Runtime
 from dspy_operator.settings import Settings
+from dspy_operator.standstills import Standstills
 
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 _SECRET = re.compile(r'(secret|configmap) "[^"]+" not found|references non-existent (secret|config) key: \S+')
@@ -73,6 +74,7 @@ class Observer:
         repairs: Repairs,
         archives: Archives,
         descriptions: Descriptions,
+        standstills: Standstills,
         settings: Settings,
     ) -> None:
         self._store = store
@@ -81,6 +83,7 @@ class Observer:
         self._repairs = repairs
         self._archives = archives
         self._descriptions = descriptions
+        self._standstills = standstills
         self._follower = follower
         self._poller = poller
         self._settings = settings
@@ -124,7 +127,7 @@ class Observer:
         refreshes = refreshes_of(program.ledger or Ledger(), found)
         snapshot = replace(snapshot, asked=self._asked(program, found, refreshes))
         addresses = self._addresses(program)
-        standstills = self._descriptions.standstills.heard(namespace, name, addresses)
+        standstills = self._standstills.of(namespace, name, addresses)
         return replace(snapshot, description=self._description(snapshot, addresses), standstills=standstills)
 
     def _addresses(self, program: Program) -> dict[str, str]:
@@ -305,7 +308,9 @@ def _policy(item: Object) -> Policy:
         spec = from_dict(item["spec"], RolloutSpec)
     except (cattrs.BaseValidationError, KeyError, TypeError, ValueError) as error:
         unreadable = "; ".join(cattrs.transform_error(error)) if isinstance(error, Exception) else str(error)
-        spec = RolloutSpec(ProgramRef(str(item["spec"]["programRef"]["name"])), Strategy("Unreadable"), paused=True)
+        spec = RolloutSpec(
+            ProgramRef(str(item["spec"]["programRef"]["name"])), Strategy("Unreadable"), paused=True
+        )
     return Policy(
         metadata["name"],
         metadata["uid"],

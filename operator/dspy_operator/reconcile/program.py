@@ -25,6 +25,7 @@ from dspy_operator.kube.name_conflicts import NameConflicts
 from dspy_operator.kube.observe import Observer, read_program, stored_kept
 from dspy_operator.reconcile.memory import Memories, Memory, Shown
 from dspy_operator.registry.follower import Follower
+from dspy_operator.standstills import Standstills
 
 REFUSAL_SECONDS = 10.0
 LIST_SECONDS = 2.0
@@ -44,6 +45,7 @@ class ProgramReconciler:
         poller: Poller,
         follower: Follower,
         descriptions: Descriptions,
+        standstills: Standstills,
         memories: Memories,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -53,6 +55,7 @@ class ProgramReconciler:
         self._poller = poller
         self._follower = follower
         self._descriptions = descriptions
+        self._standstills = standstills
         self._clock = clock
         self._memories = memories
         self._moving: set[tuple[str, str]] = set()
@@ -65,7 +68,8 @@ class ProgramReconciler:
             self._moving.discard((namespace, name))
             self._conflicts.forget(namespace, name)
             self._follower.leave((namespace, name))
-            self._descriptions.leave(namespace, name)
+            self._descriptions.forget(namespace, name)
+            self._standstills.forget(namespace, name)
             self._poller.follow(namespace, name, None)
             await self._orphans(namespace, name)
             return None
@@ -118,6 +122,7 @@ class ProgramReconciler:
         failure: Exception | None = None
         try:
             await self._executor.execute(program, decided, now)
+            self._standstills.told(program.namespace, program.name, snapshot.standstills)
         except ConflictException:
             raise
         except (ApiException, RetryError, *UNREACHABLE) as error:

@@ -90,7 +90,7 @@ class AsyncEngine(Capable):
         return response
 
     async def stream(self, request: Request) -> AsyncIterator[Any]:
-        """The answer's events. It is tried once: what has been said cannot be taken back."""
+        """The answer's events. It is tried again until the first one: what has been said cannot be taken back."""
         if self._is_here():
             async for event in self._stream(request):
                 yield event
@@ -141,11 +141,15 @@ class AsyncEngine(Capable):
         return response
 
     async def _stream(self, request: Request) -> AsyncGenerator[Any]:
-        async with contextlib.aclosing(self._caller().stream(self.wired(request))) as events:
-            async for event in events:
+        caller, request = self._caller(), self.wired(request)
+        first, events = await tried(lambda: _begun(caller.stream(request)), self._model.most_retries)
+        async with contextlib.aclosing(events):
+            event = first
+            while event is not _END:
                 if event.type == "end" and event.usage is not None:
                     self._model.observe(event.usage)
                 yield event
+                event = await anext(events, _END)
 
     def wired(self, request: Request) -> Request:
         """The request with the provider's name of the model, and what DSPy has no word for."""
@@ -180,6 +184,15 @@ class SyncEngine(Capable):
 
     def close(self) -> None:
         """Nothing: connections are closed with the process."""
+
+
+async def _begun(events: AsyncGenerator[Any]) -> tuple[Any, AsyncGenerator[Any]]:
+    """The first event of a stream, and the stream."""
+    try:
+        return await anext(events, _END), events
+    except BaseException:
+        await events.aclose()
+        raise
 
 
 _END = object()

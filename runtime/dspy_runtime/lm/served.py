@@ -3,13 +3,14 @@
 DSPy prepares a call and looks up its price on worker threads, for reading a file and a table of prices may block. Here
 messages are in memory and nobody asks for prices, and the two hops were a quarter of a request's CPU (1.03 ms, 0.79 ms
 without them). What is called here is DSPy's own code, of the minor that pyproject.toml pins.
+
+Who reads an answer as it comes is told on the loop of the requests, from there and from the thread of a request. What
+threads and loops of the program's own ask is answered as a whole.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import anyio.from_thread
@@ -27,18 +28,34 @@ class ServedLM(dspy.LM):  # type: ignore[misc]
 
     def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
         """One call from a thread."""
-        with _told(_is_in_a_requests_thread):
+        if dspy.settings.send_stream is None:
             return super().__call__(prompt, messages=messages, **kwargs)
+        stream = dspy.settings.send_stream.call() if _is_home(_loop_of_thread()) else None
+        with dspy.context(send_stream=stream):
+            result = super().__call__(prompt, messages=messages, **kwargs)
+        if stream is not None:
+            anyio.from_thread.run(stream.finish)
+        return result
 
-    @with_callbacks  # type: ignore[untyped-decorator]
     async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
         """One call, as `dspy.LM` makes it."""
+        if dspy.settings.send_stream is None:
+            return await self._acall(prompt, messages=messages, **kwargs)
+        stream = dspy.settings.send_stream.call() if _is_home(asyncio.get_running_loop()) else None
+        with dspy.context(send_stream=stream):
+            result = await self._acall(prompt, messages=messages, **kwargs)
+        if stream is not None:
+            await stream.finish()
+        return result
+
+    @with_callbacks  # type: ignore[untyped-decorator]
+    async def _acall(self, prompt: Any, *, messages: Any, **kwargs: Any) -> Any:
         call = execution.prepare(self, prompt, messages, kwargs, asynchronous=True)
         engine, request, provider = execution._engine(self, call, True)
         results: list[Any] = []
         try:
             for _ in range(call.n):
-                with _told(_is_on_the_loop), error_boundary(self.model, provider=provider, unexpected=True):
+                with error_boundary(self.model, provider=provider, unexpected=True):
                     await execution._aattempt(self, call, engine, request, provider, execution._Attempt(), results)
         except BaseException as error:
             execution._account_failed_call(self, results, error)
@@ -47,23 +64,15 @@ class ServedLM(dspy.LM):  # type: ignore[misc]
         return execution.finalize(self, call, result)
 
 
-def _told(is_in_reach: Callable[[], bool]) -> AbstractContextManager[None]:
-    """Who reads an answer as it comes is told on the loop of the requests, from there and from the thread of a request.
-    What threads and loops of the program's own ask is answered as a whole."""
-    if dspy.settings.send_stream is None or is_in_reach():
-        return nullcontext()
-    context: AbstractContextManager[None] = dspy.context(send_stream=None)
-    return context
-
-
-def _is_on_the_loop() -> bool:
+def _is_home(loop: asyncio.AbstractEventLoop | None) -> bool:
+    """True for the loop of the request that runs."""
     scope = SCOPE.get()
-    return scope is not None and scope.is_of(asyncio.get_running_loop())
+    return scope is not None and loop is not None and scope.is_of(loop)
 
 
-def _is_in_a_requests_thread() -> bool:
+def _loop_of_thread() -> asyncio.AbstractEventLoop | None:
+    """The loop that a thread of AnyIO's can reach; None in any other."""
     try:
-        anyio.from_thread.check_cancelled()
+        return anyio.from_thread.run_sync(asyncio.get_running_loop)
     except RuntimeError:
-        return False
-    return SCOPE.get() is not None
+        return None
