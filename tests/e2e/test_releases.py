@@ -270,6 +270,61 @@ def test_a_step_waits_for_approval_and_goes_on_with_it(world: World, versions: d
     assert not traffic.failed()
 
 
+def test_a_blue_green_switch_waits_for_approval_loses_no_request_and_is_undone(
+    world: World, versions: dict[str, str]
+) -> None:
+    blue_green = {"type": "BlueGreen", "blueGreen": {"approval": "Required", "warmSeconds": 10}}
+    policy = rollout(NAME, [], strategy=blue_green, analysis={"onUndecided": "Promote"})
+    world.apply(policy, program(NAME, versions["good"]))
+    world.wait_condition(NAME, "Available", "True")
+    old = revision_of(world, "stable")
+    with world.traffic(NAME, rate=60) as traffic:
+        world.set_model(NAME, versions["better"])
+        world.wait(lambda: "approve" in str(world.rollout(NAME).get("message")), "the approval is asked for")
+        assert world.rollout(NAME)["weight"] == "0"
+        request = world.rollout(NAME)["message"].partition("`")[2].partition("`")[0]
+        world.kubectl("annotate", "--overwrite", "dspyprogram", NAME, f"dspy.dev/request={request} 1")
+        world.wait(lambda: world.rollout(NAME).get("weight") == "95", "the switch")
+        assert old in world.names("deployments"), "the old revision is warm"
+        world.wait(lambda: is_stable(world, "v" + versions["better"].rpartition("/")[2]), "the version is promoted")
+        world.kubectl("annotate", "--overwrite", "dspyprogram", NAME, f"dspy.dev/request=undo {old} 2")
+        world.wait_condition(NAME, "Current", "False", "Undone")
+        world.wait(lambda: revision_of(world, "stable") == old, "the old version serves again")
+    assert not traffic.failed()
+    assert {answer.revision for answer in traffic.answers} == {old, revision_of(world, "wanted")}
+
+
+def test_a_bad_version_goes_back_in_seconds_after_a_blue_green_switch(world: World, versions: dict[str, str]) -> None:
+    policy = rollout(NAME, [], strategy={"type": "BlueGreen", "blueGreen": {"warmSeconds": 600}})
+    world.apply(policy, program(NAME, versions["good"]))
+    world.wait_condition(NAME, "Available", "True")
+    pods = world.names("pods", "dspy.dev/revision")
+    with world.traffic(NAME, rate=40) as traffic:
+        world.set_model(NAME, versions["bad"])
+        world.wait_condition(NAME, "Current", "False", "RolledBack")
+        assert set(pods) <= set(world.names("pods", "dspy.dev/revision")), "no pod was started for the way back"
+    assert not traffic.lost()
+    assert traffic.by_revision()[revision_of(world, "stable")]
+
+
+def test_a_candidate_has_the_pods_that_its_weight_needs(world: World, versions: dict[str, str]) -> None:
+    steps: list[dict[str, Any]] = [{"setWeight": 20}, {"pause": {"approval": True}}, {"watch": {"seconds": 5}}]
+    sized = {"type": "Canary", "canary": {"replicas": "WithWeight", "steps": steps}}
+    policy = rollout(NAME, [], strategy=sized, analysis={"onUndecided": "Promote"})
+    world.apply(policy, program(NAME, versions["good"], replicas=3))
+    world.wait_condition(NAME, "Available", "True")
+    with world.traffic(NAME) as traffic:
+        world.set_model(NAME, versions["better"])
+        world.wait(lambda: "approve" in str(world.rollout(NAME).get("message")), "the approval is asked for")
+        candidate = revision_of(world, "wanted")
+        assert len(world.names("pods", f"dspy.dev/revision={candidate}")) == 1
+        request = world.rollout(NAME)["message"].partition("`")[2].partition("`")[0]
+        world.kubectl("annotate", "--overwrite", "dspyprogram", NAME, f"dspy.dev/request={request} 1")
+        world.wait(lambda: is_stable(world, "v" + versions["better"].rpartition("/")[2]), "the version is promoted")
+        assert len(world.names("pods", f"dspy.dev/revision={candidate}")) == 3
+    assert not traffic.failed()
+
+
 def test_a_new_revision_in_mid_release_starts_over_from_stable(world: World, versions: dict[str, str]) -> None:
     world.apply(rollout(NAME, LONG), program(NAME, versions["good"]))
     world.wait_condition(NAME, "Available", "True")

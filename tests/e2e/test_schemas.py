@@ -28,6 +28,10 @@ def named(name: str) -> dict[str, Any]:
     return program(name, "models:/qa/1")
 
 
+def with_strategy(**strategy: Any) -> dict[str, Any]:
+    return rollout("qa", STEPS, strategy=strategy)
+
+
 VALID: list[dict[str, Any]] = [
     program("qa", "models:/qa/3"),
     program("qa", "models:/qa@champion"),
@@ -65,6 +69,11 @@ VALID: list[dict[str, Any]] = [
     *[rollout("qa", [{"setWeight": weight}]) for weight in (0.29, 8.2, 33.33, 98.99)],
     rollout("qa", [{"setWeight": 0}, {"pause": {"seconds": 9}}, {"setWeight": 5}]),
     rollout("qa", [{"setWeight": 20}, {"pause": {"approval": True}}, {"setWeight": 50}]),
+    rollout("qa", [{"setWeight": 20}, {"watch": {"seconds": 60}}]),
+    rollout("qa", [{"watch": {"seconds": 60, "holdbackPercent": 1.5}}]),
+    with_strategy(type="Canary", canary={"steps": STEPS, "replicas": "WithWeight"}),
+    with_strategy(type="BlueGreen"),
+    with_strategy(type="BlueGreen", blueGreen={"approval": "Required", "warmSeconds": 60, "holdbackPercent": 1}),
     rollout(
         "qa",
         STEPS,
@@ -150,7 +159,22 @@ INVALID: list[tuple[dict[str, Any], str, str]] = [
     (rollout("qa", [{"setWeight": 0.001}]), "spec.strategy.canary.steps[0].setWeight", "two decimals"),
     (rollout("qa", STEPS, programRef={"name": ""}), "spec.programRef.name", "at least 1"),
     (rollout("qa", STEPS, strategy={"type": "Canary"}), "spec.strategy", "needs canary.steps"),
-    (rollout("qa", STEPS, strategy={"type": "Wild"}), "spec.strategy.type", '"Canary"'),
+    (rollout("qa", STEPS, strategy={"type": "Wild"}), "spec.strategy.type", '"Canary", "BlueGreen"'),
+    (with_strategy(type="Canary", canary={"steps": STEPS}, blueGreen={}), "spec.strategy", "of type BlueGreen only"),
+    (with_strategy(type="BlueGreen", canary={"steps": STEPS}), "spec.strategy", "of type Canary only"),
+    (with_strategy(type="BlueGreen", blueGreen={"warmSeconds": 0}), "warmSeconds", "greater than or equal to 1"),
+    (with_strategy(type="BlueGreen", blueGreen={"holdbackPercent": 0}), "holdbackPercent", "at least 1"),
+    (with_strategy(type="BlueGreen", blueGreen={"approval": "Maybe"}), "approval", '"Automatic", "Required"'),
+    (with_strategy(type="Canary", canary={"steps": STEPS, "replicas": "Few"}), "replicas", '"Full", "WithWeight"'),
+    (rollout("qa", [{"watch": {"seconds": 9}}, {"setWeight": 5}]), "spec.strategy.canary.steps", "must be the last"),
+    (rollout("qa", [{"watch": {"seconds": 9}}, {"watch": {"seconds": 9}}]), "spec.strategy.canary.steps", "the last"),
+    (rollout("qa", [{"watch": {}}]), "spec.strategy.canary.steps[0].watch.seconds", "Required"),
+    (rollout("qa", [{"setWeight": 5, "watch": {"seconds": 9}}]), "spec.strategy.canary.steps[0]", "exactly one of"),
+    (
+        rollout("qa", [{"watch": {"seconds": 9, "holdbackPercent": 0}}]),
+        "spec.strategy.canary.steps[0].watch.holdbackPercent",
+        "at least 1",
+    ),
     (
         rollout("qa", STEPS, analysis={"falseRollbackPercent": 0}),
         "spec.analysis.falseRollbackPercent",

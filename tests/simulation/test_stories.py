@@ -76,6 +76,91 @@ def test_a_release_that_waits_for_approval(serving: Serving, snapshot: SnapshotA
     assert transcript(world) == snapshot
 
 
+def blue_green(**fields: Any) -> dict[str, Any]:
+    """A policy's strategy."""
+    return {"type": "BlueGreen", "blueGreen": {"warmSeconds": 60, **fields}}
+
+
+def test_a_blue_green_release(serving: Serving, snapshot: SnapshotAssertion) -> None:
+    world = serving(strategy=blue_green())
+    release(world)
+    world.settle_until(lambda: world.traffic(2) > 0, 30)
+    assert world.weight(2) == 9_500
+    assert world.stable == 1
+    world.settle(30, rate=20)
+    assert (world.stable, world.deployed()) == (1, {1, 2})
+    world.settle(400, rate=20)
+    assert (world.stable, world.deployed()) == (2, {2})
+    assert transcript(world) == snapshot
+
+
+def test_a_blue_green_release_goes_back_by_one_change_of_routes(serving: Serving, snapshot: SnapshotAssertion) -> None:
+    world = serving(strategy=blue_green(), replicas=2)
+    release(world, failure_rate=0.5)
+    world.settle(1, rate=20)
+    world.settle_until(lambda: world.traffic(2) > 0, 30)
+    pods = set(world.pods(1))
+    world.settle_until(lambda: world.traffic(2) == 0, 30)
+    assert set(world.pods(1)) == pods, "the old revision was warm"
+    world.settle(60, rate=20)
+    assert world.refused(2)
+    assert world.stable == 1
+    assert transcript(world) == snapshot
+
+
+def test_a_blue_green_switch_that_waits_for_approval(serving: Serving, snapshot: SnapshotAssertion) -> None:
+    world = serving(strategy=blue_green(approval="Required"))
+    release(world)
+    world.settle(60, rate=20)
+    assert (world.weight(2), world.deployed()) == (0, {1, 2})
+    world.ask(f"approve {world.revision(2)}/1 a")
+    world.settle(3, rate=20)
+    assert world.weight(2) == 9_500
+    world.settle(400, rate=20)
+    assert world.stable == 2
+    assert transcript(world) == snapshot
+
+
+def test_a_switch_waits_until_every_pod_is_ready(serving: Serving) -> None:
+    world = serving(strategy=blue_green(approval="Required"), replicas=3)
+    release(world, start_seconds=20)
+    world.settle(40, rate=20)
+    world.api.remove("pods", NAMESPACE, world.pods(2)[0])
+    world.ask(f"approve {world.revision(2)}/1 a")
+    world.settle(10, rate=20)
+    assert world.weight(2) == 0
+    world.settle(15, rate=20)
+    assert world.weight(2) == 9_500
+
+
+def test_a_canary_that_is_watched_before_it_takes_over(serving: Serving, snapshot: SnapshotAssertion) -> None:
+    world = serving(
+        steps=({"setWeight": 20}, {"pause": {"seconds": 10}}, {"watch": {"seconds": 60, "holdbackPercent": 2}})
+    )
+    release(world)
+    world.settle(40, rate=20)
+    assert (world.weight(2), world.stable) == (9_800, 1)
+    world.settle(200, rate=20)
+    assert world.stable == 2
+    assert transcript(world) == snapshot
+
+
+def test_a_candidate_that_is_sized_with_its_weight(serving: Serving, snapshot: SnapshotAssertion) -> None:
+    steps = [{"setWeight": 10}, {"pause": {"seconds": 20}}, {"setWeight": 50}, {"pause": {"seconds": 20}}]
+    world = serving(replicas=10, strategy={"type": "Canary", "canary": {"replicas": "WithWeight", "steps": steps}})
+    release(world)
+    world.settle(15, rate=20)
+    assert (world.weight(2), len(world.pods(2)), len(world.pods(1))) == (1_000, 2, 10)
+    world.settle(20, rate=20)
+    assert (world.weight(2), len(world.pods(2)), len(world.pods(1))) == (5_000, 6, 10)
+    world.ask(f"promote {world.revision(2)} a")
+    world.settle(1, rate=20)
+    assert world.stable == 1, "six pods are not ten"
+    world.settle(60, rate=20)
+    assert (world.stable, len(world.pods(2))) == (2, 10)
+    assert transcript(world) == snapshot
+
+
 def test_a_person_goes_back_until_the_spec_asks_for_another(serving: Serving, snapshot: SnapshotAssertion) -> None:
     world = serving()
     release(world)

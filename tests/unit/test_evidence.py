@@ -178,8 +178,20 @@ def test_stable_that_fails_beside_a_good_candidate_is_shown_to_be_the_worse_one(
 def test_the_ceiling_looks_at_the_step_at_hand_only() -> None:
     limit = Analysis(error_rate=ErrorRate(max_percent=5))
     evidence = look(Evidence(), state(table(1, ok(100), failed(100, 40))), step=1)
-    assert above_ceiling(evidence, limit, 1)
-    assert not above_ceiling(evidence, limit, 2)
+    assert above_ceiling(evidence, limit, 1, watched=False) == 0.05
+    assert above_ceiling(evidence, limit, 2, watched=False) is None
+
+
+def test_a_watched_candidate_has_the_ceiling_that_stable_sets() -> None:
+    both = look(Evidence(), state(table(1, ok(100), failed(1_000, 200), weight=9_500)), step=1)
+    assert above_ceiling(both, Analysis(), 1, watched=False) is None, "no limit is given"
+    ceiling = above_ceiling(both, Analysis(), 1, watched=True)
+    assert ceiling is not None
+    assert 0.02 < ceiling < 0.1
+    outage = look(Evidence(), state(table(1, failed(100, 20), failed(1_000, 200), weight=9_500)), step=1)
+    assert above_ceiling(outage, Analysis(), 1, watched=True) is None, "stable fails as often"
+    alone = look(Evidence(), state(table(1, ok(0), failed(1_000, 200), weight=9_500)), step=1)
+    assert above_ceiling(alone, Analysis(), 1, watched=True) is None, "there is nothing to compare with"
 
 
 def test_evidence_survives_the_status() -> None:

@@ -24,11 +24,27 @@ class Pause:
 
 
 @dataclass(frozen=True, slots=True)
+class Watch:
+    """All but `holdback_percent` of the traffic for the candidate, for a while in which going back is one change."""
+
+    seconds: int
+    holdback_percent: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
-    """One step: a weight in percent, or a wait."""
+    """One step: a weight in percent, a wait, or, as the last one, a watch."""
 
     set_weight: float | None = None
     pause: Pause | None = None
+    watch: Watch | None = None
+
+
+class CanaryReplicas(StrEnum):
+    """How many pods the candidate has while its weight rises."""
+
+    FULL = "Full"
+    WITH_WEIGHT = "WithWeight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +52,39 @@ class Canary:
     """Steps in their order."""
 
     steps: tuple[Step, ...] = ()
+    replicas: CanaryReplicas = CanaryReplicas.FULL
+
+
+class Approval(StrEnum):
+    """Whether a switch waits for a person."""
+
+    AUTOMATIC = "Automatic"
+    REQUIRED = "Required"
+
+
+@dataclass(frozen=True, slots=True)
+class BlueGreen:
+    """The candidate at full size, then nearly all traffic at once, with the old revision kept warm for a while."""
+
+    approval: Approval = Approval.AUTOMATIC
+    warm_seconds: int = 300
+    holdback_percent: float = 5.0
+
+
+class StrategyType(StrEnum):
+    """Which strategy."""
+
+    CANARY = "Canary"
+    BLUE_GREEN = "BlueGreen"
 
 
 @dataclass(frozen=True, slots=True)
 class Strategy:
     """How traffic moves. `type` says which of the other fields is in force."""
 
-    type: str
+    type: StrategyType
     canary: Canary = Canary()
+    blue_green: BlueGreen = BlueGreen()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,15 +5,18 @@ Every decision is written here before it has an effect. Times are Unix seconds, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from dspy_contract.routes import TOTAL_WEIGHT, Pin
 from dspy_operator.api.times import UnixSeconds
 from dspy_operator.domain.analysis.evidence import Evidence, RequestCounts
-from dspy_operator.domain.steps import Step
+from dspy_operator.domain.steps import Step, Watch
 
 LONGEST_HISTORY = 10
+HEADROOM = 1.2
+"""Of a candidate that is sized with its weight."""
 LONGEST_REFUSED = 20
 VERSION = 2
 """Of the ledger's form. One of a newer version is never written over; older ones are migrated."""
@@ -76,6 +79,8 @@ class Release:
     drawn_in_steps: Mapping[str, int] | None = None
     """By gateway pod and incarnation, the newest draw table when the last step was done: what these and all before
     them drew must be answered before a promotion."""
+    sized_with_weight: bool = False
+    """Whether the candidate has only as many pods as its weight needs."""
     ready_once: bool = False
     """Whether the candidate has been ready; until then the progress deadline runs."""
     lowered: Lowering | None = None
@@ -91,6 +96,24 @@ class Release:
     """Those that had before: they are no fault of this release."""
     paused: Paused | None = None
     evidence: Evidence = Evidence()
+
+    @property
+    def watched(self) -> bool:
+        """True while the candidate has nearly all of the traffic, and until it takes over."""
+        return bool(self.steps) and isinstance(self.steps[min(self.step, len(self.steps) - 1)], Watch)
+
+    def rises_to_bp(self) -> int:
+        """The greater one of the candidate's weight and of what the step at hand asks for."""
+        asked = self.steps[self.step].desired_weight_bp(self.weight_bp) if self.step < len(self.steps) else TOTAL_WEIGHT
+        return max(self.weight_bp, asked)
+
+    def replicas_needed(self, replicas: int) -> int:
+        """How many pods the candidate of a program with so many needs: for its weight and the one it rises to, with a
+        fifth to spare, or all of them."""
+        if not self.sized_with_weight:
+            return replicas
+        needed = math.ceil(replicas * self.rises_to_bp() * HEADROOM / TOTAL_WEIGHT)
+        return min(max(needed, 1), replicas)
 
 
 @dataclass(frozen=True, slots=True)

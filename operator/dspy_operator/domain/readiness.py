@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from dspy_operator.api.reasons import Reason
+from dspy_operator.domain.ledger import Release
 from dspy_operator.domain.snapshot import Gateway, Problem, Snapshot, Workload
 
 UNREACHABLE_GRACE_SECONDS = 10.0
@@ -17,11 +18,11 @@ def can_serve(snapshot: Snapshot, revision: str | None) -> bool:
     return workload is not None and workload.ready > 0
 
 
-def fully_ready(snapshot: Snapshot, revision: str) -> bool:
-    """True when every replica that the spec asks for is ready."""
-    workload = snapshot.workloads.get(revision)
-    desired = snapshot.program.spec.replicas
-    return workload is not None and workload.replicas >= desired and workload.ready >= max(desired, 1)
+def fully_ready(snapshot: Snapshot, release: Release) -> bool:
+    """True when every pod is ready that the candidate needs for the step at hand."""
+    workload = snapshot.workloads.get(release.candidate)
+    needed = release.replicas_needed(snapshot.program.spec.replicas)
+    return workload is not None and workload.replicas >= needed and workload.ready >= max(needed, 1)
 
 
 def problem_of(workload: Workload | None) -> Problem:

@@ -66,10 +66,10 @@ def _promote(ledger: Ledger, snapshot: Snapshot, request: Request, now: float) -
     assert ledger.release is not None
     if ledger.release.lowered:
         return _ignored(ledger, request, f"the guard took its traffic away: {ledger.release.lowered.message}")
-    if not fully_ready(snapshot, ledger.release.candidate):
-        return _ignored(ledger, request, "not every pod of the candidate is ready")
     if request.step:
         return _next_step(ledger, snapshot, request, ledger.release)
+    if not fully_ready(snapshot, replace(ledger.release, sized_with_weight=False)):
+        return _ignored(ledger, request, "the candidate has not all the pods of a stable revision, ready")
     return promote(ledger, snapshot, now, "A person promoted it")
 
 
@@ -77,6 +77,8 @@ def _next_step(ledger: Ledger, snapshot: Snapshot, request: Request, release: Re
     """Ends the step that is named, if it is the one at hand."""
     if request.step != str(release.step + 1) or release.step >= len(release.steps):
         return _ignored(ledger, request, f"the step at hand is {release.candidate}/{release.step + 1}")
+    if not fully_ready(snapshot, release):
+        return _ignored(ledger, request, "not every pod of the candidate is ready")
     message = f"Step {step_label(release)} of {snapshot.label(request.revision)} is skipped"
     return replace(ledger, release=at_step(release, release.step + 1)), (Event(Reason.REQUEST_DONE, message),)
 

@@ -36,6 +36,6 @@ def targets_of(ledger: Ledger, replicas: int) -> tuple[Target, ...]:
     weight_bp = release.weight_bp if release else 0
     targets = [Target(ledger.stable, Role.STABLE, TOTAL_WEIGHT - weight_bp, replicas)]
     if release:
-        targets.append(Target(release.candidate, Role.CANDIDATE, weight_bp, replicas))
+        targets.append(Target(release.candidate, Role.CANDIDATE, weight_bp, release.replicas_needed(replicas)))
     targets += [Target(draining.revision, Role.DRAINING, 0, None) for draining in ledger.draining]
     return tuple(targets)

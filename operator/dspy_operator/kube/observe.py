@@ -26,7 +26,7 @@ from dspy_operator.api.convert import from_dict
 from dspy_operator.api.names import REQUEST_ANNOTATION
 from dspy_operator.api.program import ProgramSpec
 from dspy_operator.api.reasons import Reason
-from dspy_operator.api.rollout import Policy, ProgramRef, RolloutSpec, Strategy, policies_of
+from dspy_operator.api.rollout import Policy, ProgramRef, RolloutSpec, Strategy, StrategyType, policies_of
 from dspy_operator.descriptions import Descriptions
 from dspy_operator.domain.ledger import Ledger
 from dspy_operator.domain.requests import refreshes_of
@@ -309,7 +309,7 @@ def _policy(item: Object) -> Policy:
     except (cattrs.BaseValidationError, KeyError, TypeError, ValueError) as error:
         unreadable = "; ".join(cattrs.transform_error(error)) if isinstance(error, Exception) else str(error)
         spec = RolloutSpec(
-            ProgramRef(str(item["spec"]["programRef"]["name"])), Strategy("Unreadable"), paused=True
+            ProgramRef(str(item["spec"]["programRef"]["name"])), Strategy(StrategyType.CANARY), paused=True
         )
     return Policy(
         metadata["name"],

@@ -29,6 +29,9 @@ from dspy_operator.domain.analysis.streams import (
 )
 from dspy_operator.domain.analysis.verdict import Judged, Verdict
 
+WATCHED_ALPHA = 0.01
+"""Of the ceiling while a candidate is watched. A wrong doubt costs it some traffic, and no release."""
+
 CONFIRMS = 0.05
 """A lowered candidate is refused when E is at least 1/0.05 once every answer is in."""
 
@@ -77,14 +80,28 @@ def is_better(evidence: Evidence, alpha: float) -> bool:
     return rejects(label_test.log_e([each.exchanged() for each in _draws(totals, FAILED.bad)]), alpha)
 
 
-def above_ceiling(evidence: Evidence, analysis: Analysis, step: int) -> bool:
-    """True when the candidate, in the step at hand, is shown to fail more often than the policy's limit."""
-    if analysis.error_rate.max_percent is None:
-        return False
+def ceiling_of(evidence: Evidence, analysis: Analysis, watched: bool) -> float | None:
+    """How often, as a fraction, the candidate may fail before it is doubted: the policy's limit.
+
+    With nearly all of the traffic the label test is slow, for a bad answer weighs 1 / weight: there a candidate that is
+    `watched` has the ceiling that stable sets, its upper bound in this release and the margin. None without one.
+    """
+    if analysis.error_rate.max_percent is not None:
+        return analysis.error_rate.max_percent / 100
+    stable = evidence.stable
+    limit = ceiling.upper_bound(stable.requests, stable.failures) + analysis.margin_percent / 100
+    return limit if watched and limit < 1 else None
+
+
+def above_ceiling(evidence: Evidence, analysis: Analysis, step: int, watched: bool) -> float | None:
+    """The ceiling, where the candidate is shown to fail more often in the step at hand; None while it is not."""
+    limit = ceiling_of(evidence, analysis, watched)
+    if limit is None:
+        return None
     counts = add_counts(*(total.candidate for total in evidence.ordered if total.step == step))
-    limit = analysis.error_rate.max_percent / 100
     log_e = ceiling.log_e(counts.started, FAILED.bad(counts), limit)
-    return rejects(log_e, analysis.false_rollback_percent / 100)
+    alpha = max(analysis.false_rollback_percent / 100, WATCHED_ALPHA if watched else 0.0)
+    return limit if rejects(log_e, alpha) else None
 
 
 def log_e_of(stream: Stream, totals: Sequence[Total]) -> float:

@@ -17,7 +17,7 @@ from dspy_operator.domain.release.health import (
 )
 from dspy_operator.domain.release.judging import analysis_of
 from dspy_operator.domain.release.messages import describe_step
-from dspy_operator.domain.release.progress import awaits_approval
+from dspy_operator.domain.release.progress import awaits_approval, progress_of
 from dspy_operator.domain.snapshot import Problem, Snapshot
 from dspy_operator.domain.transition import Event, Transition
 
@@ -117,7 +117,7 @@ def _held_by_people(release: Release, snapshot: Snapshot) -> Paused | None:
 
 def _candidate_not_ready(release: Release, snapshot: Snapshot) -> Paused | None:
     serves = can_serve(snapshot, release.candidate)
-    if serves and (release.ready_once or fully_ready(snapshot, release.candidate)):
+    if serves and (release.ready_once or fully_ready(snapshot, release)):
         return None
     problem = problem_of(snapshot.workloads.get(release.candidate))
     return Paused(problem.reason, f"The candidate is not ready: {problem.message}")
@@ -151,13 +151,11 @@ def _doubted(release: Release, snapshot: Snapshot) -> Paused | None:
         share = release.evidence.candidate_overloaded.share
         message = f"The candidate's pods have no room for {share:.0%} of its recent requests: it needs more capacity"
         return Paused(Reason.OVERLOADED, message)
-    if not above_ceiling(release.evidence, analysis_of(release, snapshot), release.step):
+    ceiling = above_ceiling(release.evidence, analysis_of(release, snapshot), release.step, release.watched)
+    if ceiling is None:
         return None
-    limit = f"{analysis_of(release, snapshot).error_rate.max_percent:g}%"
-    message = (
-        f"The candidate fails more often than {limit}: it keeps at most half of the traffic, where the test decides"
-    )
-    return Paused(Reason.ABOVE_CEILING, message)
+    message = f"The candidate fails more often than {100 * ceiling:.3g}%: it keeps at most half of the traffic"
+    return Paused(Reason.ABOVE_CEILING, f"{message}, where the test decides")
 
 
 def _pause(ledger: Ledger, release: Release, snapshot: Snapshot, now: float) -> Paused | None:
@@ -172,14 +170,14 @@ def _pause(ledger: Ledger, release: Release, snapshot: Snapshot, now: float) -> 
     if release.ready_once and awaits_approval(release):
         return Paused(Reason.AWAITING_APPROVAL, describe_step(ledger, release, snapshot))
     deadline = policy.spec.step_deadline_seconds if policy else DEFAULT_STEP_DEADLINE_SECONDS
-    if not release.ready_once or release.step_seconds < deadline or not _waits_for_others(release):
+    if not release.ready_once or release.step_seconds < deadline or not _waits_for_others(ledger, release, snapshot):
         return None
     message = f"{describe_step(ledger, release, snapshot)} (for longer than {deadline:.0f} s)"
     return Paused(Reason.STEP_DEADLINE_EXCEEDED, message)
 
 
-def _waits_for_others(release: Release) -> bool:
+def _waits_for_others(ledger: Ledger, release: Release, snapshot: Snapshot) -> bool:
     """True while a step waits for somebody else: requests, proof, or gateways that have not confirmed a weight."""
     if release.step >= len(release.steps):
         return bool(release.policy)
-    return release.steps[release.step].waits_for_others
+    return release.steps[release.step].waits_for_others(progress_of(ledger, release, snapshot))

@@ -21,7 +21,7 @@ from dspy_operator.domain.transition import Event, Transition
 def note_ready(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
     """The steps begin when the candidate is ready for the first time."""
     release = ledger.release
-    if release is None or release.ready_once or not fully_ready(snapshot, release.candidate):
+    if release is None or release.ready_once or not fully_ready(snapshot, release):
         return ledger, ()
     event = Event(Reason.CANDIDATE_READY, f"{snapshot.label(release.candidate)} is ready")
     return replace(ledger, release=replace(at_step(release, release.step), ready_once=True)), (event,)
@@ -35,6 +35,8 @@ def advance_steps(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
     while release.step < len(release.steps):
         step = release.steps[release.step]
         weight_bp = step.desired_weight_bp(release.weight_bp)
+        if weight_bp > release.weight_bp and not fully_ready(snapshot, release):
+            break  # more traffic than its pods are there for
         if weight_bp != release.weight_bp:
             where = f"Step {release.step + 1} of {len(release.steps)}"
             event = Event(Reason.WEIGHT_SET, f"{where}: {weight_bp / 100:g}% of the traffic goes to the candidate")
@@ -56,7 +58,7 @@ def promote_when_gates_open(ledger: Ledger, snapshot: Snapshot, now: float) -> T
     if release.drawn_in_steps is None:
         release = replace(release, drawn_in_steps=release.evidence.newest_tables)
         ledger = replace(ledger, release=release)
-    if not fully_ready(snapshot, release.candidate):
+    if not fully_ready(snapshot, release):
         return ledger, ()
     if not release.policy:
         why = "as undo asks" if ledger.undoes(release.candidate) else "and no rollout policy asks for more"

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dspy_operator.api.reasons import Reason
-from dspy_operator.api.rollout import Analysis
+from dspy_operator.api.rollout import Analysis, CanaryReplicas
+from dspy_operator.domain import strategies
 from dspy_operator.domain.ledger import Ledger, Refused, Release
 from dspy_operator.domain.readiness import can_serve
 from dspy_operator.domain.release.messages import step_label
 from dspy_operator.domain.snapshot import Snapshot
-from dspy_operator.domain.strategies import canary
 from dspy_operator.domain.transition import Event, Transition
 
 
@@ -71,7 +71,7 @@ def start_release(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
         return ledger, ()
     if snapshot.conflict or (policy and policy.unreadable):
         return ledger, ()
-    steps = canary.steps_of(policy.spec.strategy.canary) if policy else ()
+    steps = strategies.steps_of(policy.spec.strategy) if policy else ()
     release = Release(
         id=ledger.releases + 1,
         candidate=desired.name,
@@ -80,10 +80,11 @@ def start_release(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
         policy=policy.name if policy else None,
         false_rollback_percent=(policy.spec.analysis if policy else Analysis()).false_rollback_percent,
         steps=steps,
+        sized_with_weight=policy is not None and policy.spec.strategy.canary.replicas is CanaryReplicas.WITH_WEIGHT,
         crashed_before=tuple(sorted(name for each in snapshot.workloads.values() for name in each.crashed)),
     )
     why = "a person asked for it" if ledger.undoes(desired.name) else "there is no rollout policy"
-    how = f"in {len(steps)} steps" if policy else f"when it is ready ({why})"
+    how = f"in {len(steps)} step{'s' * (len(steps) != 1)}" if policy else f"when it is ready ({why})"
     message = f"{snapshot.label(desired.name)} takes over from {snapshot.label(ledger.stable)} {how}"
     ledger = replace(ledger, release=release, releases=release.id).without_draining(desired.name)
     return ledger, (Event(Reason.RELEASE_STARTED, message),)

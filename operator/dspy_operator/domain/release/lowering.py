@@ -98,7 +98,7 @@ def cause_is_gone(release: Release, snapshot: Snapshot) -> bool:
         case Reason.COUNTS_MISSING:
             return is_seen(snapshot)
         case Reason.UNREACHABLE:
-            return fully_ready(snapshot, release.candidate)
+            return fully_ready(snapshot, release)
         case Reason.STABLE_SUFFERS:
             return not stable_suffers(release.evidence) or _is_sick_alone(release)
         case Reason.SPEC_UNRESOLVED:

@@ -17,10 +17,19 @@ def step_label(release: Release) -> str:
 def describe_step(ledger: Ledger, release: Release, snapshot: Snapshot) -> str:
     """What the step at hand does or waits for, blocked or not."""
     if release.step < len(release.steps):
+        if release.rises_to_bp() > release.weight_bp and not fully_ready(snapshot, release):
+            return _waiting_for_pods(release, snapshot)
         return release.steps[release.step].describe(progress_of(ledger, release, snapshot))
-    if not fully_ready(snapshot, release.candidate):
-        return "Waiting until every pod of the candidate is ready"
+    if not fully_ready(snapshot, release):
+        return _waiting_for_pods(release, snapshot)
     if release.drawn_in_steps is not None and not steps_are_answered(release):
         open_requests = release.evidence.candidate.open
         return f"Waiting for what the steps drew to be answered: {open_requests} candidate requests are in flight"
     return f"Waiting for proof that the candidate is no worse: {described(release.evidence)}"
+
+
+def _waiting_for_pods(release: Release, snapshot: Snapshot) -> str:
+    if not release.sized_with_weight:
+        return "Waiting until every pod of the candidate is ready"
+    needed = release.replicas_needed(snapshot.program.spec.replicas)
+    return f"Waiting until the candidate has {needed} ready pods, for {release.rises_to_bp() / 100:g}% of the traffic"

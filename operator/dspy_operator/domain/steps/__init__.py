@@ -10,8 +10,9 @@ from dspy_operator.api.convert import register_union
 from dspy_operator.domain.steps.pause import PauseApproval, PauseRequests, PauseSeconds
 from dspy_operator.domain.steps.progress import Progress
 from dspy_operator.domain.steps.set_weight import SetWeight
+from dspy_operator.domain.steps.watch import Watch
 
-Step = SetWeight | PauseSeconds | PauseRequests | PauseApproval
+Step = SetWeight | PauseSeconds | PauseRequests | PauseApproval | Watch
 register_union(Step)
 
-__all__ = ["PauseApproval", "PauseRequests", "PauseSeconds", "Progress", "SetWeight", "Step"]
+__all__ = ["PauseApproval", "PauseRequests", "PauseSeconds", "Progress", "SetWeight", "Step", "Watch"]

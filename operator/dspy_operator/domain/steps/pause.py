@@ -32,8 +32,7 @@ class PauseSeconds:
         """When time alone ends it."""
         return max(self.seconds - progress.elapsed_seconds, 0.0)
 
-    @property
-    def waits_for_others(self) -> bool:
+    def waits_for_others(self, progress: Progress) -> bool:
         """False: time passes by itself."""
         return False
 
@@ -60,8 +59,7 @@ class PauseRequests:
         """Soon: counts arrive all the time."""
         return REQUESTS_SECONDS
 
-    @property
-    def waits_for_others(self) -> bool:
+    def waits_for_others(self, progress: Progress) -> bool:
         """True: without traffic it waits for ever."""
         return True
 
@@ -86,7 +84,6 @@ class PauseApproval:
         """Never by time: a request wakes the release."""
         return math.inf
 
-    @property
-    def waits_for_others(self) -> bool:
+    def waits_for_others(self, progress: Progress) -> bool:
         """False: people take the time that they need, and it is no fault of the release."""
         return False

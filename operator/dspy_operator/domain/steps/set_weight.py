@@ -31,7 +31,6 @@ class SetWeight:
         """Never by time: a confirmation wakes the release."""
         return math.inf
 
-    @property
-    def waits_for_others(self) -> bool:
+    def waits_for_others(self, progress: Progress) -> bool:
         """True: a gateway that never confirms holds it for ever."""
         return True

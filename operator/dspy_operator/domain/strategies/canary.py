@@ -6,7 +6,7 @@ import math
 
 from dspy_contract.routes import TOTAL_WEIGHT
 from dspy_operator.api import rollout
-from dspy_operator.domain.steps import PauseApproval, PauseRequests, PauseSeconds, SetWeight, Step
+from dspy_operator.domain.steps import PauseApproval, PauseRequests, PauseSeconds, SetWeight, Step, Watch
 
 
 def steps_of(canary: rollout.Canary) -> tuple[Step, ...]:
@@ -16,7 +16,9 @@ def steps_of(canary: rollout.Canary) -> tuple[Step, ...]:
 
 def _step(step: rollout.Step) -> Step:
     if step.set_weight is not None:
-        return SetWeight(_basis_points(step.set_weight))
+        return SetWeight(basis_points(step.set_weight))
+    if step.watch is not None:
+        return Watch(step.watch.seconds, basis_points(step.watch.holdback_percent))
     if step.pause is not None and step.pause.approval:
         return PauseApproval()
     if step.pause is not None and step.pause.requests is not None:
@@ -24,5 +26,6 @@ def _step(step: rollout.Step) -> Step:
     return PauseSeconds(step.pause.seconds or 0 if step.pause else 0)
 
 
-def _basis_points(percent: float) -> int:
+def basis_points(percent: float) -> int:
+    """Percent of the traffic as basis points."""
     return min(math.floor(percent * TOTAL_WEIGHT / 100 + 0.5), TOTAL_WEIGHT)
