@@ -9,6 +9,7 @@ import json
 import random
 import sys
 import tempfile
+import time
 import warnings
 from pathlib import Path
 
@@ -39,7 +40,7 @@ INSTRUCTIONS = {
 
 def program(kind: str) -> dspy.Module:
     """The program with the prompt of that kind. `broken` is one that cannot be loaded, `talking` one that needs a
-    package which the runtime's image does not have."""
+    package which the runtime's image does not have, `blocking` one that blocks its event loop."""
     if kind in OTHERS:
         return OTHERS[kind]()
     return dspy.ChainOfThought(Triage.with_instructions(INSTRUCTIONS.get(kind, kind)))
@@ -65,7 +66,16 @@ class Talking(dspy.Module):
         return {"said": cowsay.get_output_string("cow", message)}
 
 
-OTHERS = {"broken": Broken, "talking": Talking}
+class Blocking(dspy.Module):
+    """Holds up all requests of its pod, as code does that waits where it should await."""
+
+    async def aforward(self, message: str) -> dict[str, str]:
+        """The message, after a while in which the pod answers nobody."""
+        time.sleep(2)
+        return {"said": message}
+
+
+OTHERS = {"broken": Broken, "talking": Talking, "blocking": Blocking}
 
 
 def log(wanted: dict[str, str]) -> str:

@@ -1,4 +1,5 @@
-"""`dspy-operator`: runs the operator in a cluster, or from a laptop with a kubeconfig; prints an image's Dockerfile."""
+"""`dspy-operator`: runs the operator in a cluster, or from a laptop with a kubeconfig; prints an image's Dockerfile, or
+what a release would take."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from dspy_operator.api.reasons import Reason
 from dspy_operator.app import run
 from dspy_operator.domain.snapshot import Problem, Version
 from dspy_operator.errors import InvalidSpecError
+from dspy_operator.forecasting import plan
 from dspy_operator.registry.compatibility import mismatch_of
 from dspy_operator.registry.dockerfile import dockerfile
 from dspy_operator.registry.mlflow import Registry
@@ -64,6 +66,9 @@ def image(uri: str, url: str, token_file: str | None, basic_auth_file: str | Non
             why = mismatch.message if mismatch else "The version does not say its Python"
             raise click.ClickException(f"{why}. Name the image to build from by --runtime-image")
     click.echo(dockerfile(version, runtime_image.format(python=version.python)), nl=False)
+
+
+main.add_command(plan)
 
 
 async def _version(settings: RegistrySettings, uri: ModelUri) -> Version | Problem:

@@ -325,6 +325,34 @@ def test_a_candidate_has_the_pods_that_its_weight_needs(world: World, versions: 
     assert not traffic.failed()
 
 
+def test_an_answer_is_read_as_it_comes_through_the_gateway(world: World, versions: dict[str, str]) -> None:
+    world.apply(program(NAME, versions["good"]))
+    world.wait_condition(NAME, "Available", "True")
+    ask = f"""
+import urllib.request
+request = urllib.request.Request('http://{NAME}.{world.namespace}.svc/predict', b'{{"message": "My bill is wrong"}}',
+                                 {{'accept': 'text/event-stream', 'content-type': 'application/json'}})
+print(urllib.request.urlopen(request, timeout=10).read().decode())
+"""
+    told = kubectl(world.cluster, "exec", "-n", SYSTEM, "deploy/client", "--", "python", "-c", ask)
+    events = [line.removeprefix("event: ") for line in told.splitlines() if line.startswith("event: ")]
+    assert events.count("part") >= 3
+    assert events[-1] == "prediction"
+    assert '"field":"category"' in told
+
+
+def test_a_program_that_blocks_its_loop_is_named_by_an_event(world: World, versions: dict[str, str]) -> None:
+    (number,) = world.log({"name": "triage", "kind": "blocking"})
+    world.apply(rollout(NAME, LONG), program(NAME, versions["good"]))
+    world.wait_condition(NAME, "Available", "True")
+    with world.traffic(NAME, rate=1):
+        world.set_model(NAME, f"models:/triage/{number}")
+        world.wait(lambda: "EventLoopBlocked" in events(world), "the event", 120)
+    told = world.kubectl("get", "events", "-o", "jsonpath={.items[?(@.reason=='EventLoopBlocked')].message}")
+    assert f"v{number} (" in told
+    assert told.endswith(" aforward")
+
+
 def test_a_new_revision_in_mid_release_starts_over_from_stable(world: World, versions: dict[str, str]) -> None:
     world.apply(rollout(NAME, LONG), program(NAME, versions["good"]))
     world.wait_condition(NAME, "Available", "True")

@@ -1,0 +1,184 @@
+"""What a release under a policy would take at a given traffic: its steps, and when a fault would be seen. Pure.
+
+By the tests that judge releases, on the counts that are expected: half of all faults are seen sooner, half later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from dspy_contract.routes import TOTAL_WEIGHT
+from dspy_operator.api.rollout import Analysis, CanaryReplicas, RolloutSpec
+from dspy_operator.domain import strategies
+from dspy_operator.domain.analysis import ceiling, label_test, no_worse
+from dspy_operator.domain.analysis.draws import Draws, rejects
+from dspy_operator.domain.analysis.judge import WATCHED_ALPHA
+from dspy_operator.domain.analysis.streams import BOUNDS_ANSWERS, FAILED
+from dspy_operator.domain.ledger import Release
+from dspy_operator.domain.steps import PauseApproval, PauseRequests, PauseSeconds, Step, Watch
+
+FAULTS = (0.01, 0.05, 0.2, 1.0)
+"""How often the candidate fails, as a fraction."""
+MOST_REQUESTS = 1_000_000
+"""A fault that is not seen within so many requests of the candidate is called unseen."""
+HALF = 0.5
+START_SECONDS = 5.0
+"""What stable answers while the candidate starts is of the release as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """When a fault is seen: after so many requests of the candidate, bad answers among them, and seconds."""
+
+    requests: int
+    bad_answers: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepForecast:
+    """A step: what it does, the candidate's weight and pods in it, how long it takes (None: as long as a person does),
+    and when each of FAULTS is seen that begins with it (None: not)."""
+
+    name: str
+    weight_percent: float
+    pods: int
+    seconds: float | None
+    seen: tuple[Seen | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """A release. `proof_seconds` is how long it takes to show, at the last step's weight, that a candidate is no worse
+    which is not; None without traffic to both."""
+
+    steps: tuple[StepForecast, ...]
+    proof_seconds: float | None
+    proof_requests: int | None
+
+    @property
+    def seconds(self) -> float | None:
+        """Of all steps; None where a person is waited for."""
+        found = [step.seconds for step in self.steps]
+        return sum(each for each in found if each is not None) if None not in found else None
+
+
+def forecast(spec: RolloutSpec, replicas: int, rate: float, failing: float) -> Forecast:
+    """The forecast of a release at `rate` requests a second, of which stable fails the share `failing`."""
+    steps = strategies.steps_of(spec.strategy)
+    sized = spec.strategy.canary.replicas is CanaryReplicas.WITH_WEIGHT
+    release = Release(0, "candidate", 0.0, steps=steps, sized_with_weight=sized)
+    found: list[StepForecast] = []
+    stable_requests = START_SECONDS * rate
+    for number, step in enumerate(steps):
+        release = replace(release, step=number)
+        weight_bp = step.desired_weight_bp(release.weight_bp)
+        pods = release.replicas_needed(replicas)
+        release = replace(release, weight_bp=weight_bp)
+        weight = weight_bp / TOTAL_WEIGHT
+        seconds = _seconds(step, rate * weight)
+        seen = tuple(
+            _seen(spec.analysis, fault, failing, rate, weight, stable_requests if isinstance(step, Watch) else None)
+            for fault in FAULTS
+        )
+        found.append(StepForecast(_name(step), weight * 100, pods, seconds, seen))
+        stable_requests += (seconds or 0.0) * rate * (1 - weight)
+    return Forecast(tuple(found), *_proof(spec.analysis, failing, rate, release.weight_bp / TOTAL_WEIGHT))
+
+
+def _name(step: Step) -> str:
+    match step:
+        case PauseSeconds(seconds):
+            return f"pause {seconds} s"
+        case PauseRequests(requests):
+            return f"pause {requests} requests"
+        case PauseApproval():
+            return "pause until approved"
+        case Watch(seconds, _):
+            return f"watch {seconds} s"
+    return f"set weight {step.weight_bp / 100:g} %"
+
+
+def _seconds(step: Step, candidate_rate: float) -> float | None:
+    match step:
+        case PauseSeconds(seconds) | Watch(seconds, _):
+            return float(seconds)
+        case PauseRequests(requests):
+            return requests / candidate_rate if candidate_rate else None
+        case PauseApproval():
+            return None
+    return 0.0
+
+
+def _seen(
+    analysis: Analysis, fault: float, failing: float, rate: float, weight: float, stable_before: float | None
+) -> Seen | None:
+    """When a candidate that fails that share is lowered. `stable_before` are stable's requests until now, where the
+    candidate is watched: its ceiling hangs on them."""
+    alpha = analysis.false_rollback_percent / 100
+    if stable_before is None or weight <= HALF:
+        return _judged(fault, failing, rate, weight, alpha)
+    limit = _ceiling(analysis, failing, stable_before)
+    doubted = _first(lambda n: limit < 1 and rejects(ceiling.log_e(n, round(n * fault), limit), WATCHED_ALPHA))
+    directly = _judged(fault, failing, rate, weight, alpha)
+    if doubted is None:
+        return directly
+    after = _judged(fault, failing, rate, HALF, alpha)
+    if after is None:
+        return directly
+    seconds = doubted / (rate * weight) + after.seconds
+    stepped = Seen(doubted + after.requests, round(doubted * fault) + after.bad_answers, seconds)
+    return min((each for each in (directly, stepped) if each), key=lambda each: each.seconds)
+
+
+def _ceiling(analysis: Analysis, failing: float, stable_requests: float) -> float:
+    if analysis.error_rate.max_percent is not None:
+        return analysis.error_rate.max_percent / 100
+    requests = round(stable_requests)
+    return ceiling.upper_bound(requests, round(requests * failing)) + analysis.margin_percent / 100
+
+
+def _judged(fault: float, failing: float, rate: float, weight: float, alpha: float) -> Seen | None:
+    """By the label test alone, on the failures."""
+    if not 0 < weight < 1 or fault <= failing:
+        return None
+
+    def is_worse(requests: int) -> bool:
+        of_stable = round(requests * (1 - weight) / weight)
+        draws = Draws(weight, of_stable, requests, round(of_stable * failing), round(requests * fault))
+        return rejects(label_test.log_e([draws], FAILED.tolerance), alpha / FAILED.share)
+
+    requests = _first(is_worse)
+    return Seen(requests, round(requests * fault), requests / (rate * weight)) if requests else None
+
+
+def _proof(analysis: Analysis, failing: float, rate: float, weight: float) -> tuple[float | None, int | None]:
+    """Seconds and requests of the candidate until one that fails as often as stable is shown to be no worse."""
+    if not 0 < weight < 1:
+        return None, None
+    margin = analysis.margin_percent / 100
+
+    def is_shown(requests: int) -> bool:
+        of_stable = round(requests * (1 - weight) / weight)
+        bad = round(of_stable * failing), round(requests * failing)
+        return of_stable >= BOUNDS_ANSWERS and rejects(
+            no_worse.log_e([Draws(weight, of_stable, requests, *bad)], margin), no_worse.ALPHA
+        )
+
+    requests = _first(is_shown)
+    return (requests / (rate * weight), requests) if requests else (None, None)
+
+
+def _first(holds: Callable[[int], bool]) -> int | None:
+    """The first number for which it holds, if it holds for all greater ones; None beyond MOST_REQUESTS."""
+    high = 1
+    while not holds(high):
+        high *= 2
+        if high > MOST_REQUESTS:
+            return None
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
