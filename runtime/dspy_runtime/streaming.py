@@ -9,6 +9,7 @@ import dspy
 from dspy.streaming import StreamListener
 
 from dspy_runtime.exchange import Part, Parts
+from dspy_runtime.lm.served import RequestCalls
 
 ADAPTERS = (dspy.ChatAdapter, dspy.XMLAdapter)
 """Whose fields DSPy's listeners find. Under JSONAdapter they hand out JSON as it stands, the next field's among it."""
@@ -34,7 +35,7 @@ class Streams:
         return RequestStream(self._fields, parts)
 
 
-class RequestStream:
+class RequestStream(RequestCalls):
     """One request's calls of language models. The first one of each predictor is told of, so that two at once are not
     taken for one."""
 

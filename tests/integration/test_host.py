@@ -268,6 +268,19 @@ class SaysAndGoesOn(Base):
         return answer
 
 
+class StreamsItself(Base):
+    async def aforward(self, question: str):
+        listener = dspy.streaming.StreamListener(signature_field_name="answer")
+        stream = dspy.streamify(self.answer, stream_listeners=[listener], is_async_program=True)
+        pieces, answer = 0, None
+        async for each in stream(question=question):
+            if isinstance(each, dspy.Prediction):
+                answer = each
+            else:
+                pieces += 1
+        return {"answer": answer.answer, "pieces": pieces}
+
+
 class InThread(Base):
     def forward(self, question: str):
         return self.answer(question=question)

@@ -172,6 +172,14 @@ async def test_a_client_that_does_not_read_costs_no_place_beyond_the_deadline_an
     assert b'"outcome":"timeout"' in end
 
 
+async def test_a_program_may_stream_to_itself(make: Make, provider: RunningProvider, tmp_path: Path) -> None:
+    async with running_runtime(make("StreamsItself"), provider.base, tmp_path) as runtime:
+        whole = (await runtime.predict(question="?"))[1]
+        heard = await listen(runtime.url, question="?")
+    assert whole["pieces"] > 2
+    assert heard.events[-1] == ("prediction", whole)
+
+
 async def test_a_call_is_tried_again_until_it_has_said_something(
     told_model: Path, provider: RunningProvider, tmp_path: Path
 ) -> None:

@@ -11,6 +11,7 @@ threads and loops of the program's own ask is answered as a whole.
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from typing import Any
 
 import anyio.from_thread
@@ -23,14 +24,23 @@ from dspy.utils.callback import with_callbacks
 from dspy_runtime.lm.scope import SCOPE
 
 
+class RequestCalls(ABC):
+    """What DSPy has as its stream while an answer is read as it comes. A stream of another kind is the program's own."""
+
+    @abstractmethod
+    def call(self) -> Any:
+        """The stream of the call that begins now; None for one that is answered as a whole."""
+
+
 class ServedLM(dspy.LM):  # type: ignore[misc]
     """A language model whose engine is ours: it keeps no answers, and tries nothing again by itself."""
 
     def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
         """One call from a thread."""
-        if dspy.settings.send_stream is None:
+        calls = dspy.settings.send_stream
+        if not isinstance(calls, RequestCalls):
             return super().__call__(prompt, messages=messages, **kwargs)
-        stream = dspy.settings.send_stream.call() if _is_home(_loop_of_thread()) else None
+        stream = calls.call() if _is_home(_loop_of_thread()) else None
         with dspy.context(send_stream=stream):
             result = super().__call__(prompt, messages=messages, **kwargs)
         if stream is not None:
@@ -39,9 +49,10 @@ class ServedLM(dspy.LM):  # type: ignore[misc]
 
     async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
         """One call, as `dspy.LM` makes it."""
-        if dspy.settings.send_stream is None:
+        calls = dspy.settings.send_stream
+        if not isinstance(calls, RequestCalls):
             return await self._acall(prompt, messages=messages, **kwargs)
-        stream = dspy.settings.send_stream.call() if _is_home(asyncio.get_running_loop()) else None
+        stream = calls.call() if _is_home(asyncio.get_running_loop()) else None
         with dspy.context(send_stream=stream):
             result = await self._acall(prompt, messages=messages, **kwargs)
         if stream is not None:
