@@ -81,7 +81,7 @@ def server(request: pytest.FixtureRequest, url: str, tmp_path: Path) -> Server:
     return Server(url, variables, RegistrySettings(url=url, basic_auth_file=str(secret)))
 
 
-@retry(retry=retry_if_exception_type(requests.ConnectionError), stop=stop_after_delay(60), wait=wait_fixed(0.2))
+@retry(retry=retry_if_exception_type(requests.ConnectionError), stop=stop_after_delay(240), wait=wait_fixed(0.2))
 def _await(url: str, process: Popen[bytes], log: Path) -> None:
     assert process.poll() is None, log.read_text()
     assert requests.get(f"{url}/health", timeout=10).status_code == 200, log.read_text()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from syrupy.assertion import SnapshotAssertion
 
+from tests.simulation.api import refusal
 from tests.simulation.invariants import check
 from tests.simulation.transcript import transcript
 from tests.simulation.world import CANARY, NAMESPACE, PROGRAM, World
@@ -211,6 +212,8 @@ def test_an_undo_outlives_a_status_that_is_lost(serving: Serving) -> None:
     world.settle(75, rate=20)
     world.ask(f"undo {world.revision(1)} a")
     world.settle(15)
+    world.ask("retry nobody b")
+    world.settle(5)
     world.edit("dspyprograms", lambda program: program.pop("status"))
     world.restart_operator()
     world.settle(60, rate=20)
@@ -218,15 +221,111 @@ def test_an_undo_outlives_a_status_that_is_lost(serving: Serving) -> None:
     assert world.ledger.release is None
 
 
-def test_an_undo_waits_for_no_registry_and_no_policy(serving: Serving) -> None:
+def test_a_request_that_was_handled_does_not_come_back_with_a_lost_status(serving: Serving) -> None:
+    world = serving()
+    release(world)
+    world.settle(75, rate=20)
+    world.ask(f"undo {world.revision(1)} a")
+    world.settle(15)
+    release(world, 3)
+    world.settle(75, rate=20)
+    assert world.stable == 3
+    world.edit("dspyprograms", lambda program: program.pop("status"))
+    world.restart_operator()
+    world.settle(60, rate=20)
+    assert world.stable == 3
+    assert "ask again" in world.status["request"]
+
+
+@pytest.mark.parametrize("policy", ["gone", "paused", "cannot be listed"])
+def test_an_undo_waits_for_no_registry_and_no_policy(serving: Serving, policy: str) -> None:
     world = serving()
     release(world)
     world.settle(75, rate=20)
     world.registry.up = False
-    world.delete_policy()
+    if policy == "gone":
+        world.delete_policy()
+    if policy == "paused":
+        world.set_policy(CANARY, paused=True)
+    if policy == "cannot be listed":
+        world.fail(lambda call: refusal(500, "no") if call.resource == "dspyrollouts" and call.verb == "list" else None)
     world.ask(f"undo {world.revision(1)} a")
     world.settle(15)
     assert world.stable == 1
+    world.heal()
+
+
+def test_nobody_goes_back_to_what_never_served(serving: Serving) -> None:
+    world = serving()
+    release(world)
+    world.settle_until(lambda: world.traffic(2) > 0, 30)
+    cancelled = world.revision(2)
+    release(world, 3)
+    world.settle(75, rate=20)
+    assert world.stable == 3
+    world.ask(f"undo {cancelled} a")
+    world.settle(15)
+    assert world.stable == 3
+    assert "never been stable" in world.status["request"]
+
+
+def test_an_undo_that_is_aborted_or_cannot_run_is_over(serving: Serving) -> None:
+    world = serving()
+    release(world)
+    world.settle(75, rate=20)
+    old = world.revision(1)
+    world.versions[1].start_seconds = 30
+    world.ask(f"undo {old} a")
+    world.settle(5)
+    world.ask(f"abort {old} b")
+    world.settle(5)
+    assert world.condition("Ready")[0] == "True"
+    assert not world.refused(1)
+    world.versions[1].loads = False
+    world.ask(f"undo {old} c")
+    world.settle(60)
+    assert world.stable == 2
+    assert world.condition("Ready")[0] == "True"
+
+
+def test_a_sized_candidate_keeps_its_pods_while_it_is_lowered(serving: Serving) -> None:
+    steps = [{"setWeight": 50}, {"pause": {"seconds": 600}}]
+    world = serving(replicas=10, strategy={"type": "Canary", "canary": {"replicas": "WithWeight", "steps": steps}})
+    release(world)
+    world.settle(20, rate=20)
+    assert (world.weight(2), len(world.pods(2))) == (5_000, 6)
+    world.reachable = False
+    world.settle(20, rate=20)
+    assert (world.weight(2), len(world.pods(2))) == (0, 6)
+    world.reachable = True
+    world.settle(60, rate=20)
+    assert (world.weight(2), len(world.pods(2))) == (5_000, 6)
+
+
+def test_a_watch_begins_with_the_switch_however_long_its_pods_take(serving: Serving) -> None:
+    steps = [{"setWeight": 5}, {"watch": {"seconds": 60}}]
+    sized = {"type": "Canary", "canary": {"replicas": "WithWeight", "steps": steps}}
+    world = serving(replicas=4, strategy=sized, **PROMOTING)
+    release(world, start_seconds=90)
+    world.settle_until(lambda: world.weight(2) == 9_500, 400)
+    world.settle(50, rate=20)
+    assert world.stable == 1, "it is watched for a minute"
+    world.settle(60, rate=20)
+    assert world.stable == 2
+
+
+def test_a_doubted_candidate_rises_again_when_it_was_calm(serving: Serving) -> None:
+    world = serving(strategy=blue_green(warmSeconds=600), analysis={"errorRate": {"maxPercent": 5}})
+    release(world)
+    world.settle(30, rate=20)
+    assert world.weight(2) == 9_500
+    world.surroundings.provider_failure_rate = 0.12
+    world.settle_until(lambda: world.weight(2) == 5_000, 60)
+    assert world.weight(2) == 5_000
+    world.surroundings.provider_failure_rate = 0.0
+    world.settle_until(lambda: world.weight(2) == 9_500, 600)
+    assert world.weight(2) == 9_500
+    assert not world.refused(2)
 
 
 def test_a_person_skips_a_step(serving: Serving, snapshot: SnapshotAssertion) -> None:

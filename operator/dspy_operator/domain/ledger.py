@@ -18,7 +18,8 @@ LONGEST_HISTORY = 10
 HEADROOM = 1.2
 """Of a candidate that is sized with its weight."""
 LONGEST_REFUSED = 20
-VERSION = 2
+LONGEST_SERVED = 20
+VERSION = 3
 """Of the ledger's form. One of a newer version is never written over; older ones are migrated."""
 
 
@@ -81,6 +82,10 @@ class Release:
     them drew must be answered before a promotion."""
     sized_with_weight: bool = False
     """Whether the candidate has only as many pods as its weight needs."""
+    sized_bp: int = 0
+    """The greatest weight that it has been sized for: it keeps those pods, lowered or halved."""
+    halvings: int = 0
+    """How often a doubt has taken its weight down to half."""
     ready_once: bool = False
     """Whether the candidate has been ready; until then the progress deadline runs."""
     lowered: Lowering | None = None
@@ -112,7 +117,7 @@ class Release:
         fifth to spare, or all of them."""
         if not self.sized_with_weight:
             return replicas
-        needed = math.ceil(replicas * self.rises_to_bp() * HEADROOM / TOTAL_WEIGHT)
+        needed = math.ceil(replicas * max(self.sized_bp, self.rises_to_bp()) * HEADROOM / TOTAL_WEIGHT)
         return min(max(needed, 1), replicas)
 
 
@@ -165,6 +170,8 @@ class Ledger:
     """Whether stable has ever been ready. One that never was can be replaced without a release."""
     release: Release | None = None
     refused: tuple[Refused, ...] = ()
+    served: tuple[str, ...] = ()
+    """Revisions that have been stable, the newest last: those that a person may go back to."""
     pin: Pin | None = None
     """The revision that serves instead of the one that the spec asks for, until it asks for another."""
     draining: tuple[Draining, ...] = ()
@@ -194,6 +201,11 @@ class Ledger:
         if not 0 <= release.step <= len(release.steps):
             return f"step {release.step} is not one of {len(release.steps)}"
         return ""
+
+    def with_stable(self, revision: str) -> Ledger:
+        """The ledger with a revision that is stable from now on."""
+        others = tuple(name for name in self.served if name != revision)
+        return replace(self, stable=revision, served=(*others, revision)[-LONGEST_SERVED:])
 
     def undoes(self, revision: str) -> bool:
         """True for the revision that a person goes back to: it has served before, and waits for no steps."""

@@ -6,6 +6,9 @@ from dspy_operator.api.reasons import Reason
 from dspy_operator.domain.ledger import Ledger, Refused
 from dspy_operator.domain.snapshot import Snapshot
 
+UNKNOWN_REQUEST = (
+    "The status was lost, and with it what became of the request that stands: ask again, with another nonce"
+)
 FORGOTTEN = "It was refused before the status was lost, which held the reason; the request retry tries it again"
 
 
@@ -16,7 +19,15 @@ def recover_ledger(snapshot: Snapshot, now: float) -> Ledger:
         stable, *others = routes.backends
         releases = max(routes.releases, routes.release.id if routes.release else 0)
         ledger = Ledger(
-            stable=stable.revision, stable_proven=True, serial=routes.serial, releases=releases, pin=routes.pin
+            stable=stable.revision,
+            stable_proven=True,
+            served=(routes.pin.revision,) if routes.pin else (),
+            serial=routes.serial,
+            releases=releases,
+            pin=routes.pin,
+            # The annotation that stands may have been handled long ago: an old undo must not come back.
+            request=snapshot.program.request,
+            request_outcome=UNKNOWN_REQUEST if snapshot.program.request else "",
         )
         for backend in others:
             ledger = ledger.with_draining(backend.revision)

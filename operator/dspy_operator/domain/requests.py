@@ -55,6 +55,10 @@ def _abort(ledger: Ledger, snapshot: Snapshot, request: Request, now: float) -> 
     """Refuses the candidate."""
     if not _names_candidate(ledger, request):
         return _ignored(ledger, request, _candidate_is(ledger))
+    if ledger.undoes(request.revision):
+        assert ledger.pin is not None
+        assert ledger.release is not None
+        return cancel(replace(ledger, pin=None), ledger.release, ledger.pin.instead_of, snapshot, now)
     return refuse(ledger, snapshot, now, Reason.ABORTED, Reason.ABORTED, "A person aborted the release")
 
 
@@ -110,17 +114,23 @@ def _retry(ledger: Ledger, snapshot: Snapshot, request: Request, now: float) -> 
 def _undo(ledger: Ledger, snapshot: Snapshot, request: Request, now: float) -> Transition:
     """Goes back to a revision that served before, as soon as it is ready, until the spec asks for another revision than
     it does now."""
-    asked, revision = snapshot.asked_revision, request.revision
-    instead_of = ledger.pin.instead_of if ledger.pin else (asked.name if asked else "")
+    revision = request.revision
+    instead_of = ledger.pin.instead_of if ledger.pin else _asked_for(snapshot)
     if revision not in snapshot.revisions:
         kept = ", ".join(sorted(snapshot.revisions, key=lambda name: snapshot.revisions[name].created, reverse=True))
         return _ignored(ledger, request, f"there is no such revision; there are {kept}")
     if not instead_of:
         return _ignored(ledger, request, "what the spec asks for is not known: set the version that it should serve")
     if revision == instead_of:
-        return _ignored(ledger, request, "it is what the spec asks for")
+        advice = f"; the request `retry {revision}` takes the undo back" if ledger.pin else ""
+        return _ignored(ledger, request, f"it is what the spec asks for{advice}")
     if ledger.refusal(revision):
         return _ignored(ledger, request, "it was refused; retry takes that back")
+    promoted = {ended.revision for ended in ledger.history if ended.outcome == Reason.PROMOTED}
+    if revision not in {*ledger.served, *promoted, ledger.stable}:
+        return _ignored(
+            ledger, request, "it has never been stable, so it is no way back: set its version to release it"
+        )
     if revision == ledger.stable and ledger.release is None:
         return _ignored(ledger, request, "it serves already")
     events: tuple[Event, ...] = ()
@@ -131,12 +141,21 @@ def _undo(ledger: Ledger, snapshot: Snapshot, request: Request, now: float) -> T
     return replace(ledger, pin=Pin(revision, instead_of)), (*events, done)
 
 
+def _asked_for(snapshot: Snapshot) -> str:
+    """The revision that the spec asks for, or did before the registry went away; empty where that is not known."""
+    if snapshot.asked_revision:
+        return snapshot.asked_revision.name
+    return str((snapshot.program.status.get("wanted") or {}).get("revision", ""))
+
+
 def _refresh(ledger: Ledger, snapshot: Snapshot, request: Request, now: float) -> Transition:
     """Makes the desired revision anew: with the operator's images and registries as they are now, and what its uri
     means now. It is released like any other."""
-    desired = snapshot.desired_revision
+    desired = snapshot.asked_revision
     if desired is None or desired.name != request.revision:
         return _ignored(ledger, request, f"what the spec asks for is {desired.name if desired else 'not known'}")
+    if ledger.pin:
+        return _ignored(ledger, request, f"it is undone; the request `retry {request.revision}` takes that back")
     message = f"{snapshot.label(request.revision)} is made anew"
     refreshes = {**ledger.refreshes, desired.first_name: desired.refreshed + 1}
     return replace(ledger, refreshes=refreshes), (Event(Reason.REQUEST_DONE, message),)

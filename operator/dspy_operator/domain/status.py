@@ -155,7 +155,7 @@ def _stored(ledger: Ledger) -> Content:
 
 def _conditions(snapshot: Snapshot, ledger: Ledger) -> list[Condition]:
     """Every condition of a program. Ready, Reconciling and Stalled are for machines: kstatus reads them."""
-    accepted, available = _accepted(snapshot.conflict or snapshot.desired), _available(snapshot, ledger)
+    accepted, available = _accepted(snapshot.conflict or snapshot.asked), _available(snapshot, ledger)
     current, stalled = _current(snapshot, ledger), _stalled(snapshot, ledger)
     return [accepted, available, current, *_for_machines(available, current, stalled)]
 
@@ -197,6 +197,8 @@ def _current(snapshot: Snapshot, ledger: Ledger) -> Condition:
         pinned, instead = snapshot.label(ledger.pin.revision), snapshot.label(ledger.pin.instead_of)
         serves = "serves" if ledger.stable == ledger.pin.revision else "is to serve"
         message = f"{pinned} {serves} instead of {instead}, as a person asked: until the spec asks for another revision"
+        if isinstance(snapshot.asked, Problem) and _accepted(snapshot.asked).status == "False":
+            message = f"{message} (now: {snapshot.asked.message})"
         return false("Current", Reason.UNDONE, f"{message}, or `retry {ledger.pin.instead_of}`")
     if desired is None:
         return _while_unresolved(snapshot)
@@ -272,7 +274,7 @@ def _stalled(snapshot: Snapshot, ledger: Ledger) -> Condition:
     workload = snapshot.workloads.get(str(ledger.stable))
     if workload and workload.fatal and not can_serve(snapshot, ledger.stable):
         return true("Stalled", workload.fatal.reason, workload.fatal.message)
-    problem = snapshot.conflict or snapshot.desired
+    problem = snapshot.conflict or snapshot.asked
     if isinstance(problem, Problem) and _accepted(problem).status == "False":
         return true("Stalled", problem.reason, problem.message)
     desired = snapshot.desired_revision

@@ -91,7 +91,13 @@ class ProgramReconciler:
         memory = self._memories.of(program.namespace, program.name)
         decided = plan(self._shown_to_api(snapshot), now)
         desired = snapshot.desired_revision
-        if desired and starts_release(program.ledger, decided.ledger) and memory.policy_known_for != desired.name:
+        governed = desired is not None and not decided.ledger.undoes(desired.name)  # an undo asks no policy
+        if (
+            desired
+            and governed
+            and starts_release(program.ledger, decided.ledger)
+            and memory.policy_known_for != desired.name
+        ):
             # Programs and rollouts are heard of apart: one that is applied with its policy must not start without it.
             try:
                 async with asyncio.timeout(LIST_SECONDS):

@@ -25,7 +25,7 @@ from dspy_runtime.lm.scope import SCOPE
 
 
 class RequestCalls(ABC):
-    """What DSPy has as its stream while an answer is read as it comes. A stream of another kind is the program's own."""
+    """What DSPy has as its stream while an answer is read as it comes. Any other stream is the program's own."""
 
     @abstractmethod
     def call(self) -> Any:

@@ -80,22 +80,28 @@ def is_better(evidence: Evidence, alpha: float) -> bool:
     return rejects(label_test.log_e([each.exchanged() for each in _draws(totals, FAILED.bad)]), alpha)
 
 
-def ceiling_of(evidence: Evidence, analysis: Analysis, watched: bool) -> float | None:
+def ceiling_of(evidence: Evidence, analysis: Analysis, step: int, watched: bool) -> float | None:
     """How often, as a fraction, the candidate may fail before it is doubted: the policy's limit.
 
     With nearly all of the traffic the label test is slow, for a bad answer weighs 1 / weight: there a candidate that is
-    `watched` has the ceiling that stable sets, its upper bound in this release and the margin. None without one.
+    `watched` has the ceiling that stable sets: the margin above its upper bound, in this release or in the step at hand
+    if that is higher, so that an outage of now counts. None without one.
     """
     if analysis.error_rate.max_percent is not None:
         return analysis.error_rate.max_percent / 100
-    stable = evidence.stable
-    limit = ceiling.upper_bound(stable.requests, stable.failures) + analysis.margin_percent / 100
-    return limit if watched and limit < 1 else None
+    if not watched:
+        return None
+    now = add_counts(*(total.stable for total in evidence.ordered if total.step == step))
+    bounds = [ceiling.upper_bound(evidence.stable.requests, evidence.stable.failures)]
+    if now.started:
+        bounds.append(ceiling.upper_bound(now.started, FAILED.bad(now)))
+    limit = max(bounds) + analysis.margin_percent / 100
+    return limit if limit < 1 else None
 
 
 def above_ceiling(evidence: Evidence, analysis: Analysis, step: int, watched: bool) -> float | None:
     """The ceiling, where the candidate is shown to fail more often in the step at hand; None while it is not."""
-    limit = ceiling_of(evidence, analysis, watched)
+    limit = ceiling_of(evidence, analysis, step, watched)
     if limit is None:
         return None
     counts = add_counts(*(total.candidate for total in evidence.ordered if total.step == step))

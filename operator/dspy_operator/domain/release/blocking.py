@@ -17,7 +17,7 @@ from dspy_operator.domain.release.health import (
 )
 from dspy_operator.domain.release.judging import analysis_of
 from dspy_operator.domain.release.messages import describe_step
-from dspy_operator.domain.release.progress import awaits_approval, progress_of
+from dspy_operator.domain.release.progress import at_step, awaits_approval, progress_of
 from dspy_operator.domain.snapshot import Problem, Snapshot
 from dspy_operator.domain.transition import Event, Transition
 
@@ -51,7 +51,7 @@ def blocking_reason(ledger: Ledger, snapshot: Snapshot) -> Paused | None:
         return None
     return (
         _lowered(release)
-        or _held_by_people(release, snapshot)
+        or _held_by_people(ledger, release, snapshot)
         or _candidate_not_ready(release, snapshot)
         or (_undecidable(ledger, release, snapshot) if release.policy else None)
     )
@@ -81,7 +81,8 @@ def halve_doubted(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
     release = ledger.release
     if release is None or release.weight_bp <= CEILING_WEIGHT_BP or _doubted(release, snapshot) is None:
         return ledger, ()
-    return replace(ledger, release=replace(release, weight_bp=CEILING_WEIGHT_BP)), ()
+    halved = replace(at_step(release, release.step), weight_bp=CEILING_WEIGHT_BP, halvings=release.halvings + 1)
+    return replace(ledger, release=halved), ()
 
 
 def _lowered(release: Release) -> Paused | None:
@@ -93,10 +94,12 @@ def _lowered(release: Release) -> Paused | None:
     return Paused(release.lowered.reason, release.lowered.message)
 
 
-def _held_by_people(release: Release, snapshot: Snapshot) -> Paused | None:
+def _held_by_people(ledger: Ledger, release: Release, snapshot: Snapshot) -> Paused | None:
     policy = snapshot.policy
     if snapshot.conflict:
         return Paused(snapshot.conflict.reason, snapshot.conflict.message)
+    if ledger.undoes(release.candidate):
+        return None  # the way back waits for no policy
     if release.policy and policy is None:
         message = f"The rollout {release.policy} is gone: create it again, or abort, or go back"
         return Paused(Reason.POLICY_MISSING, message)
@@ -180,4 +183,6 @@ def _waits_for_others(ledger: Ledger, release: Release, snapshot: Snapshot) -> b
     """True while a step waits for somebody else: requests, proof, or gateways that have not confirmed a weight."""
     if release.step >= len(release.steps):
         return bool(release.policy)
+    if release.rises_to_bp() > release.weight_bp and not fully_ready(snapshot, release):
+        return True
     return release.steps[release.step].waits_for_others(progress_of(ledger, release, snapshot))

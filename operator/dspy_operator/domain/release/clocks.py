@@ -28,6 +28,8 @@ def _ticked(ledger: Ledger, release: Release, snapshot: Snapshot, tick: float) -
     if release.lowered:
         clear = release.lowered.clear_seconds + tick if cause_is_gone(release, snapshot) else 0.0
         release = replace(release, lowered=replace(release.lowered, clear_seconds=clear))
+    if release.sized_with_weight:
+        release = replace(release, sized_bp=max(release.sized_bp, release.rises_to_bp()))
     if blocking_reason(ledger, snapshot) is not None:
         return replace(release, blocked_seconds=release.blocked_seconds + tick)
     # What ended its block came some time after the last pass: that time is nobody's.

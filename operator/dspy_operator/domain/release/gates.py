@@ -17,6 +17,8 @@ from dspy_operator.domain.release.progress import at_step, progress_of, steps_ar
 from dspy_operator.domain.snapshot import Snapshot
 from dspy_operator.domain.transition import Event, Transition
 
+CALM_SECONDS, LONGEST_CALM_SECONDS = 30.0, 600.0
+
 
 def note_ready(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
     """The steps begin when the candidate is ready for the first time."""
@@ -35,12 +37,13 @@ def advance_steps(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
     while release.step < len(release.steps):
         step = release.steps[release.step]
         weight_bp = step.desired_weight_bp(release.weight_bp)
-        if weight_bp > release.weight_bp and not fully_ready(snapshot, release):
-            break  # more traffic than its pods are there for
+        if weight_bp > release.weight_bp and not _may_rise(release, snapshot):
+            break
         if weight_bp != release.weight_bp:
             where = f"Step {release.step + 1} of {len(release.steps)}"
             event = Event(Reason.WEIGHT_SET, f"{where}: {weight_bp / 100:g}% of the traffic goes to the candidate")
-            return replace(ledger, release=replace(release, weight_bp=weight_bp)), (event,)
+            # What a step waits for is counted from when it has its weight.
+            return replace(ledger, release=replace(at_step(release, release.step), weight_bp=weight_bp)), (event,)
         if not step.is_done(progress_of(ledger, release, snapshot)):
             break
         release = at_step(release, release.step + 1)
@@ -70,6 +73,13 @@ def promote_when_gates_open(ledger: Ledger, snapshot: Snapshot, now: float) -> T
 
 def _may_move(ledger: Ledger, release: Release, snapshot: Snapshot) -> bool:
     return release.ready_once and blocking_reason(ledger, snapshot) is None
+
+
+def _may_rise(release: Release, snapshot: Snapshot) -> bool:
+    """True when the pods are there for more traffic, and what a doubt took away was taken long enough ago: twice as
+    long each time."""
+    calm = min(CALM_SECONDS * 2.0 ** (release.halvings - 1), LONGEST_CALM_SECONDS) if release.halvings else 0.0
+    return fully_ready(snapshot, release) and release.step_seconds >= calm
 
 
 def _shown_fit(release: Release, snapshot: Snapshot) -> bool:

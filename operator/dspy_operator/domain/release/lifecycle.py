@@ -18,7 +18,7 @@ def adopt_first_revision(ledger: Ledger, snapshot: Snapshot, now: float) -> Tran
     """The first revision needs no release, and neither does one that replaces a stable that never answered."""
     if ledger.stable and not ledger.stable_proven and can_serve(snapshot, ledger.stable):
         message = f"{snapshot.label(ledger.stable)} serves"
-        return replace(ledger, stable_proven=True), (Event(Reason.FIRST_SERVING, message),)
+        return replace(ledger.with_stable(ledger.stable), stable_proven=True), (Event(Reason.FIRST_SERVING, message),)
     desired = snapshot.desired_revision
     if desired is None or desired.name == ledger.stable or ledger.stable_proven or snapshot.conflict:
         return ledger, ()
@@ -98,7 +98,8 @@ def refuse(ledger: Ledger, snapshot: Snapshot, now: float, outcome: str, reason:
     refused = Refused(
         candidate, outcome, reason, message, now, step_label(release), evidence.stable, evidence.candidate
     )
-    ledger = replace(ledger.with_refused(refused).with_draining(candidate), release=None)
+    pin = None if ledger.undoes(candidate) else ledger.pin
+    ledger = replace(ledger.with_refused(refused).with_draining(candidate), release=None, pin=pin)
     event = Event(outcome, f"{snapshot.label(candidate)} is refused: {message}", warning=True)
     return ledger.ended(candidate, outcome, message, now, snapshot.version(candidate)), (event,)
 
@@ -108,6 +109,6 @@ def promote(ledger: Ledger, snapshot: Snapshot, now: float, message: str) -> Tra
     assert ledger.release is not None
     assert ledger.stable is not None
     candidate, previous = ledger.release.candidate, ledger.stable
-    ledger = replace(ledger, stable=candidate, stable_proven=True, release=None)
+    ledger = replace(ledger.with_stable(candidate), stable_proven=True, release=None)
     ledger = ledger.with_draining(previous).ended(candidate, Reason.PROMOTED, message, now, snapshot.version(candidate))
     return ledger, (Event(Reason.PROMOTED, f"{snapshot.label(candidate)} is stable: {message}"),)

@@ -73,7 +73,7 @@ def settle_lowered(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition
     lowered = release.lowered
     if lowered.stream:
         return _confirm(ledger, release, lowered, snapshot, now)
-    if may_go_on(release, lowered):
+    if may_go_on(release, lowered) and fully_ready(snapshot, release):
         return _resume(ledger, release, lowered, snapshot)
     return ledger, ()
 
@@ -155,7 +155,7 @@ def _confirm(ledger: Ledger, release: Release, lowered: Lowering, snapshot: Snap
         return ledger, ()
     judged = judge(release.evidence, analysis_of(release, snapshot))
     if not is_confirmed(judged):
-        return _resume(ledger, release, lowered, snapshot)
+        return _resume(ledger, release, lowered, snapshot) if fully_ready(snapshot, release) else (ledger, ())
     final = judged if judged.verdict is Verdict.WORSE else None
     reason, message = (final.reason, final.message) if final else (lowered.reason, lowered.message)
     return refuse(ledger, snapshot, now, Reason.ROLLED_BACK, reason, message)

@@ -3,6 +3,7 @@ routes."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from dspy_contract.routes import TOTAL_WEIGHT
@@ -32,12 +33,13 @@ class Watch:
         return f"{watched}: stable keeps {self.holdback_bp / 100:g}% and all of its pods, for the way back"
 
     def may_end_in_seconds(self, progress: Progress) -> float:
-        """When time alone ends it."""
-        return max(self.seconds - progress.elapsed_seconds, 0.0)
+        """When time alone ends it; after that a confirmation wakes the release."""
+        left = self.seconds - progress.elapsed_seconds
+        return left if left > 0 else math.inf
 
     def waits_for_others(self, progress: Progress) -> bool:
-        """True while a gateway does not confirm; time passes by itself."""
-        return not progress.routes_acked
+        """False: time passes by itself."""
+        return False
 
     @property
     def _weight(self) -> float:
