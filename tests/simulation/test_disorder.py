@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from typing import Any
 
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -22,6 +23,13 @@ UNDISTURBED_SECONDS = 5
 RELEASE_SECONDS = 900
 PROMOTING = {"onUndecided": "Promote"}
 EXAMPLES, STEPS = 60, 25
+STRATEGIES: dict[str, Any] = {
+    "canary": {"type": "Canary", "canary": {"steps": list(CANARY)}},
+    "sized": {"type": "Canary", "canary": {"steps": list(CANARY), "replicas": "WithWeight"}},
+    "watched": {"type": "Canary", "canary": {"steps": [*CANARY, {"watch": {"seconds": 10}}]}},
+    "approved": {"type": "Canary", "canary": {"steps": [{"setWeight": 20}, {"pause": {"approval": True}}]}},
+    "blue-green": {"type": "BlueGreen", "blueGreen": {"warmSeconds": 10}},
+}
 KINDS = ("configmaps", "controllerrevisions", "deployments", "dspyprograms", "dspyrollouts", "pods", "services")
 
 
@@ -75,10 +83,16 @@ class Disorder(RuleBasedStateMachine):
     def a_user_undoes(self, number: int, nonce: int) -> None:
         self.world.ask(f"undo {self.world.revision(1 + number % self.newest) or 'nobody'} {nonce}")
 
-    @rule(paused=st.booleans(), there=st.booleans())
-    def a_user_changes_the_policy(self, paused: bool, there: bool) -> None:
+    @precondition(lambda self: self.world.ledger.release)
+    @rule(step=st.integers(1, 5), nonce=st.integers(0, 9))
+    def a_user_approves(self, step: int, nonce: int) -> None:
+        release = self.world.ledger.release
+        self.world.ask(f"approve {release.candidate if release else ''}/{step} {nonce}")
+
+    @rule(paused=st.booleans(), there=st.booleans(), strategy=st.sampled_from(sorted(STRATEGIES)))
+    def a_user_changes_the_policy(self, paused: bool, there: bool, strategy: str) -> None:
         if there:
-            self.world.set_policy(CANARY, analysis=self.analysis, paused=paused)
+            self.world.set_policy(CANARY, analysis=self.analysis, paused=paused, strategy=STRATEGIES[strategy])
         elif self.has_policy:
             self.world.delete_policy()
         self.has_policy = there
