@@ -13,7 +13,7 @@ from dspy_operator.api.rollout import Analysis, CanaryReplicas, RolloutSpec
 from dspy_operator.domain import strategies
 from dspy_operator.domain.analysis import ceiling, label_test, no_worse
 from dspy_operator.domain.analysis.draws import Draws, rejects
-from dspy_operator.domain.analysis.judge import WATCHED_ALPHA
+from dspy_operator.domain.analysis.judge import WATCHED_ALPHA, ceiling_by
 from dspy_operator.domain.analysis.streams import BOUNDS_ANSWERS, FAILED
 from dspy_operator.domain.ledger import Release
 from dspy_operator.domain.steps import PauseApproval, PauseRequests, PauseSeconds, Step, Watch
@@ -136,7 +136,7 @@ def _ceiling(analysis: Analysis, failing: float, stable_requests: float) -> floa
     if analysis.error_rate.max_percent is not None:
         return analysis.error_rate.max_percent / 100
     requests = round(stable_requests)
-    return ceiling.upper_bound(requests, round(requests * failing)) + analysis.margin_percent / 100
+    return ceiling_by(analysis, requests, round(requests * failing))
 
 
 def _judged(fault: float, failing: float, rate: float, weight: float, alpha: float) -> Seen | None:

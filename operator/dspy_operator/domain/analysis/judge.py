@@ -92,11 +92,14 @@ def ceiling_of(evidence: Evidence, analysis: Analysis, step: int, watched: bool)
     if not watched:
         return None
     now = add_counts(*(total.stable for total in evidence.ordered if total.step == step))
-    bounds = [ceiling.upper_bound(evidence.stable.requests, evidence.stable.failures)]
-    if now.started:
-        bounds.append(ceiling.upper_bound(now.started, FAILED.bad(now)))
-    limit = max(bounds) + analysis.margin_percent / 100
+    whole = ceiling_by(analysis, evidence.stable.requests, evidence.stable.failures)
+    limit = max(whole, ceiling_by(analysis, now.started, FAILED.bad(now)) if now.started else 0.0)
     return limit if limit < 1 else None
+
+
+def ceiling_by(analysis: Analysis, requests: int, bad: int) -> float:
+    """The ceiling, as a fraction, that so many requests and bad answers of stable set."""
+    return ceiling.upper_bound(requests, bad) + analysis.margin_percent / 100
 
 
 def above_ceiling(evidence: Evidence, analysis: Analysis, step: int, watched: bool) -> float | None:
