@@ -58,7 +58,7 @@ class Agent:
         """True once the agent knows what to serve, from its file or from the API server."""
         self.book = persisted.load_book(self._book_file)
         self._looked_at = float("-inf")
-        self.discovery = xds.DiscoveryServer(self._envoy_answered, self._refused, self._new_envoy)
+        self.discovery = xds.DiscoveryServer(self._envoy_said, self._refused, self._new_envoy)
         template = xds.ListenerTemplate(listener("", 1, settings.address))
         self.publisher = Publisher(self.discovery, template, self._render, self._refused)
         self.admin = Admin(settings.folder / "admin.sock")
@@ -207,10 +207,14 @@ class Agent:
             self._changes.note({uid}, urgent=True)
         return program_resources(self.desired, uid, weights, table, self.settings.pod, self.settings.namespace)
 
-    def _envoy_answered(self, key: xds.Key | None) -> None:
-        if key is None:
+    def _envoy_said(self, keys: Collection[xds.Key] | None) -> None:
+        if keys is None:
             self.publisher.mark(set(self.desired.ports.ports))
             return
+        for key in keys:
+            self._note_answer(key)
+
+    def _note_answer(self, key: xds.Key) -> None:
         uids = self.publisher.programs_of(key)
         if key[0] == xds.ROUTES:
             _, _, number = obeyed(self.discovery.confirmed_version(key))

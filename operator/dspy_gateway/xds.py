@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import itertools
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from typing import Any
 
 import grpc.aio
@@ -78,12 +78,12 @@ class Stream:
 
 
 class DiscoveryServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc]
-    """Holds what is published and tells every connected Envoy; calls `on_change` after each request and whenever
-    an Envoy comes or goes."""
+    """Holds what is published and tells every connected Envoy; calls `on_change` with the resources that a request
+    answers or subscribes to, and with None (all of them) whenever an Envoy comes or goes."""
 
     def __init__(
         self,
-        on_change: Callable[[Key | None], None],
+        on_change: Callable[[Collection[Key] | None], None],
         on_refusal: Callable[[Key, str], None],
         on_new_envoy: Callable[[], None],
     ) -> None:
@@ -189,7 +189,9 @@ class DiscoveryServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type:
         if first and not request.initial_resource_versions:
             self._on_new_envoy()
         self._subscribe(stream, request)
-        self._on_change(answered)
+        kind = request.type_url
+        named = {(kind, name) for name in (*request.resource_names_subscribe, *request.resource_names_unsubscribe)}
+        self._on_change(named | ({answered} if answered else set()))
 
     def _confirm(self, stream: Stream, request: Any) -> Key | None:
         awaited = stream.awaited.pop(request.response_nonce, None)

@@ -24,7 +24,7 @@ from dspy_gateway.settings import Settings
 from dspy_gateway.xds import ROUTES
 
 ENVOY = Path(sysconfig.get_path("scripts")) / "envoy"
-WAIT_SECONDS = 15.0
+WAIT_SECONDS = 60.0
 
 
 async def until(
@@ -147,14 +147,13 @@ class Gateway:
         """Waits until Envoy holds the newest routes of every program."""
 
         def all_confirmed() -> bool:
-            state = self.agent.state()
-            return all(
-                program.listening
-                and self.agent.discovery.acked((ROUTES, uid))
-                and program.serial == self.agent.desired.routes[uid].serial
-                for uid, program in state.programs.items()
-                if uid in self.agent.desired.routes
-            )
+            return all(map(is_confirmed, self.agent.desired.routes))
+
+        def is_confirmed(uid: str) -> bool:
+            serial = self.agent.desired.routes[uid].serial
+            program = self.agent.state([uid]).programs.get(uid)
+            acked = self.agent.discovery.acked((ROUTES, uid))
+            return program is None or (acked and program.listening and program.serial == serial)
 
         await until(all_confirmed, "every serial is confirmed")
 
