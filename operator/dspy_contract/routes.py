@@ -27,7 +27,7 @@ CONTENT_KEY = "content.json"
 GATEWAY_NAME = "dspy-gateway"
 """The name of every object that a namespace's gateway consists of, the port table among them."""
 
-_ROUTES_SUFFIX = "-routes"
+_ROUTES_SUFFIX, _PREVIEW_SUFFIX = "-routes", "-preview"
 STATE_PORT = 9902
 PROBE_PORT = 9903
 """Envoy's own readiness, on every gateway pod."""
@@ -164,6 +164,11 @@ def next_port(table: PortTable, now: float, rest_seconds: float) -> int | None:
 def routes_name(program: str) -> str:
     """The ConfigMap with a program's routes. One of another name that has its labels is a copy, and is not believed."""
     return f"{program}{_ROUTES_SUFFIX}"
+
+
+def preview_of(program: str) -> str:
+    """The name, or the uid, under which a program's preview is a program of its own to the gateways."""
+    return f"{program}{_PREVIEW_SUFFIX}"
 
 
 def dump(value: Routes | PortTable) -> str:

@@ -187,7 +187,8 @@ def woken_keys(kind: str, before: Object | None, after: Object | None, store: St
             return keys if _same_wish(before, after) else [*keys, Key("gateway", namespace)]
         case "DSPyRollout":
             programs = {cache.group(kind, each) for each in (before, after) if each is not None}
-            return [Key("program", namespace, program) for program in sorted(programs)]
+            keys = [Key("program", namespace, program) for program in sorted(programs)]
+            return keys if _same_wish(before, after) else [*keys, Key("gateway", namespace)]
         case "Event":
             pod = store.get("Pod", namespace, cache.group(kind, item))
             program = cache.group("Pod", pod) if pod else ""
@@ -199,7 +200,8 @@ def woken_keys(kind: str, before: Object | None, after: Object | None, store: St
 
 
 def _same_wish(before: Object | None, after: Object | None) -> bool:
-    """True when a change of a program is of its status only, which its namespace's gateway does not care for."""
+    """True when a change of a program or rollout is of its status only, which its namespace's gateway does not care
+    for."""
     if before is None or after is None:
         return False
     fields = ("generation", "deletionTimestamp", "uid")

@@ -97,6 +97,7 @@ INVALID: list[tuple[dict[str, Any], str, str]] = [
     (named("qa.v2"), "metadata.name", "at most 40 characters"),
     (named("2qa"), "metadata.name", "begin with a letter"),
     (named("a" * 41), "metadata.name", "at most 40 characters"),
+    (named("qa-preview"), "metadata.name", "another program's preview"),
     (with_spec(model={"uri": "models:/qa/1", "registry": "Not A Name"}), "spec.model.registry", "should match"),
     (with_lm(model="gpt-4o-mini"), "spec.lm.model", "provider/model"),
     (with_lm(model="mistrall/x"), "spec.lm.model", "docs/providers.md"),

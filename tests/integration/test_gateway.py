@@ -19,7 +19,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from kubernetes.aio import client
 from yarl import URL
 
-from dspy_contract.routes import Backend, Port, PortTable, ReleaseRef, Routes, dump, load_routes
+from dspy_contract.routes import Backend, Port, PortTable, ReleaseRef, Routes, dump, load_routes, preview_of
 from dspy_contract.state import EDGES_SECONDS, Counts, DrawTable, Interest, Poll, dump_poll, load_state
 from dspy_gateway.drain import drain
 from dspy_gateway.resources import DesiredState
@@ -225,6 +225,21 @@ async def test_three_hundred_programs(tmp_path: Path, upstreams: dict[str, Upstr
     async with running_gateway(tmp_path, DesiredState(ports, routes, merged.slices)) as gateway:
         for uid in (uids[0], uids[150], uids[299]):
             assert {status for status, _ in await ask_many(gateway.url(uid), 50)} == {200}
+
+
+async def test_what_goes_through_a_preview_is_not_counted(tmp_path: Path, upstreams: dict[str, Upstream]) -> None:
+    inputs = inputs_of(UID, 1, {"old": 10_000, "new": 0}, upstreams, free_port())
+    uid = preview_of(UID)
+    preview = replace(inputs.routes[UID], uid=uid, program="program-preview", backends=(Backend("new", 10_000),))
+    ports = PortTable({**inputs.ports.ports, uid: Port("program-preview", free_port())})
+    async with running_gateway(tmp_path, replace(inputs.with_routes(preview), ports=ports)) as gateway:
+        assert set(await ask_many(gateway.url(uid), 20)) == {(200, "new")}
+        assert set(await ask_many(gateway.url(UID), 10)) == {(200, "old")}
+        await until_counted(gateway, {"old": Counts(10, {"ok": 10})}, "the program's own")
+        closed = replace(preview, serial=2, backends=())
+        await gateway.agent.update(gateway.agent.desired.with_routes(closed))
+        await until(lambda: gateway.agent.state([uid]).programs[uid].serial != 1, "the preview is closed")
+        assert set(await ask_many(gateway.url(uid), 5)) == {(503, "")}
 
 
 async def test_the_agent_may_die_and_come_back(gateway: Gateway) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from syrupy.assertion import SnapshotAssertion
 
+from dspy_contract.routes import Backend
 from tests.simulation.api import refusal
 from tests.simulation.invariants import check
 from tests.simulation.transcript import transcript
@@ -120,6 +121,24 @@ def test_a_blue_green_switch_that_waits_for_approval(serving: Serving, snapshot:
     world.settle(400, rate=20)
     assert world.stable == 2
     assert transcript(world) == snapshot
+
+
+def test_a_blue_green_candidate_has_a_preview(serving: Serving) -> None:
+    world = serving(strategy=blue_green(approval="Required"))
+    world.settle(5)
+    assert world.preview == []
+    release(world)
+    world.settle(30, rate=20)
+    assert world.preview == [Backend(world.revision(2), 10_000)]
+    assert world.rollout_status.get("previewUrl") == f"http://{PROGRAM}-preview.{NAMESPACE}.svc"
+    world.ask(f"abort {world.revision(2)} a")
+    world.settle(10, rate=20)
+    assert world.preview == []
+    world.edit("dspyrollouts", lambda item: item["spec"].update(strategy={"type": "Canary", "canary": {"steps": []}}))
+    world.settle(10, rate=20)
+    assert world.preview is None
+    assert world.api.get("services", NAMESPACE, f"{PROGRAM}-preview") is None
+    assert "previewUrl" not in world.rollout_status
 
 
 def test_a_switch_waits_until_every_pod_is_ready(serving: Serving) -> None:

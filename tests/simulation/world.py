@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-from dspy_contract.routes import CONTENT_KEY, GATEWAY_NAME, REVISION_LABEL, Routes, load_routes
+from dspy_contract.routes import CONTENT_KEY, GATEWAY_NAME, REVISION_LABEL, Backend, Routes, load_routes
 from dspy_contract.state import GatewayState, Poll
 from dspy_kube.client import ApiException, Kube, Object
 from dspy_operator.agent_client import AgentError
@@ -269,6 +269,18 @@ class World:
     def ledger(self) -> Ledger:
         """The stored ledger."""
         return read_ledger(self.status).ledger or Ledger()
+
+    @property
+    def rollout_status(self) -> Mapping[str, Any]:
+        """What the rollout says."""
+        item = self.api.get("dspyrollouts", NAMESPACE, PROGRAM)
+        return item.get("status", {}) if item else {}
+
+    @property
+    def preview(self) -> list[Backend] | None:
+        """Where the program's preview leads; None without one."""
+        item = self.api.get("configmaps", NAMESPACE, f"{PROGRAM}-preview-routes")
+        return list(load_routes(item["data"][CONTENT_KEY]).backends) if item else None
 
     @property
     def routes(self) -> Routes | None:

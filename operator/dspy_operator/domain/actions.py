@@ -43,15 +43,16 @@ class Repair:
 
 @dataclass(frozen=True, slots=True)
 class RepairService:
-    """The same for the program's own Service."""
+    """The same for a Service of the program's own: its address, or its preview's."""
 
+    name: str
     port: int
     field: str
 
 
 @dataclass(frozen=True, slots=True)
 class WriteRoutes:
-    """Writes the routes of the program over the version that they were derived from.
+    """Writes routes, of the program or of its preview, over the version that they were derived from.
 
     `version` is None while there are none, so that a stranger's object is never taken over.
     """
@@ -62,8 +63,9 @@ class WriteRoutes:
 
 @dataclass(frozen=True, slots=True)
 class ApplyService:
-    """Points the program's Service at its port of the gateway."""
+    """Points a Service of the program's own at its port of the gateway."""
 
+    name: str
     port: int
     create: bool
 

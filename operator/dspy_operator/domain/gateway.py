@@ -37,7 +37,7 @@ class GatewaySnapshot:
     """
 
     programs: Mapping[str, str]
-    """Names by uid."""
+    """Names, by uid, of what has a port: programs and their previews."""
     table: PortTable | None
     service_ports: Mapping[str, int] = field(default_factory=dict)
     existing: Mapping[str, Manifest] = field(default_factory=dict)

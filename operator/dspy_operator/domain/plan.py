@@ -29,6 +29,7 @@ from dspy_operator.domain.actions import (
 )
 from dspy_operator.domain.following import newest_serial, with_all_at_stable
 from dspy_operator.domain.ledger import Ledger, Release
+from dspy_operator.domain.preview import preview_actions
 from dspy_operator.domain.readiness import can_serve, listening
 from dspy_operator.domain.recovery import recover_ledger
 from dspy_operator.domain.release.progress import next_pass_seconds
@@ -146,6 +147,7 @@ def _assembled(
         *_creations(snapshot, targets),
         *(() if urgent else write),
         *_service(snapshot),
+        *preview_actions(snapshot, ledger),
         *_mark_stable(snapshot, ledger, now),
         *_deletions(snapshot, [target.revision for target in targets]),
     )
@@ -246,7 +248,8 @@ def _is_as_wanted(workload: Workload, replicas: int) -> bool:
 
 
 def _is_unchanged(snapshot: Snapshot) -> bool:
-    return not (snapshot.service_changed or any(each.changed for each in snapshot.workloads.values()))
+    changed = snapshot.service_changed or snapshot.preview.service_changed
+    return not (changed or any(each.changed for each in snapshot.workloads.values()))
 
 
 def _kept_ledger(snapshot: Snapshot) -> tuple[KeepLostLedger, ...]:
@@ -259,13 +262,13 @@ def _kept_ledger(snapshot: Snapshot) -> tuple[KeepLostLedger, ...]:
 
 def _service(snapshot: Snapshot) -> tuple[ApplyService | RepairService, ...]:
     """The program's own Service, once its listener is open and whenever it is another than it should be."""
-    port = snapshot.gateway.port
+    name, port = snapshot.program.name, snapshot.gateway.port
     if port is not None and snapshot.service_port == port:
         changed = snapshot.service_changed
-        return (RepairService(port, changed),) if changed else ()
+        return (RepairService(name, port, changed),) if changed else ()
     if port is None or not listening(snapshot.gateway, snapshot.program.uid):
         return ()
-    return (ApplyService(port, create=snapshot.service_port is None),)
+    return (ApplyService(name, port, create=snapshot.service_port is None),)
 
 
 def _mark_stable(snapshot: Snapshot, ledger: Ledger, now: float) -> tuple[MarkStable, ...]:

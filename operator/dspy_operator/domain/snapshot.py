@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dspy_contract.routes import Pin, Routes
+from dspy_contract.routes import Pin, Routes, preview_of
 from dspy_contract.state import GatewayState
 from dspy_operator.api.program import ProgramSpec
 from dspy_operator.api.reasons import Reason
@@ -155,6 +155,17 @@ class Gateway:
 
 
 @dataclass(frozen=True, slots=True)
+class Preview:
+    """The program's preview as it is now. `port` is None where it should have none; the rest is as the snapshot's."""
+
+    port: int | None = None
+    routes: Routes | None = None
+    routes_version: str | None = None
+    service_port: int | None = None
+    service_changed: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """Everything that a plan is made from."""
 
@@ -168,6 +179,7 @@ class Snapshot:
     routes_version: str | None = None
     """The resourceVersion of the routes' object; None when there is none."""
     gateway: Gateway = Gateway()
+    preview: Preview = Preview()
     service_port: int | None = None
     """The target port of the program's Service; None when there is no Service."""
     service_changed: str | None = None
@@ -185,6 +197,12 @@ class Snapshot:
     def conflict(self) -> Problem | None:
         """Why nothing new may begin: somebody else's object has the name of one of ours."""
         return name_taken(self.name_conflict) if self.name_conflict else None
+
+    @property
+    def preview_url(self) -> str:
+        """Where people may look at a candidate that has no traffic; empty without a preview."""
+        name = preview_of(self.program.name)
+        return "" if self.preview.service_port is None else f"http://{name}.{self.program.namespace}.svc"
 
     @property
     def policy(self) -> Policy | None:

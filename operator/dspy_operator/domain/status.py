@@ -302,6 +302,8 @@ def _rollout(snapshot: Snapshot, ledger: Ledger, policy: Policy, now: float) -> 
     content["stable"] = f"v{stable.version}" if stable else ""
     content["candidate"] = f"v{other.version}" if other else ""
     content["weight"] = f"{release.weight_bp / 100:g}" if release else "0"
+    if snapshot.preview_url:
+        content["previewUrl"] = snapshot.preview_url
     if release:
         content["step"] = step_label(release)
         content |= _measured(snapshot, release)

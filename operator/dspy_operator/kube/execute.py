@@ -107,7 +107,7 @@ class Executor:
 
     async def dry_run_service(self, program: Program) -> None:
         """Shows the program's Service to the API, which knows whether somebody else's has that name."""
-        manifest = manifests.service(program, FIRST_PORT)
+        manifest = manifests.service(program, program.name, FIRST_PORT)
         try:
             await self._writer.send("POST", manifest, {"dryRun": "All"}, keep=False)
         except ConflictException:
@@ -165,12 +165,12 @@ class Executor:
             case Repair(kind, revision, replicas, changed):
                 pinned = scaled(revision.deployment, replicas) if kind == "Deployment" else revision.service
                 await self._repair(program, pinned, changed, now)
-            case RepairService(port, changed):
-                await self._repair(program, manifests.service(program, port), changed, now)
+            case RepairService(name, port, changed):
+                await self._repair(program, manifests.service(program, name, port), changed, now)
             case WriteRoutes(routes, version):
                 await self._write_routes(program, routes, version)
-            case ApplyService(port, create):
-                await self._writer.apply(manifests.service(program, port), program.name, create)
+            case ApplyService(name, port, create):
+                await self._writer.apply(manifests.service(program, name, port), program.name, create)
             case MarkStable(revision_name, at):
                 annotations = {STABLE_ANNOTATION: precise(at)}
                 metadata = {"namespace": program.namespace, "name": revision_name, "annotations": annotations}

@@ -17,6 +17,7 @@ from dspy_contract.routes import (
     Routes,
     load_ports,
     load_routes,
+    preview_of,
     routes_name,
 )
 from dspy_kube.client import Object
@@ -34,6 +35,7 @@ from dspy_operator.domain.snapshot import (
     Description,
     DesiredRevision,
     Gateway,
+    Preview,
     Problem,
     Program,
     Revision,
@@ -119,6 +121,7 @@ class Observer:
             routes=read_routes(routes_map),
             routes_version=routes_map["metadata"]["resourceVersion"] if routes_map else None,
             gateway=self._gateway(namespace, program.uid, ports),
+            preview=self._preview(program, ports, services.get(preview_of(name))),
             service_port=target_port(services.get(name)),
             service_changed=self._service_changed(program, services.get(name)),
             name_conflict=" ".join(conflicts[0]) if conflicts else None,
@@ -184,7 +187,17 @@ class Observer:
         port = target_port(service)
         if service is None or port is None:
             return None
-        return self._repairs.field(service, manifests.service(program, port), port)
+        return self._repairs.field(service, manifests.service(program, service["metadata"]["name"], port), port)
+
+    def _preview(self, program: Program, table: PortTable, service: Object | None) -> Preview:
+        routes_map = self._ours(program, "ConfigMap", routes_name(preview_of(program.name)))
+        return Preview(
+            port=_living_port(table, preview_of(program.uid)),
+            routes=read_routes(routes_map),
+            routes_version=routes_map["metadata"]["resourceVersion"] if routes_map else None,
+            service_port=target_port(service),
+            service_changed=self._service_changed(program, service),
+        )
 
     def _asked(
         self, program: Program, existing: Mapping[str, Revision], refreshes: Mapping[str, int]
@@ -226,10 +239,10 @@ class Observer:
         return DesiredRevision(read_revision(manifest), manifest)
 
     def _gateway(self, namespace: str, uid: str, table: PortTable) -> Gateway:
-        port = table.ports.get(uid)
         pods, states = self._poller.latest(namespace)
-        own = port.port if port and port.freed_at is None else None
-        return Gateway(own, pods, states, self._poller.unseen(namespace), self._gateway_problems.get(uid))
+        return Gateway(
+            _living_port(table, uid), pods, states, self._poller.unseen(namespace), self._gateway_problems.get(uid)
+        )
 
     def _ours(self, program: Program, kind: str, name: str) -> Object | None:
         """An object of that name if it belongs to this program."""
@@ -351,6 +364,11 @@ def read_routes(config_map: Object | None) -> Routes | None:
     return routes if config_map["metadata"]["name"] == routes_name(routes.program) else None
 
 
+def _living_port(table: PortTable, uid: str) -> int | None:
+    port = table.ports.get(uid)
+    return port.port if port and port.freed_at is None else None
+
+
 def read_ports(config_map: Object | None) -> PortTable | None:
     """The port table as written; None when there is none that can be read."""
     try:
@@ -360,5 +378,5 @@ def read_ports(config_map: Object | None) -> PortTable | None:
 
 
 def target_port(service: Object | None) -> int | None:
-    """The port of the gateway that a program's Service points at."""
+    """The port of the gateway that a Service of a program points at."""
     return int(service["spec"]["ports"][0]["targetPort"]) if service else None

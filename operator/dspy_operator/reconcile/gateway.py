@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping, Set
 from dataclasses import replace
 
 from dspy_contract.logs import Logger
-from dspy_contract.routes import GATEWAY_NAME, PROGRAM_LABEL, TOTAL_WEIGHT
+from dspy_contract.routes import GATEWAY_NAME, PROGRAM_LABEL, TOTAL_WEIGHT, PortTable, preview_of
 from dspy_kube.client import Object
 from dspy_kube.store import Store
 from dspy_operator.api.names import FIELD_MANAGER, GATEWAY_LABEL, MANAGED_BY_LABEL
 from dspy_operator.api.program import Serving
 from dspy_operator.api.reasons import Reason
+from dspy_operator.api.rollout import StrategyType
 from dspy_operator.domain.gateway import (
     GatewayPlan,
     GatewaySnapshot,
@@ -53,11 +54,12 @@ class GatewayReconciler:
         """The namespace that was last allowed to roll, and when: its Deployment may not be written yet."""
 
     async def work(self, namespace: str, now: float) -> tuple[float | None, set[str]]:
-        """One pass. Returns when to look again, and the names of the programs whose problem has changed."""
+        """One pass. Returns when to look again, and the names of the programs whose problem or ports have changed."""
         found = self._store.list("DSPyProgram", namespace)
         programs = [item for item in found if not item["metadata"].get("deletionTimestamp")]
         conflicts = await self._writer.conflicts.current(namespace, "")
-        snapshot = self._observe(namespace, programs, {kind for kind, _ in conflicts})
+        named = {item["metadata"]["uid"]: item["metadata"]["name"] for item in programs}
+        snapshot = self._observe(namespace, named, {kind for kind, _ in conflicts})
         if not programs:
             self._writer.conflicts.forget(namespace, "")
         table = ports_of(snapshot, now)
@@ -70,22 +72,34 @@ class GatewayReconciler:
         decided = plan_gateway(snapshot, table, desired, now)
         fought = await self._execute(namespace, decided)
         waits = (decided.wake_after_seconds, fought, self._writer.conflicts.due_seconds(namespace, ""))
-        changed = self._tell(namespace, snapshot.programs, decided.problems)
+        names = {**named, **{preview_of(uid): name for uid, name in named.items()}}
+        changed = self._tell(namespace, names, decided.problems)
+        changed |= {name for uid, name in names.items() if _has_port(snapshot.table, uid) != _has_port(table, uid)}
         return min((wait for wait in waits if wait is not None), default=None), changed
 
-    def _observe(self, namespace: str, programs: list[Object], conflicts: Set[str]) -> GatewaySnapshot:
-        named = {kind: self._store.get(kind, namespace, GATEWAY_NAME) for kind in manifests.KINDS}
-        found = {kind: item for kind, item in named.items() if item}
+    def _observe(self, namespace: str, named: Mapping[str, str], conflicts: Set[str]) -> GatewaySnapshot:
+        """`named` are the programs' names by uid."""
+        held = {kind: self._store.get(kind, namespace, GATEWAY_NAME) for kind in manifests.KINDS}
+        found = {kind: item for kind, item in held.items() if item}
         existing = {kind: item for kind, item in found.items() if _is_ours(item)}
         ports = existing.get("ConfigMap")
         table = read_ports(ports)
         return GatewaySnapshot(
-            programs={item["metadata"]["uid"]: item["metadata"]["name"] for item in programs},
+            programs={**named, **self._previews(namespace, named)},
             table=table,
             service_ports={} if table else self._service_ports(namespace),
             existing=existing,
             conflicts=conflicts | (found.keys() - existing.keys()),
         )
+
+    def _previews(self, namespace: str, named: Mapping[str, str]) -> dict[str, str]:
+        """The previews' names by uid: one for each program that a blue-green policy names."""
+        previewed = {
+            item["spec"]["programRef"]["name"]
+            for item in self._store.list("DSPyRollout", namespace)
+            if item["spec"]["strategy"]["type"] == StrategyType.BLUE_GREEN
+        }
+        return {preview_of(uid): preview_of(name) for uid, name in named.items() if name in previewed}
 
     def _is_releasing(self, namespace: str) -> bool:
         """True while a candidate of the namespace has traffic, other than one that waits for newer gateways."""
@@ -119,11 +133,12 @@ class GatewayReconciler:
         ports = {}
         for service in self._store.list("Service", namespace):
             metadata = service["metadata"]
-            own = metadata["name"] == metadata["labels"].get(PROGRAM_LABEL)
+            name, program = metadata["name"], metadata["labels"].get(PROGRAM_LABEL, "")
+            own = name in (program, preview_of(program))
             port = target_port(service) if own else None
             for owner in metadata.get("ownerReferences", ()):
                 if port is not None:
-                    ports[owner["uid"]] = port
+                    ports[owner["uid"] if name == program else preview_of(owner["uid"])] = port
         return ports
 
     def _gateway_settings(self, namespace: str, programs: list[Object]) -> GatewaySettings:
@@ -163,6 +178,11 @@ class GatewayReconciler:
         if problems:
             self._told[namespace] = tuple(problems)
         return changed
+
+
+def _has_port(table: PortTable | None, uid: str) -> bool:
+    port = table.ports.get(uid) if table else None
+    return port is not None and port.freed_at is None
 
 
 def _is_ours(item: Object) -> bool:

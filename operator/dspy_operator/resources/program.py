@@ -13,11 +13,11 @@ Manifest = dict[str, Any]
 
 
 def routes(program: Program, content: Routes) -> Manifest:
-    """The ConfigMap that the gateways follow."""
+    """The ConfigMap that the gateways follow, of the program or of its preview."""
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": _metadata(program, routes_name(program.name), {ROUTES_LABEL: "true"}),
+        "metadata": _metadata(program, routes_name(content.program), {ROUTES_LABEL: "true"}),
         "data": {CONTENT_KEY: dump(content)},
     }
 
@@ -28,12 +28,13 @@ def lost_ledger(program: Program, content: str) -> Manifest:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"release.json": content}}
 
 
-def service(program: Program, port: int) -> Manifest:
-    """The program's stable address: port 80, which is the program's own listener on every gateway pod."""
+def service(program: Program, name: str, port: int) -> Manifest:
+    """A stable address of the program, or of its preview: port 80, which is a listener of its own on every gateway
+    pod."""
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": _metadata(program, program.name, {}),
+        "metadata": _metadata(program, name, {}),
         "spec": {
             "selector": {GATEWAY_LABEL: "true"},
             "ports": [{"name": "http", "port": 80, "targetPort": port, "protocol": "TCP"}],

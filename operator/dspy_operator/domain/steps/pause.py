@@ -78,7 +78,8 @@ class PauseApproval:
 
     def describe(self, progress: Progress) -> str:
         """What the step waits for, in one sentence."""
-        return f"Waiting for approval at {progress.weight_bp / 100:g}%: the request is `{progress.approval}`"
+        where = f"; its preview: {progress.preview}" if progress.preview else ""
+        return f"Waiting for approval at {progress.weight_bp / 100:g}%: the request is `{progress.approval}`{where}"
 
     def may_end_in_seconds(self, progress: Progress) -> float:
         """Never by time: a request wakes the release."""

@@ -21,5 +21,7 @@ class Progress:
     """The request by which a person approves the step."""
     approved: bool = False
     """Whether a person has."""
+    preview: str = ""
+    """Where people may look at the candidate before it has traffic; empty without a preview."""
     refusal: str = ""
     """Which gateway does not take the routes, and why; empty where none refuses them."""
