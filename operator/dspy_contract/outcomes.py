@@ -9,6 +9,10 @@ OUTCOME_HEADER = "x-dspy-outcome"
 """A header; of an answer that is read as it comes, a trailer."""
 
 
+REVISION_HEADER = "x-dspy-revision"
+"""The revision that answered, as the gateway knows it."""
+
+
 class Outcome(StrEnum):
     """The end of one request."""
 

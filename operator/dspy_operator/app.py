@@ -21,6 +21,7 @@ from dspy_operator.agent_client import AgentClient
 from dspy_operator.api.names import API_VERSION, FIELD_MANAGER
 from dspy_operator.page import serve_page
 from dspy_operator.parts import Parts, assemble
+from dspy_operator.preview_client import PreviewClient
 from dspy_operator.registry.mlflow import Registry
 from dspy_operator.runtime_client import RuntimeClient
 from dspy_operator.settings import Settings
@@ -42,12 +43,13 @@ async def run(settings: Settings) -> None:
     key = await gateway_tokens.load_key(kube, settings.pod_namespace)
     lease = Lease(kube, settings.pod_namespace, FIELD_MANAGER, settings.identity)
     registries = {name: Registry(each) for name, each in settings.registries.items()}
-    runtimes = RuntimeClient()
+    runtimes, previews = RuntimeClient(), PreviewClient()
     parts = assemble(
         kube,
         registries,
         AgentClient(),
         runtimes,
+        previews,
         settings,
         functools.partial(gateway_tokens.token, key),
         lease.held,
@@ -75,7 +77,9 @@ async def run(settings: Settings) -> None:
         await parts.follower.close()
         parts.descriptions.close()
         parts.standstills.close()
+        parts.smoke_tests.close()
         await runtimes.close()
+        await previews.close()
         await kube.close()
 
 

@@ -27,6 +27,7 @@ from dspy_operator.kube.observe import Observer, read_routes
 from dspy_operator.kube.paths import path
 from dspy_operator.kube.repairs import Repairs
 from dspy_operator.kube.write import Writer
+from dspy_operator.preview_client import Previews
 from dspy_operator.reconcile.controller import Controller
 from dspy_operator.reconcile.gateway import GatewayReconciler
 from dspy_operator.reconcile.guard import LOOK_SECONDS, Guard
@@ -36,6 +37,7 @@ from dspy_operator.registry.follower import Follower, Source
 from dspy_operator.resources.revision import version_of
 from dspy_operator.runtime_client import Runtimes
 from dspy_operator.settings import Settings
+from dspy_operator.smoke_tests import SmokeTests
 from dspy_operator.standstills import Standstills
 from dspy_operator.workqueue import Key, WorkQueue
 
@@ -57,6 +59,7 @@ class Parts:
     follower: Follower
     descriptions: Descriptions
     standstills: Standstills
+    smoke_tests: SmokeTests
     controller: Controller
 
     def take(self, kind: str, event: str | None, item: Object) -> None:
@@ -72,6 +75,7 @@ def assemble(
     registries: Mapping[str, Source],
     agents: Agents,
     runtimes: Runtimes,
+    previews: Previews,
     settings: Settings,
     token: Callable[[str], str],
     leads: Callable[[], bool],
@@ -144,6 +148,7 @@ def assemble(
     )
     descriptions = Descriptions(runtimes, lambda *program: passes.add(Key("program", *program)))
     standstills = Standstills(runtimes, lambda *program: passes.add(Key("program", *program)))
+    smoke_tests = SmokeTests(previews, lambda *program: passes.add(Key("program", *program)))
     observer = Observer(
         store,
         follower,
@@ -154,11 +159,12 @@ def assemble(
         archives,
         descriptions,
         standstills,
+        smoke_tests,
         settings,
     )
     memories = Memories()
     programs = ProgramReconciler(
-        observer, executor, writer.conflicts, poller, follower, descriptions, standstills, memories, now
+        observer, executor, writer.conflicts, poller, follower, descriptions, standstills, smoke_tests, memories, now
     )
     guard = Guard(kube, store, poller, memories, passes.add, leads, now)
     controller = Controller(programs, gateways, passes.add, now)
@@ -172,6 +178,7 @@ def assemble(
         follower,
         descriptions,
         standstills,
+        smoke_tests,
         controller,
     )
 

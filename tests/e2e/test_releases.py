@@ -273,7 +273,8 @@ def test_a_step_waits_for_approval_and_goes_on_with_it(world: World, versions: d
 def test_a_blue_green_switch_waits_for_approval_loses_no_request_and_is_undone(
     world: World, versions: dict[str, str]
 ) -> None:
-    blue_green = {"type": "BlueGreen", "blueGreen": {"approval": "Required", "warmSeconds": 10}}
+    smoke = {"requests": [{"input": {"message": "My bill is wrong"}, "expect": {"category": {"equals": "billing"}}}]}
+    blue_green = {"type": "BlueGreen", "blueGreen": {"smokeTest": smoke, "approval": "Required", "warmSeconds": 10}}
     policy = rollout(NAME, [], strategy=blue_green, analysis={"onUndecided": "Promote"})
     world.apply(policy, program(NAME, versions["good"]))
     world.wait_condition(NAME, "Available", "True")
@@ -282,6 +283,16 @@ def test_a_blue_green_switch_waits_for_approval_loses_no_request_and_is_undone(
         world.set_model(NAME, versions["better"])
         world.wait(lambda: "approve" in str(world.rollout(NAME).get("message")), "the approval is asked for")
         assert world.rollout(NAME)["weight"] == "0"
+        assert "The smoke test passed: 1 of 1 requests" in world.kubectl("get", "events")
+        url = world.rollout(NAME)["previewUrl"]
+        ask = f"""
+import urllib.request
+body, headers = b'{{"message": "My bill is wrong"}}', {{'content-type': 'application/json'}}
+request = urllib.request.Request('{url}/predict', body, headers)
+print(urllib.request.urlopen(request, timeout=10).headers['x-dspy-revision'])
+"""
+        told = kubectl(world.cluster, "exec", "-n", SYSTEM, "deploy/client", "--", "python", "-c", ask)
+        assert told.strip() == revision_of(world, "wanted")
         request = world.rollout(NAME)["message"].partition("`")[2].partition("`")[0]
         world.kubectl("annotate", "--overwrite", "dspyprogram", NAME, f"dspy.dev/request={request} 1")
         world.wait(lambda: world.rollout(NAME).get("weight") == "95", "the switch")
@@ -305,6 +316,20 @@ def test_a_bad_version_goes_back_in_seconds_after_a_blue_green_switch(world: Wor
         assert set(pods) <= set(world.names("pods", "dspy.dev/revision")), "no pod was started for the way back"
     assert not traffic.lost()
     assert traffic.by_revision()[revision_of(world, "stable")]
+
+
+def test_a_smoke_test_refuses_a_version_before_anybody_gets_it(world: World, versions: dict[str, str]) -> None:
+    smoke = {"requests": [{"name": "bill", "input": {"message": "My bill is wrong"}}]}
+    policy = rollout(NAME, [], strategy={"type": "BlueGreen", "blueGreen": {"smokeTest": smoke}})
+    world.apply(policy, program(NAME, versions["good"]))
+    world.wait_condition(NAME, "Available", "True")
+    with world.traffic(NAME) as traffic:
+        world.set_model(NAME, versions["bad"])
+        world.wait_condition(NAME, "Current", "False", "Refused")
+    assert "The smoke test failed: 0 of 1 requests" in world.condition(NAME, "Current")[2]
+    assert "bill: program_error (502 parse" in world.condition(NAME, "Current")[2]
+    assert not traffic.failed()
+    assert {answer.revision for answer in traffic.answers} == {revision_of(world, "stable")}
 
 
 def test_a_candidate_has_the_pods_that_its_weight_needs(world: World, versions: dict[str, str]) -> None:

@@ -32,6 +32,10 @@ def with_strategy(**strategy: Any) -> dict[str, Any]:
     return rollout("qa", STEPS, strategy=strategy)
 
 
+def with_smoke_test(*requests: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    return with_strategy(type="BlueGreen", blueGreen={"smokeTest": {"requests": list(requests), **fields}})
+
+
 VALID: list[dict[str, Any]] = [
     program("qa", "models:/qa/3"),
     program("qa", "models:/qa@champion"),
@@ -74,6 +78,8 @@ VALID: list[dict[str, Any]] = [
     with_strategy(type="Canary", canary={"steps": STEPS, "replicas": "WithWeight"}),
     with_strategy(type="BlueGreen"),
     with_strategy(type="BlueGreen", blueGreen={"approval": "Required", "warmSeconds": 60, "holdbackPercent": 1}),
+    with_smoke_test({"input": {"a": {"b": [1]}}, "expect": {"x": {"equals": [1, "a"]}, "y": {}}}, maxFailures=0),
+    with_smoke_test({"input": {}, "expect": {"x": {"equals": 1, "pattern": "a", "schema": {"type": "string"}}}}),
     rollout(
         "qa",
         STEPS,
@@ -165,6 +171,10 @@ INVALID: list[tuple[dict[str, Any], str, str]] = [
     (with_strategy(type="BlueGreen", canary={"steps": STEPS}), "spec.strategy", "of type Canary only"),
     (with_strategy(type="BlueGreen", blueGreen={"warmSeconds": 0}), "warmSeconds", "greater than or equal to 1"),
     (with_strategy(type="BlueGreen", blueGreen={"holdbackPercent": 0}), "holdbackPercent", "at least 1"),
+    (with_smoke_test(), "smokeTest.requests", "at least 1"),
+    (with_smoke_test({"expect": {}}), "smokeTest.requests[0].input", "Required"),
+    (with_smoke_test({"input": {}}, maxFailures=1), "smokeTest", "less than the number of requests"),
+    (with_smoke_test({"input": {}, "expect": {"x": {"pattern": 3}}}), "expect.x.pattern", "must be of type string"),
     (with_strategy(type="BlueGreen", blueGreen={"approval": "Maybe"}), "approval", '"Automatic", "Required"'),
     (with_strategy(type="Canary", canary={"steps": STEPS, "replicas": "Few"}), "replicas", '"Full", "WithWeight"'),
     (rollout("qa", [{"watch": {"seconds": 9}}, {"setWeight": 5}]), "spec.strategy.canary.steps", "must be the last"),

@@ -27,6 +27,7 @@ from dspy_gateway.server import ANSWER_SECONDS, application
 from dspy_gateway.watch import Watcher
 from dspy_gateway.xds import CLUSTER
 from dspy_kube.client import Kube
+from dspy_operator.preview_client import PreviewClient, PreviewUnheardError
 from tests.integration.gateway import (
     Gateway,
     Upstream,
@@ -236,6 +237,15 @@ async def test_what_goes_through_a_preview_is_not_counted(tmp_path: Path, upstre
         assert set(await ask_many(gateway.url(uid), 20)) == {(200, "new")}
         assert set(await ask_many(gateway.url(UID), 10)) == {(200, "old")}
         await until_counted(gateway, {"old": Counts(10, {"ok": 10})}, "the program's own")
+        client, port = PreviewClient(), gateway.agent.desired.ports.ports[uid].port
+        answer = await client.predict("127.0.0.1", port, b"{}", 5)
+        assert (answer.status, answer.outcome, answer.revision, answer.body) == (200, "ok", "new", b"new")
+        upstreams["new"].delay_seconds = 5
+        with pytest.raises(TimeoutError):
+            await client.predict("127.0.0.1", port, b"{}", 0.3)
+        with pytest.raises(PreviewUnheardError):
+            await client.predict("127.0.0.1", free_port(), b"{}", 5)
+        await client.close()
         closed = replace(preview, serial=2, backends=())
         await gateway.agent.update(gateway.agent.desired.with_routes(closed))
         await until(lambda: gateway.agent.state([uid]).programs[uid].serial != 1, "the preview is closed")

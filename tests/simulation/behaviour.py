@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from dspy_contract.outcomes import Outcome
 
@@ -31,6 +33,8 @@ class Version:
     slow_share: float = 0.0
     slow_seconds: float = 4.0
     """Requests that take this long instead."""
+    says: Mapping[str, Any] | None = field(default_factory=lambda: {"answer": "Paris", "score": 0.9})
+    """What it answers at its preview; None: nothing, ever."""
     loads: bool = True
     start_seconds: float = 3.0
 

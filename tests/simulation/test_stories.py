@@ -3,6 +3,7 @@ transcripts."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -139,6 +140,77 @@ def test_a_blue_green_candidate_has_a_preview(serving: Serving) -> None:
     assert world.preview is None
     assert world.api.get("services", NAMESPACE, f"{PROGRAM}-preview") is None
     assert "previewUrl" not in world.rollout_status
+
+
+def smoke_test(**fields: Any) -> dict[str, Any]:
+    """Two requests whose answers are known."""
+    expect = {"answer": {"equals": "Paris"}, "score": {"schema": {"type": "number", "minimum": 0.5}}}
+    requests = [
+        {"name": "capital", "input": {"question": "The capital of France?"}, "expect": expect},
+        {"input": {"question": "?"}, "expect": {"answer": {"pattern": "^P"}}},
+    ]
+    return {"smokeTest": {"requests": requests, **fields}}
+
+
+def test_a_smoke_test_comes_before_any_traffic(serving: Serving, snapshot: SnapshotAssertion) -> None:
+    world = serving(strategy=blue_green(**smoke_test()))
+    world.previews.busy = 3
+    release(world)
+    world.settle(9, rate=20)
+    assert (world.weight(2), world.traffic(2)) == (0, 0)
+    world.settle(400, rate=20)
+    assert world.stable == 2
+    assert [json.loads(body)["question"] for body in world.previews.asked[3:]] == ["The capital of France?", "?"]
+    assert transcript(world) == snapshot
+
+
+def test_a_smoke_test_that_fails_refuses_the_candidate(serving: Serving, snapshot: SnapshotAssertion) -> None:
+    world = serving(strategy=blue_green(**smoke_test(maxFailures=1)))
+    release(world, says={"answer": "Lyon", "score": "high"})
+    world.settle(40, rate=20)
+    assert world.refused(2)
+    assert world.traffic(2) == 0
+    assert transcript(world) == snapshot
+
+
+def test_a_smoke_test_may_fail_a_little(serving: Serving) -> None:
+    world = serving(strategy=blue_green(**smoke_test(maxFailures=1)))
+    release(world, says={"answer": "Paris"})
+    world.settle(20, rate=20)
+    assert world.weight(2) == 9_500
+    assert "SmokeTestPassed: The smoke test passed: 1 of 2 requests were answered as expected; capital: " in transcript(
+        world
+    )
+
+
+def test_a_smoke_test_waits_for_what_is_no_answer(serving: Serving) -> None:
+    """A candidate that hangs has failed; one whose gateway is away, or whose operator ends, is asked again."""
+    world = serving(strategy=blue_green(**smoke_test(timeoutSeconds=30)))
+    for gateway in world.gateways.values():
+        gateway.reachable = False
+    release(world, says=None)
+    world.settle(60, rate=20)
+    assert not world.refused(2)
+    for gateway in world.gateways.values():
+        gateway.reachable = True
+    world.settle(20, rate=20)
+    world.restart_operator()
+    world.settle(25, rate=20)
+    assert not world.refused(2)
+    world.settle(30, rate=20)
+    assert world.refused(2)
+    assert "no answer within 30 s" in world.condition("Current")[2]
+
+
+def test_a_smoke_test_that_cannot_be_carried_out_holds_the_policy(serving: Serving) -> None:
+    broken = {"smokeTest": {"requests": [{"input": {}, "expect": {"answer": {"pattern": "("}}}]}}
+    world = serving(strategy=blue_green(**broken))
+    release(world)
+    world.settle(30, rate=20)
+    assert world.deployed() == {1}
+    accepted = next(each for each in world.rollout_status["conditions"] if each["type"] == "Accepted")
+    assert accepted["status"] == "False"
+    assert "strategy.blueGreen.smokeTest.requests[0].expect.answer" in accepted["message"]
 
 
 def test_a_switch_waits_until_every_pod_is_ready(serving: Serving) -> None:

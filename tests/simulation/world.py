@@ -20,11 +20,13 @@ from dspy_contract.state import GatewayState, Poll
 from dspy_kube.client import ApiException, Kube, Object
 from dspy_operator.agent_client import AgentError
 from dspy_operator.domain.ledger import Ledger
+from dspy_operator.domain.smoke import PreviewAnswer
 from dspy_operator.domain.snapshot import Description, Problem, Standstill
 from dspy_operator.domain.snapshot import Version as ResolvedVersion
 from dspy_operator.domain.stored_ledger import read_ledger
 from dspy_operator.kube.paths import path
 from dspy_operator.parts import Parts, assemble
+from dspy_operator.preview_client import PreviewUnheardError
 from dspy_operator.registry.uri import Identity, ModelUri
 from dspy_operator.resources.runtime_pod import CONTAINER
 from dspy_operator.runtime_client import RuntimeUnheardError
@@ -101,6 +103,38 @@ class SimulatedAgents:
         """Nothing is open."""
 
 
+class SimulatedPreviews:
+    """How the operator reaches previews; implements `preview_client.Previews`."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.asked: list[bytes] = []
+        self.busy = 0
+        """So many requests the provider turns down from now on."""
+
+    async def predict(self, address: str, port: int, body: bytes, timeout_seconds: float) -> PreviewAnswer:
+        """What the candidate behind the preview answers."""
+        await asyncio.sleep(1)
+        gateway = self._world.gateways.get(address)
+        if gateway is None or not gateway.reachable:
+            raise PreviewUnheardError("not reachable")
+        self.asked.append(body)
+        if not self._world.preview:
+            return PreviewAnswer(503, "", "", b"")
+        revision = self._world.preview[0].revision
+        if self.busy:
+            self.busy -= 1
+            return PreviewAnswer(429, "upstream_error", revision, b'{"error":{"code":"rate_limit","message":"later"}}')
+        says = self._world.says(revision)
+        if says is None:
+            await asyncio.sleep(timeout_seconds)
+            raise TimeoutError
+        return PreviewAnswer(200, "ok", revision, json.dumps(says).encode())
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
 class SimulatedRuntimes:
     """How the operator reaches the runtime pods; implements `runtime_client.Runtimes`."""
 
@@ -140,6 +174,7 @@ class World:
         self.api = ApiServer(lambda: self.now)
         self.registry = SimulatedRegistry()
         self.runtimes = SimulatedRuntimes()
+        self.previews = SimulatedPreviews(self)
         self.versions: dict[int, Version] = {}
         self.surroundings = Surroundings()
         self.gateways: dict[str, SimulatedGateway] = {}
@@ -343,6 +378,10 @@ class World:
 
     # Its inside.
 
+    def says(self, revision: str) -> Mapping[str, Any] | None:
+        """What a revision's version answers at its preview."""
+        return self.versions[self._version_of(revision) or 0].says
+
     def _version_of(self, revision: str) -> int | None:
         item = self.api.get("controllerrevisions", NAMESPACE, revision)
         return int(item["data"]["model"]["version"]) if item else None
@@ -360,6 +399,7 @@ class World:
             {"default": self.registry},
             SimulatedAgents(self),
             self.runtimes,
+            self.previews,
             settings,
             lambda namespace: "token",
             lambda: self.leads,
@@ -380,6 +420,7 @@ class World:
         await self.parts.follower.close()
         self.parts.descriptions.close()
         self.parts.standstills.close()
+        self.parts.smoke_tests.close()
 
     async def _pass(self) -> None:
         """Passes begin once everything is listed."""

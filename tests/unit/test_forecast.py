@@ -98,7 +98,9 @@ def test_a_watched_candidate_is_found_by_its_ceiling() -> None:
 
 
 def test_blue_green_waits_for_a_person_and_then_watches() -> None:
-    strategy = Strategy(StrategyType.BLUE_GREEN, blue_green=BlueGreen(Approval.REQUIRED, 600, 10))
+    strategy = Strategy(
+        StrategyType.BLUE_GREEN, blue_green=BlueGreen(approval=Approval.REQUIRED, warm_seconds=600, holdback_percent=10)
+    )
     found = forecast(policy(strategy), 3, rate=20, failing=0.0)
     assert [(step.weight_percent, step.seconds) for step in found.steps] == [(0, None), (90, 600)]
 

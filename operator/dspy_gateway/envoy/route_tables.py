@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from dspy_contract.outcomes import REVISION_HEADER
 from dspy_contract.routes import TOTAL_WEIGHT, Routes
 from dspy_contract.stat_names import OTHER, PREDICT, cluster_name
 from dspy_gateway.envoy.resource import STREAM_IDLE_SECONDS, TYPE, Resource
@@ -73,7 +74,7 @@ def _action(routes: Routes, weights: Mapping[str, int], route: str) -> Resource:
         {
             "name": cluster_name(backend.revision, route),
             "weight": weights[backend.revision] if total else TOTAL_WEIGHT,
-            "response_headers_to_add": [_header("x-dspy-revision", backend.revision)],
+            "response_headers_to_add": [_header(REVISION_HEADER, backend.revision)],
         }
         for backend in routes.backends
     ]

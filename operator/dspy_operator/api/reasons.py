@@ -90,6 +90,7 @@ class Reason(StrEnum):
     CLIENTS_LEAVE = "ClientsLeave"
     SLOWER = "Slower"
     CRASHES = "Crashes"
+    SMOKE_TEST_FAILED = "SmokeTestFailed"
 
     # How a release ends.
     PROMOTED = "Promoted"
@@ -106,6 +107,7 @@ class Reason(StrEnum):
     RELEASE_PAUSED = "ReleasePaused"
     RELEASE_RESUMED = "ReleaseResumed"
     CANDIDATE_READY = "CandidateReady"
+    SMOKE_TEST_PASSED = "SmokeTestPassed"
     CANDIDATE_LOWERED = "CandidateLowered"
     LOWERED_TOO_LATE = "LoweredTooLate"
     WEIGHT_SET = "WeightSet"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +64,37 @@ class Approval(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Expectation:
+    """What a field of an answer must be: all that is given; without anything, there."""
+
+    equals: Any = None
+    pattern: str | None = None
+    schema: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SmokeRequest:
+    """A request to a candidate's preview. `expect` is by the name of an output."""
+
+    input: Mapping[str, Any]
+    name: str = ""
+    expect: Mapping[str, Expectation] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SmokeTest:
+    """Requests of which at most `max_failures` may fail, before a candidate has traffic."""
+
+    requests: tuple[SmokeRequest, ...]
+    max_failures: int = 0
+    timeout_seconds: int = 60
+
+
+@dataclass(frozen=True, slots=True)
 class BlueGreen:
     """The candidate at full size, then nearly all traffic at once, with the old revision kept warm for a while."""
 
+    smoke_test: SmokeTest | None = None
     approval: Approval = Approval.AUTOMATIC
     warm_seconds: int = 300
     holdback_percent: float = 5.0

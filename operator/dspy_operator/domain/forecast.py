@@ -16,7 +16,7 @@ from dspy_operator.domain.analysis.draws import Draws, rejects
 from dspy_operator.domain.analysis.judge import WATCHED_ALPHA, ceiling_by
 from dspy_operator.domain.analysis.streams import BOUNDS_ANSWERS, FAILED
 from dspy_operator.domain.ledger import Release
-from dspy_operator.domain.steps import PauseApproval, PauseRequests, PauseSeconds, Step, Watch
+from dspy_operator.domain.steps import PauseApproval, PauseRequests, PauseSeconds, SmokeTest, Step, Watch
 
 FAULTS = (0.01, 0.05, 0.2, 1.0)
 """How often the candidate fails, as a fraction."""
@@ -95,6 +95,8 @@ def _name(step: Step) -> str:
             return f"pause {requests} requests"
         case PauseApproval():
             return "pause until approved"
+        case SmokeTest(requests):
+            return f"smoke test, {len(requests)} requests"
         case Watch(seconds, _):
             return f"watch {seconds} s"
     return f"set weight {step.weight_bp / 100:g} %"

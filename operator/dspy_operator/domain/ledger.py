@@ -19,7 +19,7 @@ HEADROOM = 1.2
 """Of a candidate that is sized with its weight."""
 LONGEST_REFUSED = 20
 LONGEST_SERVED = 20
-VERSION = 3
+VERSION = 4
 """Of the ledger's form. One of a newer version is never written over; older ones are migrated."""
 
 
@@ -70,6 +70,8 @@ class Release:
     """The step that is being carried out; equal to len(steps) when all are done."""
     approved_step: int | None = None
     """The step that a person has approved, if it is one that waits for that."""
+    passed_step: int | None = None
+    """The step whose smoke test has passed, if it is one."""
     step_seconds: float = 0.0
     """How long the step's clock has run; it stands still while something blocks the release."""
     blocked_seconds: float = 0.0

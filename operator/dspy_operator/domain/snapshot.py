@@ -166,6 +166,17 @@ class Preview:
 
 
 @dataclass(frozen=True, slots=True)
+class SmokeReport:
+    """How far the smoke test of a release's step is. `words` say what it waits for, and in the end what it found."""
+
+    release: int
+    step: int
+    words: str = ""
+    failures: int | None = None
+    """How many requests failed; None until all have their answers."""
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """Everything that a plan is made from."""
 
@@ -180,6 +191,8 @@ class Snapshot:
     """The resourceVersion of the routes' object; None when there is none."""
     gateway: Gateway = Gateway()
     preview: Preview = Preview()
+    smoke_test: SmokeReport | None = None
+    """Of the step at hand."""
     service_port: int | None = None
     """The target port of the program's Service; None when there is no Service."""
     service_changed: str | None = None

@@ -30,7 +30,9 @@ from dspy_operator.api.reasons import Reason
 from dspy_operator.api.rollout import Policy, ProgramRef, RolloutSpec, Strategy, StrategyType, policies_of
 from dspy_operator.descriptions import Descriptions
 from dspy_operator.domain.ledger import Ledger
+from dspy_operator.domain.release.smoke import smoke_test_due
 from dspy_operator.domain.requests import refreshes_of
+from dspy_operator.domain.smoke import problem_of
 from dspy_operator.domain.snapshot import (
     Description,
     DesiredRevision,
@@ -39,6 +41,7 @@ from dspy_operator.domain.snapshot import (
     Problem,
     Program,
     Revision,
+    SmokeReport,
     Snapshot,
     Version,
     Workload,
@@ -57,6 +60,7 @@ from dspy_operator.resources import program as manifests
 from dspy_operator.resources.revision import controller_revision, read_revision, revision_name, version_of
 from dspy_operator.resources.runtime_pod import Runtime
 from dspy_operator.settings import Settings
+from dspy_operator.smoke_tests import SmokeTests
 from dspy_operator.standstills import Standstills
 
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
@@ -77,6 +81,7 @@ class Observer:
         archives: Archives,
         descriptions: Descriptions,
         standstills: Standstills,
+        smoke_tests: SmokeTests,
         settings: Settings,
     ) -> None:
         self._store = store
@@ -86,6 +91,7 @@ class Observer:
         self._archives = archives
         self._descriptions = descriptions
         self._standstills = standstills
+        self._smoke_tests = smoke_tests
         self._follower = follower
         self._poller = poller
         self._settings = settings
@@ -131,7 +137,20 @@ class Observer:
         snapshot = replace(snapshot, asked=self._asked(program, found, refreshes))
         addresses = self._addresses(program)
         standstills = self._standstills.of(namespace, name, addresses)
-        return replace(snapshot, description=self._description(snapshot, addresses), standstills=standstills)
+        snapshot = replace(snapshot, description=self._description(snapshot, addresses), standstills=standstills)
+        return replace(snapshot, smoke_test=self._smoke_test(snapshot))
+
+    def _smoke_test(self, snapshot: Snapshot) -> SmokeReport | None:
+        """How far the smoke test of the step at hand is, which begins when it is due."""
+        program, port = snapshot.program, snapshot.preview.port
+        due = smoke_test_due(program.ledger, snapshot)
+        if due and port is None:
+            self._smoke_tests.forget(program.namespace, program.name)
+            return SmokeReport(due[0].id, due[0].step, "the gateway has no port for the preview yet")
+        pods = self._store.list("Pod", program.namespace, "")
+        carrying = (pod for pod in pods if pod["metadata"]["name"] in snapshot.gateway.pods)
+        gateways = [pod["status"]["podIP"] for pod in carrying if is_ready(pod) and pod["status"].get("podIP")]
+        return self._smoke_tests.of(program.namespace, program.name, due, port or 0, gateways)
 
     def _addresses(self, program: Program) -> dict[str, str]:
         """Of one Ready pod of each revision."""
@@ -319,6 +338,7 @@ def _policy(item: Object) -> Policy:
     metadata, unreadable = item["metadata"], ""
     try:
         spec = from_dict(item["spec"], RolloutSpec)
+        unreadable = problem_of(spec.strategy)
     except (cattrs.BaseValidationError, KeyError, TypeError, ValueError) as error:
         unreadable = "; ".join(cattrs.transform_error(error)) if isinstance(error, Exception) else str(error)
         spec = RolloutSpec(

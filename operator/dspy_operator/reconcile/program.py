@@ -25,6 +25,7 @@ from dspy_operator.kube.name_conflicts import NameConflicts
 from dspy_operator.kube.observe import Observer, read_program, stored_kept
 from dspy_operator.reconcile.memory import Memories, Memory, Shown
 from dspy_operator.registry.follower import Follower
+from dspy_operator.smoke_tests import SmokeTests
 from dspy_operator.standstills import Standstills
 
 REFUSAL_SECONDS = 10.0
@@ -46,6 +47,7 @@ class ProgramReconciler:
         follower: Follower,
         descriptions: Descriptions,
         standstills: Standstills,
+        smoke_tests: SmokeTests,
         memories: Memories,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -56,6 +58,7 @@ class ProgramReconciler:
         self._follower = follower
         self._descriptions = descriptions
         self._standstills = standstills
+        self._smoke_tests = smoke_tests
         self._clock = clock
         self._memories = memories
         self._moving: set[tuple[str, str]] = set()
@@ -70,6 +73,7 @@ class ProgramReconciler:
             self._follower.leave((namespace, name))
             self._descriptions.forget(namespace, name)
             self._standstills.forget(namespace, name)
+            self._smoke_tests.forget(namespace, name)
             self._poller.follow(namespace, name, None)
             await self._orphans(namespace, name)
             return None

@@ -28,6 +28,8 @@ def progress_of(ledger: Ledger, release: Release, snapshot: Snapshot) -> Progres
         routes_acked=routed and acked,
         approval=f"approve {release.candidate}/{release.step + 1}",
         approved=release.approved_step == release.step,
+        smoke_test=snapshot.smoke_test.words if snapshot.smoke_test else "",
+        smoke_test_passed=release.passed_step == release.step,
         preview=snapshot.preview_url,
         refusal=refusal_of(snapshot.gateway, snapshot.program.uid),
     )

@@ -18,6 +18,7 @@ from dspy_operator.domain.release.judging import collect_evidence, refuse_failed
 from dspy_operator.domain.release.lifecycle import adopt_first_revision, cancel_superseded, end_undo, start_release
 from dspy_operator.domain.release.lowering import answer_lowered, lower_candidate, settle_lowered
 from dspy_operator.domain.release.messages import describe_step
+from dspy_operator.domain.release.smoke import take_smoke_test
 from dspy_operator.domain.requests import handle_request
 from dspy_operator.domain.snapshot import Snapshot
 from dspy_operator.domain.transition import Event, Transition
@@ -32,6 +33,7 @@ RULES: tuple[Callable[[Ledger, Snapshot, float], Transition], ...] = (
     answer_lowered,
     refuse_failed_candidate,
     lower_candidate,
+    take_smoke_test,
     handle_request,
     settle_lowered,
     halve_doubted,

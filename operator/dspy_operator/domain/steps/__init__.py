@@ -10,9 +10,10 @@ from dspy_operator.api.convert import register_union
 from dspy_operator.domain.steps.pause import PauseApproval, PauseRequests, PauseSeconds
 from dspy_operator.domain.steps.progress import Progress
 from dspy_operator.domain.steps.set_weight import SetWeight
+from dspy_operator.domain.steps.smoke_test import SmokeTest
 from dspy_operator.domain.steps.watch import Watch
 
-Step = SetWeight | PauseSeconds | PauseRequests | PauseApproval | Watch
+Step = SetWeight | PauseSeconds | PauseRequests | PauseApproval | SmokeTest | Watch
 register_union(Step)
 
-__all__ = ["PauseApproval", "PauseRequests", "PauseSeconds", "Progress", "SetWeight", "Step", "Watch"]
+__all__ = ["PauseApproval", "PauseRequests", "PauseSeconds", "Progress", "SetWeight", "SmokeTest", "Step", "Watch"]

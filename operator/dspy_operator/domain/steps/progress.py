@@ -23,5 +23,8 @@ class Progress:
     """Whether a person has."""
     preview: str = ""
     """Where people may look at the candidate before it has traffic; empty without a preview."""
+    smoke_test: str = ""
+    """What the smoke test waits for, in words."""
+    smoke_test_passed: bool = False
     refusal: str = ""
     """Which gateway does not take the routes, and why; empty where none refuses them."""

@@ -1,14 +1,16 @@
-"""Blue-green: the candidate at full size without traffic, then nearly all of it in one change, and a while to go
-back."""
+"""Blue-green: the candidate at full size is tried without traffic, then it has nearly all in one change, and there is
+a while to go back."""
 
 from __future__ import annotations
 
 from dspy_operator.api import rollout
-from dspy_operator.domain.steps import PauseApproval, Step, Watch
+from dspy_operator.domain.steps import PauseApproval, SmokeTest, Step, Watch
 from dspy_operator.domain.strategies.canary import basis_points
 
 
 def steps_of(blue_green: rollout.BlueGreen) -> tuple[Step, ...]:
     """The steps of a release under this policy."""
     approval = (PauseApproval(),) if blue_green.approval is rollout.Approval.REQUIRED else ()
-    return (*approval, Watch(blue_green.warm_seconds, basis_points(blue_green.holdback_percent)))
+    smoke = blue_green.smoke_test
+    tested = (SmokeTest(smoke.requests, smoke.max_failures, smoke.timeout_seconds),) if smoke else ()
+    return (*tested, *approval, Watch(blue_green.warm_seconds, basis_points(blue_green.holdback_percent)))
