@@ -9,6 +9,16 @@ OUTCOME_HEADER = "x-dspy-outcome"
 """A header; of an answer that is read as it comes, a trailer."""
 
 
+FLAGS_HEADER = "x-dspy-flags"
+"""What a program says of an answer besides its outcome: names with commas between them. Of an answer that is read as it
+comes, a trailer."""
+
+FLAG = r"[a-z0-9](?:[a-z0-9-]{0,28}[a-z0-9])?"
+"""A flag's name. Nothing that a statistic's name gives a meaning."""
+
+MOST_FLAGS = 4
+"""Of one answer."""
+
 REVISION_HEADER = "x-dspy-revision"
 """The revision that answered, as the gateway knows it."""
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from dspy_contract.outcomes import FLAG
+
 PREFIX = "dspy"
 PREDICT, OTHER = "predict", "other"
 STARTED, ANSWERS, OLDER, ENDED = "started", "answers", "older", "ended"
@@ -19,8 +21,12 @@ _NAME = re.compile(
     r"\.cluster\.(?P<revision>[^./]+)/predict(?:\.(?P<tags>.+))?$"
 )
 _ANSWER = re.compile(
-    r"^outcome\.(?P<outcome>.*)\.code\.(?P<code>\d+)\.flags\.(?P<flags>[A-Za-z0-9,_-]+)\.trailer\.(?P<trailer>.*)$"
+    r"^outcome\.(?P<outcome>.*)\.code\.(?P<code>\d+)\.flags\.(?P<flags>[A-Za-z0-9,_-]+)\.trailer\.(?P<trailer>.*)"
+    r"\.said\.(?P<said>.*)\.after\.(?P<after>.*)$"
 )
+
+
+_FLAG = re.compile(rf"(?<![^,])(?:{FLAG})(?![^,])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +44,8 @@ class Name:
     flags: tuple[str, ...] = ()
     trailer: str = ""
     """The outcome of an answer whose head did not know it yet."""
+    said: frozenset[str] = frozenset()
+    """What the program said of the answer: its flags, by header or trailer."""
 
 
 def cluster_name(revision: str, route: str) -> str:
@@ -70,4 +78,5 @@ def parse(name: str) -> Name | None:
         code=int(answer["code"]),
         flags=tuple(answer["flags"].split(",")),
         trailer=answer["trailer"],
+        said=frozenset(_FLAG.findall(f"{answer['said']},{answer['after']}")),
     )

@@ -29,11 +29,13 @@ EDGES_SECONDS = FAST_EDGES_SECONDS + SLOW_EDGES_SECONDS
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Requests of one revision under one draw. `older` counts, per edge of the grid, those that became that old."""
+    """Requests of one revision under one draw. `older` counts, per edge of the grid, those that became that old;
+    `flags`, by name, the answers that carried that flag."""
 
     started: int = 0
     outcomes: Mapping[str, int] = field(default_factory=dict)
     older: Mapping[int, int] = field(default_factory=dict)
+    flags: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def answered(self) -> int:

@@ -19,8 +19,9 @@ from dspy_contract.state import EDGES_SECONDS, FAST_EDGES_SECONDS, Counts
 MOST_FILTERED = 50
 """With more programs than this, a look reads all statistics: a longer pattern costs more than it saves."""
 
+_FLAGGED = "said."
 Key = tuple[int, str, str]
-"""Table number, revision, and `started`, an outcome, or `older.<edge>` / `ended.<edge>`."""
+"""Table number, revision, and `started`, an outcome, `said.<flag>`, or `older.<edge>` / `ended.<edge>`."""
 
 
 def statistics_query(uids: Collection[str] | None) -> str:
@@ -42,6 +43,8 @@ def read_statistics(content: Mapping[str, Any], incarnation: str) -> dict[str, C
         else:
             what = STARTED if name.kind == STARTED else f"{name.kind}.{name.edge}"
         counters[name.uid][name.number, name.revision, what] += statistic["value"]
+        for flag in name.said:
+            counters[name.uid][name.number, name.revision, f"{_FLAGGED}{flag}"] += statistic["value"]
     return counters
 
 
@@ -76,7 +79,7 @@ class Sums:
         for (number, revision, what), count in self.base.items():
             if what == STARTED:
                 open_requests[number, revision, Outcome.LOST.value] += count
-            elif not _is_age(what):
+            elif _ends(what):
                 open_requests[number, revision, Outcome.LOST.value] -= count
         self.base.update(+open_requests)
 
@@ -85,7 +88,7 @@ class Sums:
         self.gone.update(numbers)
         for part in (self.base, self.latest):
             for key in [key for key in part if key[0] in numbers]:
-                if not _is_age(key[2]):
+                if not key[2].startswith((OLDER, ENDED)):
                     self.retired[key[1], key[2]] += part[key]
                 del part[key]
 
@@ -94,7 +97,7 @@ class Sums:
         found: Counter[int] = Counter()
         for part in (self.base, self.latest):
             for (number, _, what), count in part.items():
-                if not _is_age(what):
+                if not what.startswith(_BESIDE):
                     found[number] += count if what == STARTED else -count
         return found
 
@@ -114,7 +117,7 @@ class Sums:
         sums: dict[str, Counter[str]] = defaultdict(Counter)
         for part in (self.base, self.latest):
             for (_, revision, what), count in part.items():
-                if not _is_age(what):
+                if not what.startswith((OLDER, ENDED)):
                     sums[revision][what] += count
         for (revision, what), count in self.retired.items():
             sums[revision][what] += count
@@ -127,16 +130,22 @@ class Sums:
             count
             for part in (self.base, self.latest)
             for (_, _, what), count in part.items()
-            if what not in unremarkable and not _is_age(what)
+            if what not in unremarkable and not what.startswith((OLDER, ENDED))
         )
 
 
-def _is_age(what: str) -> bool:
-    return what.startswith((OLDER, ENDED))
+def _ends(what: str) -> bool:
+    """True for what counts requests that ended."""
+    return what != STARTED and not what.startswith(_BESIDE)
+
+
+_BESIDE = (OLDER, ENDED, _FLAGGED)
+"""What is counted of requests besides their start and end."""
 
 
 def _counts(what: Mapping[str, int]) -> Counts:
-    outcomes = {key: count for key, count in what.items() if count and key != STARTED and not _is_age(key)}
+    outcomes = {key: count for key, count in what.items() if count and _ends(key)}
+    flags = {key.removeprefix(_FLAGGED): count for key, count in what.items() if count and key.startswith(_FLAGGED)}
     first_slow = len(FAST_EDGES_SECONDS)
     older: dict[int, int] = {}
     reached = 0
@@ -147,4 +156,4 @@ def _counts(what: Mapping[str, int]) -> Counts:
     for edge in range(first_slow):
         # Answers that ended between the edge and the first of the slow ones, plus all that became older than that.
         older[edge] = what.get(f"{ENDED}.{edge}", 0) + reached
-    return Counts(what.get(STARTED, 0), outcomes, {edge: older[edge] for edge in sorted(older) if older[edge]})
+    return Counts(what.get(STARTED, 0), outcomes, {edge: older[edge] for edge in sorted(older) if older[edge]}, flags)

@@ -78,6 +78,7 @@ async def run(settings: Settings) -> None:
         parts.descriptions.close()
         parts.standstills.close()
         parts.smoke_tests.close()
+        await parts.notifier.close()
         await runtimes.close()
         await previews.close()
         await kube.close()

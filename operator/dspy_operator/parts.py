@@ -27,6 +27,7 @@ from dspy_operator.kube.observe import Observer, read_routes
 from dspy_operator.kube.paths import path
 from dspy_operator.kube.repairs import Repairs
 from dspy_operator.kube.write import Writer
+from dspy_operator.notifier import Notifier
 from dspy_operator.preview_client import Previews
 from dspy_operator.reconcile.controller import Controller
 from dspy_operator.reconcile.gateway import GatewayReconciler
@@ -60,6 +61,7 @@ class Parts:
     descriptions: Descriptions
     standstills: Standstills
     smoke_tests: SmokeTests
+    notifier: Notifier
     controller: Controller
 
     def take(self, kind: str, event: str | None, item: Object) -> None:
@@ -163,8 +165,19 @@ def assemble(
         settings,
     )
     memories = Memories()
+    notifier = Notifier(settings.notifications)
     programs = ProgramReconciler(
-        observer, executor, writer.conflicts, poller, follower, descriptions, standstills, smoke_tests, memories, now
+        observer,
+        executor,
+        writer.conflicts,
+        poller,
+        follower,
+        descriptions,
+        standstills,
+        smoke_tests,
+        notifier,
+        memories,
+        now,
     )
     guard = Guard(kube, store, poller, memories, passes.add, leads, now)
     controller = Controller(programs, gateways, passes.add, now)
@@ -179,6 +192,7 @@ def assemble(
         descriptions,
         standstills,
         smoke_tests,
+        notifier,
         controller,
     )
 

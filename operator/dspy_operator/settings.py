@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import secrets
 import socket
+from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -20,6 +21,27 @@ class RegistrySettings(BaseModel):
     """A file with `user:password` for the operator's own requests."""
 
 
+class ReceiverSettings(BaseModel):
+    """Somebody who is told of transitions. Exactly one of `url` and `url_file` is given."""
+
+    url: str = ""
+    url_file: str = ""
+    """A file with the url, where that is a secret, as Slack's is."""
+    format: Literal["JSON", "Slack", "CloudEvents"] = "JSON"
+    token_file: str = ""
+    """A file with a bearer token."""
+    reasons: list[str] = []
+    """The reasons that are told, unless a rollout names others."""
+    every_program: bool = False
+    """Whether it hears of every program, or of those whose rollout names it."""
+
+    @model_validator(mode="after")
+    def _has_one_address(self) -> ReceiverSettings:
+        if bool(self.url) == bool(self.url_file):
+            raise ValueError("give either url or url_file")
+        return self
+
+
 class Settings(BaseSettings):
     """Settings of the operator."""
 
@@ -27,6 +49,8 @@ class Settings(BaseSettings):
 
     registries: dict[str, RegistrySettings] = Field(default_factory=dict)
     """Registries by the name that `spec.model.registry` uses, as JSON."""
+    notifications: dict[str, ReceiverSettings] = Field(default_factory=dict)
+    """Receivers of notifications by the name that rollouts use, as JSON."""
     registry_poll_seconds: float = 10.0
     """How often an alias is looked up."""
     runtime_image: str = "dspy-operator/runtime:0.1.0-py{python}"

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Set
 from typing import Any
 
 import dspy
 from pydantic import BaseModel
 from pydantic_core import to_json
+
+from dspy_contract.outcomes import FLAG, MOST_FLAGS
+
+FLAGS_FIELD = "dspy_flags"
+_FLAG = re.compile(FLAG)
 
 
 def answer_fields(result: Any) -> dict[str, Any]:
@@ -19,9 +25,23 @@ def answer_fields(result: Any) -> dict[str, Any]:
     return dict(result) if isinstance(result, Mapping) else {"output": result}
 
 
+def flags_of(result: Any) -> tuple[str, ...]:
+    """What a program says of its answer besides the answer: the names in its field FLAGS_FIELD. Raises ValueError for
+    what is no flag, and for too many."""
+    given = result.get(FLAGS_FIELD) if isinstance(result, Mapping | dspy.Prediction | dspy.Example) else None
+    flags = sorted({given} if isinstance(given, str) else set(given or ()))
+    if len(flags) > MOST_FLAGS or not all(isinstance(flag, str) and _FLAG.fullmatch(flag) for flag in flags):
+        raise ValueError(
+            f"{FLAGS_FIELD} takes at most {MOST_FLAGS} names of a-z, 0-9 and '-', of at most 30 characters"
+        )
+    return tuple(flags)
+
+
 def answer_json(fields: Mapping[str, Any]) -> bytes:
-    """Fields as JSON. What JSON has no number for is null. Raises for what cannot be written down."""
-    return to_json(_plain(fields), inf_nan_mode="null", fallback=_numbers)
+    """Fields as JSON, but for the flags. What JSON has no number for is null. Raises for what cannot be written
+    down."""
+    answered = {name: each for name, each in fields.items() if name != FLAGS_FIELD}
+    return to_json(_plain(answered), inf_nan_mode="null", fallback=_numbers)
 
 
 def _numbers(value: Any) -> Any:

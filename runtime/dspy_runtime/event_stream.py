@@ -12,7 +12,7 @@ from pydantic_core import to_json
 from starlette.responses import StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dspy_contract.outcomes import OUTCOME_HEADER
+from dspy_contract.outcomes import FLAGS_HEADER, OUTCOME_HEADER
 from dspy_runtime import endings
 from dspy_runtime.exchange import Exchange, Parts
 
@@ -44,8 +44,10 @@ class EventStream(StreamingResponse):
                 await send({"type": "http.response.body", "body": event, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
             assert self._exchange.ending is not None
-            outcome = (OUTCOME_HEADER.encode(), self._exchange.ending.outcome.encode())
-            await send({"type": "http.response.trailers", "headers": [outcome], "more_trailers": False})
+            told = [(OUTCOME_HEADER.encode(), self._exchange.ending.outcome.encode())]
+            if self._exchange.flags:
+                told.append((FLAGS_HEADER.encode(), ",".join(self._exchange.flags).encode()))
+            await send({"type": "http.response.trailers", "headers": told, "more_trailers": False})
         finally:
             abandon(self._exchange, self._work)
 

@@ -122,6 +122,8 @@ class Exchange:
     """None until there is one."""
     result: Any = None
     answer: bytes = b""
+    flags: tuple[str, ...] = ()
+    """What the program says of its answer besides."""
     ending: Ending | None = None
     abandoned: bool = False
     """Whether nobody waits for it any more."""

@@ -20,7 +20,7 @@ from dspy_operator.api.convert import camel, from_dict
 from dspy_operator.api.program import ProgramSpec
 from dspy_operator.api.reasons import Reason
 from dspy_operator.api.rollout import RolloutSpec
-from dspy_operator.domain.analysis.streams import SLOW_SHARE, STREAMS, UNDEFINED_SHARE
+from dspy_operator.domain.analysis.streams import BUILT_IN, OWN_SHARE
 from dspy_operator.domain.snapshot import Version
 from dspy_operator.kube.pods import FATAL
 from dspy_operator.resources.gateway import GatewaySettings as GatewayManifest
@@ -133,8 +133,8 @@ def test_fatal_reasons_are_reasons_of_the_runtime() -> None:
 
 
 def test_the_shares_of_alpha_sum_to_one() -> None:
-    assert sum(stream.share for stream in STREAMS) + SLOW_SHARE + UNDEFINED_SHARE == pytest.approx(1.0)
-    assert {stream.reason for stream in STREAMS} <= {str(reason) for reason in Reason}
+    assert sum(stream.share for stream in BUILT_IN) + OWN_SHARE == pytest.approx(1.0)
+    assert {stream.reason for stream in BUILT_IN} <= {str(reason) for reason in Reason}
 
 
 def test_slow_edges_are_flushed_and_counted_once() -> None:

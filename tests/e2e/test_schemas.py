@@ -36,6 +36,10 @@ def with_smoke_test(*requests: dict[str, Any], **fields: Any) -> dict[str, Any]:
     return with_strategy(type="BlueGreen", blueGreen={"smokeTest": {"requests": list(requests), **fields}})
 
 
+def with_streams(*streams: dict[str, Any]) -> dict[str, Any]:
+    return rollout("qa", STEPS, analysis={"streams": list(streams)})
+
+
 VALID: list[dict[str, Any]] = [
     program("qa", "models:/qa/3"),
     program("qa", "models:/qa@champion"),
@@ -78,6 +82,9 @@ VALID: list[dict[str, Any]] = [
     with_strategy(type="Canary", canary={"steps": STEPS, "replicas": "WithWeight"}),
     with_strategy(type="BlueGreen"),
     with_strategy(type="BlueGreen", blueGreen={"approval": "Required", "warmSeconds": 60, "holdbackPercent": 1}),
+    with_streams(
+        {"name": "left", "enabled": False}, {"name": "g", "flag": "too-long", "dryRun": True, "sharePercent": 9}
+    ),
     with_smoke_test({"input": {"a": {"b": [1]}}, "expect": {"x": {"equals": [1, "a"]}, "y": {}}}, maxFailures=0),
     with_smoke_test({"input": {}, "expect": {"x": {"equals": 1, "pattern": "a", "schema": {"type": "string"}}}}),
     rollout(
@@ -87,7 +94,7 @@ VALID: list[dict[str, Any]] = [
         analysis={
             "falseRollbackPercent": 1,
             "marginPercent": 0.5,
-            "errorRate": {"maxPercent": 5},
+            "streams": [{"name": "failed", "maxPercent": 5}],
             "onUndecided": "Promote",
         },
         progressDeadlineSeconds=60,
@@ -194,16 +201,21 @@ INVALID: list[tuple[dict[str, Any], str, str]] = [
     # The API server compares a whole number with the whole part of a minimum only: these need rules.
     (rollout("qa", STEPS, analysis={"marginPercent": 0}), "spec.analysis.marginPercent", "at least 0.1"),
     (
-        rollout("qa", STEPS, analysis={"errorRate": {"maxPercent": 0}}),
-        "spec.analysis.errorRate.maxPercent",
+        rollout("qa", STEPS, analysis={"streams": [{"name": "failed", "maxPercent": 0}]}),
+        "spec.analysis.streams[0].maxPercent",
         "at least 0.01",
     ),
     (rollout("qa", STEPS, analysis={"marginPercent": 51}), "spec.analysis.marginPercent", "less than or equal to 50"),
     (
-        rollout("qa", STEPS, analysis={"errorRate": {"maxPercent": 100}}),
-        "spec.analysis.errorRate.maxPercent",
+        rollout("qa", STEPS, analysis={"streams": [{"name": "failed", "maxPercent": 100}]}),
+        "spec.analysis.streams[0].maxPercent",
         "less than or equal to 99",
     ),
+    (with_streams({"name": "guarded"}), "spec.analysis.streams[0]", "a stream of your own needs a flag"),
+    (with_streams({"name": "slow", "flag": "late"}), "spec.analysis.streams[0]", "a built-in one"),
+    (with_streams({"name": "g", "flag": "No Flag"}), "spec.analysis.streams[0].flag", "should match"),
+    (with_streams({"name": "left", "sharePercent": 0}), "spec.analysis.streams[0].sharePercent", "at least 0.1"),
+    (with_streams({"name": "left"}, {"name": "left"}), "spec.analysis.streams[1]", "Duplicate value"),
     (rollout("qa", STEPS, analysis={"onUndecided": "Guess"}), "spec.analysis.onUndecided", '"Pause", "Promote"'),
     (rollout("qa", STEPS, progressDeadlineSeconds=0), "spec.progressDeadlineSeconds", "greater than or equal to 1"),
     (rollout("qa", STEPS, stepDeadlineSeconds=0), "spec.stepDeadlineSeconds", "greater than or equal to 1"),

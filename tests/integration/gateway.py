@@ -58,6 +58,7 @@ class Upstream:
     outcome: str = "ok"
     status: int = 200
     delay_seconds: float = 0.0
+    flags: str = ""
     seen: Counter[str] = field(default_factory=Counter)
 
     @asynccontextmanager
@@ -68,7 +69,7 @@ class Upstream:
             self.seen[request.path] += 1
             if self.delay_seconds:
                 await asyncio.sleep(self.delay_seconds)
-            return web.Response(status=self.status, text=self.name, headers={"x-dspy-outcome": self.outcome})
+            return web.Response(status=self.status, text=self.name, headers=self._headers())
 
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", answer)
@@ -80,6 +81,9 @@ class Upstream:
             yield self
         finally:
             await runner.cleanup()
+
+    def _headers(self) -> dict[str, str]:
+        return {"x-dspy-outcome": self.outcome, **({"x-dspy-flags": self.flags} if self.flags else {})}
 
     @property
     def endpoint(self) -> Endpoint:

@@ -228,6 +228,15 @@ async def test_three_hundred_programs(tmp_path: Path, upstreams: dict[str, Upstr
             assert {status for status, _ in await ask_many(gateway.url(uid), 50)} == {200}
 
 
+async def test_the_programs_flags_are_counted(gateway: Gateway, upstreams: dict[str, Upstream]) -> None:
+    upstreams["old"].flags = "blocked,too-long"
+    await ask_many(gateway.url(UID), 7)
+    upstreams["old"].flags = "too-long, not a flag,,x" + "y" * 200
+    await ask_many(gateway.url(UID), 3)
+    flags = {"blocked": 7, "too-long": 10}
+    await until_counted(gateway, {"old": Counts(10, {"ok": 10}, flags=flags)}, "flags are counted beside outcomes")
+
+
 async def test_what_goes_through_a_preview_is_not_counted(tmp_path: Path, upstreams: dict[str, Upstream]) -> None:
     inputs = inputs_of(UID, 1, {"old": 10_000, "new": 0}, upstreams, free_port())
     uid = preview_of(UID)

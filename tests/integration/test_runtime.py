@@ -29,6 +29,13 @@ class Triage(dspy.Module):
         return {wait}self.classify{call}(ticket=ticket)
 """
 
+FLAGS = """
+import dspy
+
+class Flags(dspy.Module):
+    def forward(self, flags: list[str]):
+        return dspy.Prediction(answer="a", dspy_flags=flags)
+"""
 RAISES = """
 import dspy, sys
 
@@ -93,6 +100,25 @@ async def test_a_program_answers_with_its_fields_and_the_configured_lm_and_key(
     assert (status, headers["x-dspy-outcome"]) == (200, "ok")
     assert body == {"reasoning": "A helpful answer.", "answer": "A helpful answer."}
     assert provider.provider.keys == {f"Bearer {KEY}"}
+
+
+async def test_a_program_flags_its_answers(
+    save: Save, provider: RunningProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib
+
+    code = tmp_path / "flags_its_answers.py"
+    code.write_text(FLAGS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    model = save(importlib.import_module("flags_its_answers").Flags(), code_paths=[str(code)])
+    async with running_runtime(model, provider.base, tmp_path) as runtime:
+        status, body, headers = await runtime.predict(flags=["too-long", "blocked", "blocked"])
+        assert (status, body, headers["x-dspy-flags"]) == (200, {"answer": "a"}, "blocked,too-long")
+        status, body, headers = await runtime.predict(flags=[])
+        assert (status, body, headers.get("x-dspy-flags")) == (200, {"answer": "a"}, None)
+        for unfit in (["No Flag"], ["a", "b", "c", "d", "e"], ["x" * 31]):
+            status, _, headers = await runtime.predict(flags=unfit)
+            assert (status, headers["x-dspy-outcome"]) == (500, "program_error")
 
 
 async def test_wrong_input_names_the_field_and_calls_no_lm(runtime: Runtime, provider: RunningProvider) -> None:

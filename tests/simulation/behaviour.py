@@ -10,7 +10,7 @@ from typing import Any
 from dspy_contract.outcomes import Outcome
 
 Answer = tuple[float, str]
-"""After how many seconds, and how, a request ends."""
+"""After how many seconds, and how, a request ends: the outcome and, after a plus, a flag of the program's."""
 
 FAILED_SECONDS = 0.05
 
@@ -27,6 +27,8 @@ class Version:
     """Requests that its pods have no room for."""
     hang_share: float = 0.0
     """Requests that it never answers: the gateway gives up after the program's time-out."""
+    blocked_rate: float = 0.0
+    """Good answers that it flags as blocked."""
     latency_seconds: float = 0.2
     latency_sigma: float = 0.0
     """Of log-normal answers around the latency; 0: evenly between half of it and half as much again."""
@@ -65,6 +67,8 @@ class Surroundings:
             return 0.0, Outcome.OVERLOADED
         if chance.random() < 1 - (1 - version.failure_rate) * (1 - self.provider_failure_rate):
             return FAILED_SECONDS, Outcome.PROGRAM_ERROR
+        if version.blocked_rate and chance.random() < version.blocked_rate:
+            return version.latency_seconds, f"{Outcome.OK}+blocked"
         if version.slow_share and chance.random() < version.slow_share:
             return version.slow_seconds, Outcome.OK
         if version.latency_sigma:

@@ -59,7 +59,10 @@ class CountingEnvoy:
     def _end(self, request: Request) -> None:
         self.open.remove(request)
         del self.aged[id(request)]
-        self.counters[request.table, request.revision, request.outcome] += 1
+        outcome, _, flag = request.outcome.partition("+")
+        self.counters[request.table, request.revision, outcome] += 1
+        if flag:
+            self.counters[request.table, request.revision, f"said.{flag}"] += 1
         reached = bisect.bisect_right(EDGES_SECONDS, request.ends_at - request.started_at)
         if reached <= len(FAST_EDGES_SECONDS):
             for edge in range(reached):

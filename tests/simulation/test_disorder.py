@@ -38,7 +38,7 @@ class Disorder(RuleBasedStateMachine):
 
     @initialize(seed=st.integers(0, 2**16), ceiling=st.booleans(), replicas=st.sampled_from([1, 1, 3]))
     def begin(self, seed: int, ceiling: bool, replicas: int) -> None:
-        self.analysis = {**PROMOTING, "errorRate": {"maxPercent": 20}} if ceiling else PROMOTING
+        self.analysis = {**PROMOTING, "streams": [{"name": "failed", "maxPercent": 20}]} if ceiling else PROMOTING
         self.world = World(seed, CANARY, replicas, analysis=self.analysis)
         self.has_policy = True
         self.world.publish(1)

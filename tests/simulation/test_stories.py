@@ -11,10 +11,11 @@ import pytest
 from syrupy.assertion import SnapshotAssertion
 
 from dspy_contract.routes import Backend
+from dspy_operator.notifier import Notifier
 from tests.simulation.api import refusal
 from tests.simulation.invariants import check
 from tests.simulation.transcript import transcript
-from tests.simulation.world import CANARY, NAMESPACE, PROGRAM, World
+from tests.simulation.world import CANARY, NAMESPACE, PROGRAM, RECEIVER, World
 from tests.simulation.world import serving as serving_world
 
 Serving = Callable[..., World]
@@ -77,6 +78,65 @@ def test_a_release_that_waits_for_approval(serving: Serving, snapshot: SnapshotA
     world.settle(60, rate=20)
     assert world.stable == 2
     assert transcript(world) == snapshot
+
+
+def test_receivers_are_told_of_what_a_release_does(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[str, str]] = []
+    monkeypatch.setattr(Notifier, "_put", lambda self, name, each: told.append((name, each.reason)))
+    world = serving(notifications=[{"receiver": RECEIVER}, {"receiver": "nobody"}])
+    release(world, failure_rate=0.5)
+    world.settle(60, rate=20)
+    assert told == [(RECEIVER, reason) for reason in ("ReleaseStarted", "CandidateLowered", "RolledBack")]
+    notifying = next(each for each in world.rollout_status["conditions"] if each["type"] == "Notifying")
+    assert (notifying["status"], notifying["reason"]) == ("False", "ReceiverUnknown")
+    assert notifying["message"].endswith("not configured in the operator: nobody")
+
+
+BLOCKED = {"name": "guarded", "flag": "blocked"}
+
+
+def test_a_stream_of_ones_own_lowers_a_candidate(serving: Serving, snapshot: SnapshotAssertion) -> None:
+    world = serving(analysis={"streams": [BLOCKED]})
+    release(world, blocked_rate=0.5)
+    world.settle(12, rate=20)
+    streams = {each["name"]: each for each in world.rollout_status["streams"]}
+    assert set(streams) == {"failed", "refused", "left", "slow", "guarded"}
+    assert streams["guarded"]["candidate"]["bad"] > streams["failed"]["candidate"]["bad"]
+    world.settle(60, rate=20)
+    assert world.refused(2)
+    assert transcript(world) == snapshot
+
+
+def test_a_stream_that_is_tried_decides_nothing(serving: Serving) -> None:
+    world = serving(analysis={"streams": [{**BLOCKED, "dryRun": True, "maxPercent": 1}], "onUndecided": "Promote"})
+    release(world, blocked_rate=0.5)
+    world.settle(10, rate=20)
+    world.settle_until(lambda: world.rollout_status["streams"][-1]["verdict"] == "Worse", 30)
+    guarded = world.rollout_status["streams"][-1]
+    assert (guarded["name"], guarded["verdict"], guarded["dryRun"]) == ("guarded", "Worse", True)
+    world.settle(120, rate=20)
+    assert world.stable == 2
+
+
+def test_a_built_in_stream_is_switched_off_for_releases_to_come(serving: Serving) -> None:
+    world = serving(analysis={"streams": [{"name": "refused", "enabled": False}], **PROMOTING["analysis"]})
+    release(world, refusal_rate=0.5)
+    world.settle(12, rate=20)
+    world.edit("dspyrollouts", lambda item: item["spec"]["analysis"].pop("streams"))
+    world.settle(120, rate=20)
+    assert world.stable == 2, "the streams are those of the release's beginning"
+    release(world, 3, refusal_rate=1.0)
+    world.settle(60, rate=20)
+    assert world.refused(3)
+
+
+def test_a_ceiling_of_any_stream_holds_the_steps(serving: Serving) -> None:
+    world = serving(analysis={"streams": [{**BLOCKED, "maxPercent": 5}]}, steps=({"setWeight": 60}, *CANARY))
+    world.versions[1].blocked_rate = 0.3
+    release(world, blocked_rate=0.3)
+    world.settle(60, rate=20)
+    assert "The candidate is flagged blocked more often than 5%" in world.rollout_status["message"]
+    assert world.weight(2) == 5_000
 
 
 def blue_green(**fields: Any) -> dict[str, Any]:
@@ -406,7 +466,7 @@ def test_a_watch_begins_with_the_switch_however_long_its_pods_take(serving: Serv
 
 
 def test_a_doubted_candidate_rises_again_when_it_was_calm(serving: Serving) -> None:
-    world = serving(strategy=blue_green(warmSeconds=600), analysis={"errorRate": {"maxPercent": 5}})
+    world = serving(strategy=blue_green(warmSeconds=600), analysis={"streams": [{"name": "failed", "maxPercent": 5}]})
     release(world)
     world.settle(30, rate=20)
     assert world.weight(2) == 9_500
@@ -471,7 +531,7 @@ def test_a_candidate_that_refuses_valid_requests(serving: Serving, snapshot: Sna
 
 def test_a_candidate_above_the_ceiling(serving: Serving, snapshot: SnapshotAssertion) -> None:
     steps = ({"setWeight": 80}, {"pause": {"seconds": 600}})
-    world = serving(steps=steps, analysis={"errorRate": {"maxPercent": 2}})
+    world = serving(steps=steps, analysis={"streams": [{"name": "failed", "maxPercent": 2}]})
     world.versions[1].failure_rate = 0.06
     release(world, failure_rate=0.08)
     world.settle(200, rate=20)
@@ -631,7 +691,7 @@ def test_no_traffic(serving: Serving, snapshot: SnapshotAssertion) -> None:
 
 
 def test_the_provider_fails_for_both(serving: Serving, snapshot: SnapshotAssertion) -> None:
-    world = serving(analysis={"errorRate": {"maxPercent": 5}})
+    world = serving(analysis={"streams": [{"name": "failed", "maxPercent": 5}]})
     release(world)
     world.settle(6, rate=20)
     world.surroundings.provider_failure_rate = 1.0

@@ -30,7 +30,7 @@ from dspy_operator.preview_client import PreviewUnheardError
 from dspy_operator.registry.uri import Identity, ModelUri
 from dspy_operator.resources.runtime_pod import CONTAINER
 from dspy_operator.runtime_client import RuntimeUnheardError
-from dspy_operator.settings import RegistrySettings, Settings
+from dspy_operator.settings import ReceiverSettings, RegistrySettings, Settings
 from tests.simulation.api import ApiServer, Call, refusal
 from tests.simulation.behaviour import Answer, Surroundings, Version
 from tests.simulation.clock import VirtualLoop
@@ -38,6 +38,7 @@ from tests.simulation.clock import close as close_loop
 from tests.simulation.gateway import ANSWERED_SECONDS, SimulatedGateway
 
 NAMESPACE, PROGRAM = "ns", "qa"
+RECEIVER = "team"
 START = 1_000_000.0
 TICK_SECONDS = 0.1
 GATEWAY_START_SECONDS = 1.0
@@ -392,7 +393,9 @@ class World:
 
     async def _start_operator(self) -> None:
         settings = Settings(
-            registries={"default": RegistrySettings(url="http://registry")}, gateway_image=self.gateway_image
+            registries={"default": RegistrySettings(url="http://registry")},
+            notifications={RECEIVER: ReceiverSettings(url="http://receiver")},
+            gateway_image=self.gateway_image,
         )
         self.parts: Parts = assemble(
             cast("Kube", self.api),
@@ -421,6 +424,7 @@ class World:
         self.parts.descriptions.close()
         self.parts.standstills.close()
         self.parts.smoke_tests.close()
+        await self.parts.notifier.close()
 
     async def _pass(self) -> None:
         """Passes begin once everything is listed."""

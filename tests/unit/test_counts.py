@@ -51,17 +51,18 @@ def test_forgotten_tables_stay_in_the_totals() -> None:
 
 
 def test_statistics_are_read_by_name_and_only_predictions_of_this_incarnation_count() -> None:
+    answers = "dspy.answers.table.uid-1@inc-7.cluster.qa-1/predict"
     names = {
-        "dspy.started.table.uid-1@inc-7.cluster.qa-1/predict": 3,
-        "dspy.answers.table.uid-1@inc-7.cluster.qa-1/predict.outcome.ok.code.200.flags.-.trailer.": 1,
-        "dspy.answers.table.uid-1@inc-7.cluster.qa-1/predict.outcome..code.504.flags.UT.trailer.": 1,
-        "dspy.answers.table.uid-1@inc-7.cluster.qa-1/predict.outcome.ok.code.500.flags.-.trailer.": 1,
-        "dspy.answers.table.uid-1@inc-7.cluster.qa-1/predict.outcome..code.200.flags.-.trailer.upstream_error": 1,
+        "dspy.started.table.uid-1@inc-7.cluster.qa-1/predict": 4,
+        f"{answers}.outcome.ok.code.200.flags.-.trailer..said.blocked,too-long.after.blocked,NO": 1,
+        f"{answers}.outcome..code.504.flags.UT.trailer..said..after.": 1,
+        f"{answers}.outcome.ok.code.500.flags.-.trailer..said..after.": 1,
+        f"{answers}.outcome..code.200.flags.-.trailer.upstream_error.said..after.": 1,
         f"dspy.older.table.uid-1@inc-7.cluster.qa-1/predict.edge.{len(FAST_EDGES_SECONDS)}": 2,
         "dspy.ended.table.uid-1@inc-7.cluster.qa-1/predict.edge.0": 1,
-        "dspy.answers.table.uid-1@before-7.cluster.qa-1/predict.outcome.ok.code.200.flags.-.trailer.": 9,
-        "dspy.answers.table.other.cluster.qa-1/other.outcome.ok.code.200.flags.-.trailer.": 9,
-        "dspy.answers.table..cluster..outcome..code.404.flags.NR.trailer.": 9,
+        "dspy.answers.table.uid-1@before-7.cluster.qa-1/predict.outcome.ok.code.200.flags.-.trailer..said..after.": 9,
+        "dspy.answers.table.other.cluster.qa-1/other.outcome.ok.code.200.flags.-.trailer..said..after.": 9,
+        "dspy.answers.table..cluster..outcome..code.404.flags.NR.trailer..said..after.": 9,
         "server.uptime": 12,
     }
     found = read_statistics({"stats": [{"name": name, "value": value} for name, value in names.items()]}, "inc")
@@ -69,8 +70,11 @@ def test_statistics_are_read_by_name_and_only_predictions_of_this_incarnation_co
     sums.take(found["uid-1"])
     (counts,) = sums.by_table()[7].values()
     assert set(found) == {"uid-1"}
-    assert counts.started == 3
+    assert counts.started == 4
     assert counts.outcomes == {"ok": 1, "timeout": 1, "program_error": 1, "upstream_error": 1}
+    assert counts.flags == {"blocked": 1, "too-long": 1}, "by header or by trailer, and an answer once"
+    assert counts.open == 0
+    assert sums.totals()["qa-1"].flags == counts.flags
     assert counts.older[EDGES_SECONDS.index(0.5)] == 2
     assert counts.older[0] == 3
 

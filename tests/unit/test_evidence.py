@@ -7,10 +7,10 @@ from typing import Any
 
 from dspy_contract.state import EDGES_SECONDS, Counts, DrawTable, GatewayState, ProgramState
 from dspy_operator.api.convert import from_dict, to_dict
-from dspy_operator.api.rollout import Analysis, ErrorRate
+from dspy_operator.api.rollout import Analysis, Stream
 from dspy_operator.domain.analysis.evidence import MOST_TOTALS, Evidence, Look, accumulate
 from dspy_operator.domain.analysis.judge import above_ceiling, is_better, is_no_worse, judge
-from dspy_operator.domain.analysis.streams import slow_bounds
+from dspy_operator.domain.analysis.streams import FAILED, slow_bounds
 from dspy_operator.domain.analysis.verdict import Verdict
 
 UID, RELEASE = "uid", 3
@@ -176,9 +176,9 @@ def test_stable_that_fails_beside_a_good_candidate_is_shown_to_be_the_worse_one(
 
 
 def test_the_ceiling_looks_at_the_step_at_hand_only() -> None:
-    limit = Analysis(error_rate=ErrorRate(max_percent=5))
+    limit = Analysis(streams=(Stream("failed", max_percent=5),))
     evidence = look(Evidence(), state(table(1, ok(100), failed(100, 40))), step=1)
-    assert above_ceiling(evidence, limit, 1, watched=False) == 0.05
+    assert above_ceiling(evidence, limit, 1, watched=False) == (FAILED, 0.05)
     assert above_ceiling(evidence, limit, 2, watched=False) is None
 
 
@@ -187,7 +187,7 @@ def test_a_watched_candidate_has_the_ceiling_that_stable_sets() -> None:
     assert above_ceiling(both, Analysis(), 1, watched=False) is None, "no limit is given"
     ceiling = above_ceiling(both, Analysis(), 1, watched=True)
     assert ceiling is not None
-    assert 0.02 < ceiling < 0.1
+    assert 0.02 < ceiling[1] < 0.1
     outage = look(Evidence(), state(table(1, failed(100, 20), failed(1_000, 200), weight=9_500)), step=1)
     assert above_ceiling(outage, Analysis(), 1, watched=True) is None, "stable fails as often"
     alone = look(Evidence(), state(table(1, ok(0), failed(1_000, 200), weight=9_500)), step=1)

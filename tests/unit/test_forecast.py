@@ -18,13 +18,13 @@ from dspy_operator.api.rollout import (
     BlueGreen,
     Canary,
     CanaryReplicas,
-    ErrorRate,
     Pause,
     ProgramRef,
     RolloutSpec,
     Step,
     Strategy,
     StrategyType,
+    Stream,
     Watch,
 )
 from dspy_operator.domain.forecast import FAULTS, forecast
@@ -90,7 +90,7 @@ def test_a_watched_candidate_is_found_by_its_ceiling() -> None:
     assert watched[3] is not None
     assert watched[3].bad_answers < 30, "132 by the label test alone"
     given = canary(*STEPS)
-    given = replace(given, analysis=replace(given.analysis, error_rate=ErrorRate(max_percent=50)))
+    given = replace(given, analysis=replace(given.analysis, streams=(Stream("failed", max_percent=50),)))
     late = forecast(given, 1, rate=20, failing=0.01).steps[4].seen[2]
     assert late is not None
     assert watched[2] is not None

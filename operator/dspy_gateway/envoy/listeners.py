@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dspy_contract.outcomes import OUTCOME_HEADER
+from dspy_contract.outcomes import FLAGS_HEADER, MOST_FLAGS, OUTCOME_HEADER
 from dspy_contract.stat_names import ANSWERS, ENDED, OLDER, PREFIX, STARTED
 from dspy_contract.state import EDGES_SECONDS, FAST_EDGES_SECONDS
 from dspy_gateway.envoy.resource import BUFFER_BYTES, STREAM_IDLE_SECONDS, TYPE, Resource
@@ -17,6 +17,9 @@ WINDOW_SECONDS = 0.245
 
 LONGEST_OUTCOME = 14
 """Characters of the runtime's header that reach a statistic: the longest word that means something."""
+
+LONGEST_FLAGS = 31 * MOST_FLAGS
+"""Of the program's flags: as many as an answer may have, of the longest names."""
 
 MANAGER = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 
@@ -72,6 +75,8 @@ _ANSWER_TAGS = (
     ("code", "%RESPONSE_CODE%"),
     ("flags", "%RESPONSE_FLAGS%"),
     ("trailer", f"%TRAILER({OUTCOME_HEADER}):{LONGEST_OUTCOME}%"),
+    ("said", f"%RESPONSE_HEADER({FLAGS_HEADER}):{LONGEST_FLAGS}%"),
+    ("after", f"%TRAILER({FLAGS_HEADER}):{LONGEST_FLAGS}%"),
 )
 
 

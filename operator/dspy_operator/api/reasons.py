@@ -89,6 +89,7 @@ class Reason(StrEnum):
     REFUSES_MORE_REQUESTS = "RefusesMoreRequests"
     CLIENTS_LEAVE = "ClientsLeave"
     SLOWER = "Slower"
+    FLAGGED_MORE_OFTEN = "FlaggedMoreOften"
     CRASHES = "Crashes"
     SMOKE_TEST_FAILED = "SmokeTestFailed"
 
@@ -112,6 +113,7 @@ class Reason(StrEnum):
     LOWERED_TOO_LATE = "LoweredTooLate"
     WEIGHT_SET = "WeightSet"
     DRAIN_TIMEOUT = "DrainTimeout"
+    RECEIVER_UNKNOWN = "ReceiverUnknown"
     REPAIRED = "Repaired"
     REQUEST_DONE = "RequestDone"
     UNDO_ENDED = "UndoEnded"

@@ -117,10 +117,20 @@ class Strategy:
 
 
 @dataclass(frozen=True, slots=True)
-class ErrorRate:
-    """The ceiling: a candidate whose error rate is above it is doubted, whatever stable does."""
+class Stream:
+    """What is judged of one kind of bad answers: a built-in kind, changed, or a kind of the user's own, by a flag.
 
+    `share_percent` of the release's alpha; `tolerance_percent` more bad answers are no harm. Above `max_percent` a
+    candidate is doubted, whatever stable does.
+    """
+
+    name: str
+    flag: str = ""
+    enabled: bool = True
+    share_percent: float | None = None
+    tolerance_percent: float | None = None
     max_percent: float | None = None
+    dry_run: bool = False
 
 
 class OnUndecided(StrEnum):
@@ -136,8 +146,16 @@ class Analysis:
 
     false_rollback_percent: float = 0.1
     margin_percent: float = 2.0
-    error_rate: ErrorRate = ErrorRate()
+    streams: tuple[Stream, ...] = ()
     on_undecided: OnUndecided = OnUndecided.PAUSE
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """A receiver of the operator's configuration that is told of this program's transitions."""
+
+    receiver: str
+    reasons: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +166,7 @@ class RolloutSpec:
     strategy: Strategy
     paused: bool = False
     analysis: Analysis = field(default_factory=Analysis)
+    notifications: tuple[Subscription, ...] = ()
     progress_deadline_seconds: int = 600
     step_deadline_seconds: int = 3600
 

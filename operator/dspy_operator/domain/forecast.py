@@ -14,7 +14,7 @@ from dspy_operator.domain import strategies
 from dspy_operator.domain.analysis import ceiling, label_test, no_worse
 from dspy_operator.domain.analysis.draws import Draws, rejects
 from dspy_operator.domain.analysis.judge import WATCHED_ALPHA, ceiling_by
-from dspy_operator.domain.analysis.streams import BOUNDS_ANSWERS, FAILED
+from dspy_operator.domain.analysis.streams import BOUNDS_ANSWERS, FAILED, streams_of
 from dspy_operator.domain.ledger import Release
 from dspy_operator.domain.steps import PauseApproval, PauseRequests, PauseSeconds, SmokeTest, Step, Watch
 
@@ -135,8 +135,9 @@ def _seen(
 
 
 def _ceiling(analysis: Analysis, failing: float, stable_requests: float) -> float:
-    if analysis.error_rate.max_percent is not None:
-        return analysis.error_rate.max_percent / 100
+    given = next((stream.limit for stream in streams_of(analysis.streams) if stream.name == FAILED.name), None)
+    if given is not None:
+        return given
     requests = round(stable_requests)
     return ceiling_by(analysis, requests, round(requests * failing))
 

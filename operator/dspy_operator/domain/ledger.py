@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from dspy_contract.routes import TOTAL_WEIGHT, Pin
+from dspy_operator.api.rollout import Stream
 from dspy_operator.api.times import UnixSeconds
 from dspy_operator.domain.analysis.evidence import Evidence, RequestCounts
 from dspy_operator.domain.steps import Step, Watch
@@ -65,6 +66,8 @@ class Release:
     """The rollout that governs it; None: it switches when ready."""
     false_rollback_percent: float = 0.1
     """Alpha of this release. It may only get stricter: evidence was spent at the old one."""
+    streams: tuple[Stream, ...] = ()
+    """What the policy says of the streams that are judged."""
     steps: tuple[Step, ...] = ()
     step: int = 0
     """The step that is being carried out; equal to len(steps) when all are done."""

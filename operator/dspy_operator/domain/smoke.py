@@ -20,6 +20,9 @@ from dspy_operator.api.rollout import Expectation, SmokeRequest, SmokeTest, Stra
 LARGEST_BYTES = 64 << 10
 """Of a smoke test, as JSON."""
 LARGEST_ANSWER_BYTES = 256 << 10
+MOST_WORK = 10_000_000
+"""Bytes of one request's expectations times bytes of its answer: what is checked within half a second, since that is
+done between the passes and looks of everybody."""
 MOST_PROBLEMS, LONGEST_WORDS = 2, 160
 """Of one answer, and of one of its problems."""
 
@@ -70,6 +73,8 @@ def verdict(request: SmokeRequest, answer: PreviewAnswer, candidate: str) -> Ver
         return Failed(f"{answer.outcome or 'status'} ({_code(answer)})")
     if len(answer.body) > LARGEST_ANSWER_BYTES:
         return Failed(f"the answer is larger than {LARGEST_ANSWER_BYTES >> 10} KiB")
+    if len(answer.body) * len(msgspec.json.encode(request.expect)) > MOST_WORK:
+        return Failed("the answer is too large for expectations that are so large")
     try:
         found = msgspec.json.decode(answer.body)
     except _UNREADABLE:

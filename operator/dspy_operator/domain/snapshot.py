@@ -203,6 +203,8 @@ class Snapshot:
     """Heard of since the last pass."""
     name_conflict: str | None = None
     """The kind and name of an object that has a child's name and is not ours."""
+    unknown_receivers: tuple[str, ...] = ()
+    """Those that the policy names and the operator's configuration does not know."""
     moving: int = 0
     """How many programs have something in motion: the more, the less often each writes its numbers."""
 

@@ -13,10 +13,11 @@ from typing import Any
 from dspy_operator.api.conditions import Condition, false, merged, true
 from dspy_operator.api.convert import to_dict
 from dspy_operator.api.reasons import Reason
-from dspy_operator.api.rollout import Policy
+from dspy_operator.api.rollout import Analysis, Policy
 from dspy_operator.api.times import timestamp
-from dspy_operator.domain.analysis.evidence import RequestCounts
-from dspy_operator.domain.analysis.judge import judge
+from dspy_operator.domain.analysis.evidence import Evidence, RequestCounts
+from dspy_operator.domain.analysis.judge import judge, judge_stream
+from dspy_operator.domain.analysis.streams import Stream, streams_of
 from dspy_operator.domain.ledger import Ledger, Release
 from dspy_operator.domain.readiness import can_serve, problem_of
 from dspy_operator.domain.release.judging import analysis_of
@@ -297,7 +298,12 @@ def _rollout(snapshot: Snapshot, ledger: Ledger, policy: Policy, now: float) -> 
     accepted = true("Accepted", Reason.ACCEPTED)
     if policy.unreadable:
         accepted = false("Accepted", Reason.UNREADABLE, policy.unreadable)
-    content = _rollout_base(policy, phase, message, [accepted], now)
+    conditions = [accepted]
+    if snapshot.unknown_receivers:
+        unknown = ", ".join(snapshot.unknown_receivers)
+        words = f"spec.notifications names receivers that are not configured in the operator: {unknown}"
+        conditions.append(false("Notifying", Reason.RECEIVER_UNKNOWN, words))
+    content = _rollout_base(policy, phase, message, conditions, now)
     stable, other = snapshot.revisions.get(str(ledger.stable)), snapshot.revision(candidate)
     content["stable"] = f"v{stable.version}" if stable else ""
     content["candidate"] = f"v{other.version}" if other else ""
@@ -313,21 +319,35 @@ def _rollout(snapshot: Snapshot, ledger: Ledger, policy: Policy, now: float) -> 
 
 
 def _measured(snapshot: Snapshot, release: Release) -> Content:
-    evidence, judged = release.evidence, judge(release.evidence, analysis_of(release, snapshot))
+    evidence, analysis = release.evidence, analysis_of(release, snapshot)
+    judged = judge(evidence, analysis)
     return {
         "errors": _errors(evidence.candidate, evidence.stable),
         "effectiveWeights": _effective_weights(snapshot),
-        "metrics": [
-            {
-                "name": "errorRate",
-                "stable": _counts(evidence.stable),
-                "candidate": _counts(evidence.candidate),
-                "evidence": f"{judged.log_e / math.log(10):.1f}",
-                "verdict": str(judged.verdict),
-                "message": judged.message,
-            }
-        ],
+        "requests": {"stable": _counts(evidence.stable), "candidate": _counts(evidence.candidate)},
+        "judgement": {
+            "verdict": str(judged.verdict),
+            "evidence": _log10(judged.log_e),
+            "message": judged.message,
+        },
+        "streams": [_stream(evidence, analysis, stream) for stream in streams_of(analysis.streams)],
     }
+
+
+def _stream(evidence: Evidence, analysis: Analysis, stream: Stream) -> Content:
+    judged = judge_stream(evidence, analysis, stream)
+    return {
+        "name": stream.name,
+        "stable": {"requests": judged.stable.requests, "bad": judged.stable.bad},
+        "candidate": {"requests": judged.candidate.requests, "bad": judged.candidate.bad},
+        "evidence": _log10(judged.log_e),
+        "verdict": str(judged.verdict),
+        **({"dryRun": True} if stream.dry_run else {}),
+    }
+
+
+def _log10(log_e: float) -> str:
+    return f"{log_e / math.log(10):.1f}"
 
 
 def _effective_weights(snapshot: Snapshot) -> dict[str, int]:
@@ -367,6 +387,7 @@ def _counts(counts: RequestCounts) -> Content:
     return {
         "requests": counts.requests,
         "failures": counts.failures,
+        **({"failuresBy": dict(counts.failures_by)} if counts.failures else {}),
         "clientErrors": counts.client_errors,
         "left": counts.left,
         "overloaded": counts.overloaded,

@@ -133,12 +133,17 @@ class Observer:
             name_conflict=" ".join(conflicts[0]) if conflicts else None,
             moving=moving,
         )
+        snapshot = replace(snapshot, unknown_receivers=self._unknown_receivers(snapshot.policy))
         refreshes = refreshes_of(program.ledger or Ledger(), found)
         snapshot = replace(snapshot, asked=self._asked(program, found, refreshes))
         addresses = self._addresses(program)
         standstills = self._standstills.of(namespace, name, addresses)
         snapshot = replace(snapshot, description=self._description(snapshot, addresses), standstills=standstills)
         return replace(snapshot, smoke_test=self._smoke_test(snapshot))
+
+    def _unknown_receivers(self, policy: Policy | None) -> tuple[str, ...]:
+        named = {each.receiver for each in policy.spec.notifications} if policy else set()
+        return tuple(sorted(named - self._settings.notifications.keys()))
 
     def _smoke_test(self, snapshot: Snapshot) -> SmokeReport | None:
         """How far the smoke test of the step at hand is, which begins when it is due."""

@@ -23,6 +23,7 @@ from dspy_operator.gateway_poller import Poller
 from dspy_operator.kube.execute import Executor
 from dspy_operator.kube.name_conflicts import NameConflicts
 from dspy_operator.kube.observe import Observer, read_program, stored_kept
+from dspy_operator.notifier import Notifier
 from dspy_operator.reconcile.memory import Memories, Memory, Shown
 from dspy_operator.registry.follower import Follower
 from dspy_operator.smoke_tests import SmokeTests
@@ -48,6 +49,7 @@ class ProgramReconciler:
         descriptions: Descriptions,
         standstills: Standstills,
         smoke_tests: SmokeTests,
+        notifier: Notifier,
         memories: Memories,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -59,6 +61,7 @@ class ProgramReconciler:
         self._descriptions = descriptions
         self._standstills = standstills
         self._smoke_tests = smoke_tests
+        self._notifier = notifier
         self._clock = clock
         self._memories = memories
         self._moving: set[tuple[str, str]] = set()
@@ -129,6 +132,7 @@ class ProgramReconciler:
             memory.analysis = analysis_of(decided.ledger.release, snapshot)
         if program.ledger and program.ledger.release:
             memory.kept = stored_kept(program.status)
+        self._notifier.tell(program, snapshot.policy, decided.events, now)
         failure: Exception | None = None
         try:
             await self._executor.execute(program, decided, now)

@@ -25,6 +25,12 @@ GONE_SECONDS = 60.0
 MOST_TOTALS = 200
 BEFORE = -1
 """The step of tables that are not of this release."""
+WHOSE: Mapping[str, str] = {
+    Outcome.PROGRAM_ERROR: "program",
+    Outcome.UPSTREAM_ERROR: "provider",
+    Outcome.TIMEOUT: "timeout",
+    Outcome.CONNECTION_FAILURE: "connection",
+}
 RECENT_REQUESTS, RECENT_OVERLOAD, RECENT_CONNECTIONS = 100.0, 50.0, 10.0
 MOST_FAILURES_FOR_SLOW = 0.1
 
@@ -35,6 +41,8 @@ class RequestCounts:
 
     requests: int = 0
     failures: int = 0
+    failures_by: Mapping[str, int] = field(default_factory=dict)
+    """Whose they are: the program's, the provider's, a time-out's, a connection's."""
     client_errors: int = 0
     left: int = 0
     overloaded: int = 0
@@ -214,6 +222,9 @@ def request_counts(counts: Counts) -> RequestCounts:
     return RequestCounts(
         requests=counts.started,
         failures=counts.ended_as(FAILURES),
+        failures_by={
+            whose: counts.outcomes[outcome] for outcome, whose in WHOSE.items() if counts.outcomes.get(outcome)
+        },
         client_errors=counts.outcomes.get(Outcome.CLIENT_ERROR, 0),
         left=counts.outcomes.get(Outcome.CANCELLED, 0),
         overloaded=counts.outcomes.get(Outcome.OVERLOADED, 0),
@@ -226,12 +237,15 @@ def add_counts(*several: Counts) -> Counts:
     """The sum of counts."""
     outcomes: dict[str, int] = {}
     older: dict[int, int] = {}
+    flags: dict[str, int] = {}
     for counts in several:
         for outcome, count in counts.outcomes.items():
             outcomes[outcome] = outcomes.get(outcome, 0) + count
         for edge, count in counts.older.items():
             older[edge] = older.get(edge, 0) + count
-    return Counts(sum(counts.started for counts in several), outcomes, older)
+        for flag, count in counts.flags.items():
+            flags[flag] = flags.get(flag, 0) + count
+    return Counts(sum(counts.started for counts in several), outcomes, older, flags)
 
 
 def _with_recent(evidence: Evidence) -> Evidence:

@@ -18,16 +18,13 @@ from dspy_operator.domain.analysis.evidence import Evidence, RequestCounts, Tota
 from dspy_operator.domain.analysis.streams import (
     FAILED,
     MIDDLE_PAIR,
+    SLOW,
     SLOW_MARGIN,
-    SLOW_NAME,
-    SLOW_REASON,
-    SLOW_SHARE,
-    STREAMS,
-    UNDEFINED_SHARE,
     WARM_PAIRS,
     Stream,
+    streams_of,
 )
-from dspy_operator.domain.analysis.verdict import Judged, Verdict
+from dspy_operator.domain.analysis.verdict import Judged, Side, StreamJudged, Verdict
 
 WATCHED_ALPHA = 0.01
 """Of the ceiling while a candidate is watched. A wrong doubt costs it some traffic, and no release."""
@@ -35,13 +32,16 @@ WATCHED_ALPHA = 0.01
 CONFIRMS = 0.05
 """A lowered candidate is refused when E is at least 1/0.05 once every answer is in."""
 
+LEAST_RESERVE = 1e-9
+"""Of alpha: less is what rounding leaves."""
+
 Bad = Callable[[Counts], int]
 
 
 def judge(evidence: Evidence, analysis: Analysis) -> Judged:
     """The verdict now. Looking often is free: each test is valid at any look."""
-    log_e, stream = _evidence_of_worse(evidence)
-    if rejects(log_e, analysis.false_rollback_percent / 100):
+    log_e, stream = _evidence_of_worse(evidence, analysis)
+    if stream and rejects(log_e, _alpha(analysis)):
         return _worse(evidence, stream, log_e)
     if is_no_worse(evidence, analysis):
         return Judged(Verdict.NO_WORSE, "", "", f"The candidate is no worse: {described(evidence)}", log_e)
@@ -50,8 +50,21 @@ def judge(evidence: Evidence, analysis: Analysis) -> Judged:
 
 def judge_worse(evidence: Evidence, analysis: Analysis) -> Judged | None:
     """The verdict if it is Worse: all that the guard asks, for less than the whole."""
-    log_e, stream = _evidence_of_worse(evidence)
-    return _worse(evidence, stream, log_e) if rejects(log_e, analysis.false_rollback_percent / 100) else None
+    log_e, stream = _evidence_of_worse(evidence, analysis)
+    return _worse(evidence, stream, log_e) if stream and rejects(log_e, _alpha(analysis)) else None
+
+
+def judge_stream(evidence: Evidence, analysis: Analysis, stream: Stream) -> StreamJudged:
+    """What one stream alone says: what people read beside the verdict of all."""
+    totals = [total for total in evidence.ordered if total.judged]
+    log_e = _log_e_of(evidence, totals, stream)
+    share = 1.0 if stream.dry_run else stream.share
+    verdict = Verdict.UNDECIDED
+    if share and rejects(log_e + math.log(share), _alpha(analysis)):
+        verdict = Verdict.WORSE
+    elif _is_no_worse(evidence, analysis, stream):
+        verdict = Verdict.NO_WORSE
+    return StreamJudged(verdict, log_e, *_sides(evidence, stream))
 
 
 def is_confirmed(judged: Judged) -> bool:
@@ -60,18 +73,9 @@ def is_confirmed(judged: Judged) -> bool:
 
 
 def is_no_worse(evidence: Evidence, analysis: Analysis) -> bool:
-    """True when every stream is shown no worse by its margin, on settled tables in their order.
-
-    What is slow is known from stable's first answers: before them nothing is shown.
-    """
-    if not evidence.bounds:
-        return False
-    totals = [total for total in evidence.totals if total.judged]
-    margin = analysis.margin_percent / 100
-    bets = [no_worse.log_e(_answered(totals, stream), margin) for stream in STREAMS]
-    bounded = [total for total in totals if total.bounded]
-    bets.append(no_worse.log_e(_slow_draws(evidence, bounded, MIDDLE_PAIR), SLOW_MARGIN))
-    return all(rejects(bet, no_worse.ALPHA) for bet in bets)
+    """True when every stream that is judged is shown no worse by its margin, on settled tables in their order."""
+    judged = [stream for stream in streams_of(analysis.streams) if not stream.dry_run]
+    return bool(judged) and all(_is_no_worse(evidence, analysis, stream) for stream in judged)
 
 
 def is_better(evidence: Evidence, alpha: float) -> bool:
@@ -87,10 +91,11 @@ def ceiling_of(evidence: Evidence, analysis: Analysis, step: int, watched: bool)
     `watched` has the ceiling that stable sets: the margin above its upper bound, in this release or in the step at hand
     if that is higher, so that an outage of now counts. None without one.
     """
-    if analysis.error_rate.max_percent is not None:
-        return analysis.error_rate.max_percent / 100
-    if not watched:
+    failed = next((stream for stream in streams_of(analysis.streams) if stream.name == FAILED.name), None)
+    if failed is None or failed.dry_run:
         return None
+    if failed.limit is not None or not watched:
+        return failed.limit
     now = add_counts(*(total.stable for total in evidence.ordered if total.step == step))
     whole = ceiling_by(analysis, evidence.stable.requests, evidence.stable.failures)
     limit = max(whole, ceiling_by(analysis, now.started, FAILED.bad(now)) if now.started else 0.0)
@@ -102,20 +107,19 @@ def ceiling_by(analysis: Analysis, requests: int, bad: int) -> float:
     return ceiling.upper_bound(requests, bad) + analysis.margin_percent / 100
 
 
-def above_ceiling(evidence: Evidence, analysis: Analysis, step: int, watched: bool) -> float | None:
-    """The ceiling, where the candidate is shown to fail more often in the step at hand; None while it is not."""
-    limit = ceiling_of(evidence, analysis, step, watched)
-    if limit is None:
-        return None
+def above_ceiling(evidence: Evidence, analysis: Analysis, step: int, watched: bool) -> tuple[Stream, float] | None:
+    """A stream and its ceiling, where the candidate is shown to be above it in the step at hand; None while it is
+    not."""
     counts = add_counts(*(total.candidate for total in evidence.ordered if total.step == step))
-    log_e = ceiling.log_e(counts.started, FAILED.bad(counts), limit)
-    alpha = max(analysis.false_rollback_percent / 100, WATCHED_ALPHA if watched else 0.0)
-    return limit if rejects(log_e, alpha) else None
-
-
-def log_e_of(stream: Stream, totals: Sequence[Total]) -> float:
-    """log E of one stream."""
-    return label_test.log_e(_draws(totals, stream.bad), stream.tolerance)
+    alpha = max(_alpha(analysis), WATCHED_ALPHA if watched else 0.0)
+    for stream in (FAILED, *(each for each in streams_of(analysis.streams) if each.name != FAILED.name)):
+        limit = None if stream.dry_run else stream.limit
+        if stream.name == FAILED.name:
+            limit = ceiling_of(evidence, analysis, step, watched)
+        bad = _bad_of_candidate(evidence, stream)(counts)
+        if limit is not None and rejects(ceiling.log_e(counts.started, bad, limit), alpha):
+            return stream, limit
+    return None
 
 
 def described(evidence: Evidence) -> str:
@@ -123,30 +127,68 @@ def described(evidence: Evidence) -> str:
     return f"{_in_words(evidence.candidate)} of the candidate against {_in_words(evidence.stable)} of stable"
 
 
-def _evidence_of_worse(evidence: Evidence) -> tuple[float, Stream | None]:
-    """log E of all streams together, and the stream that says most; None where that is the slow answers'."""
+def _alpha(analysis: Analysis) -> float:
+    return analysis.false_rollback_percent / 100
+
+
+def _evidence_of_worse(evidence: Evidence, analysis: Analysis) -> tuple[float, Stream | None]:
+    """log E of all streams together, and the stream that says most; None without any. What they leave of alpha bets on
+    nothing."""
     totals = [total for total in evidence.ordered if total.judged]
-    terms: list[tuple[float, Stream | None]] = [
-        (math.log(stream.share) + log_e_of(stream, totals), stream) for stream in STREAMS
-    ]
-    terms.append((math.log(SLOW_SHARE) + _slow_log_e(evidence, totals), None))
-    log_e = log_sum([*(log for log, _ in terms), math.log(UNDEFINED_SHARE)])
-    return log_e, max(terms, key=lambda term: term[0])[1]
+    judged = [stream for stream in streams_of(analysis.streams) if stream.share and not stream.dry_run]
+    terms = [(math.log(stream.share) + _log_e_of(evidence, totals, stream), stream) for stream in judged]
+    reserve = 1 - sum(stream.share for stream in judged)
+    log_e = log_sum([*(log for log, _ in terms), *([math.log(reserve)] if reserve > LEAST_RESERVE else [])])
+    return log_e, max(terms, key=lambda term: term[0])[1] if terms else None
+
+
+def _log_e_of(evidence: Evidence, totals: Sequence[Total], stream: Stream) -> float:
+    if stream.name == SLOW.name:
+        return _slow_log_e(evidence, totals, stream.tolerance)
+    return label_test.log_e(_draws(totals, stream.bad), stream.tolerance)
+
+
+def _is_no_worse(evidence: Evidence, analysis: Analysis, stream: Stream) -> bool:
+    """What is slow is known from stable's first answers: before them nothing is shown."""
+    totals = [total for total in evidence.totals if total.judged]
+    if stream.name != SLOW.name:
+        return rejects(no_worse.log_e(_answered(totals, stream), analysis.margin_percent / 100), no_worse.ALPHA)
+    if not evidence.bounds:
+        return False
+    bounded = [total for total in totals if total.bounded]
+    return rejects(no_worse.log_e(_slow_draws(evidence, bounded, MIDDLE_PAIR), SLOW_MARGIN), no_worse.ALPHA)
+
+
+def _bad_of_candidate(evidence: Evidence, stream: Stream) -> Bad:
+    if stream.name != SLOW.name:
+        return stream.bad
+    return lambda counts: _slower(counts, evidence.bounds[MIDDLE_PAIR] + 1) if evidence.bounds else 0
+
+
+def _sides(evidence: Evidence, stream: Stream) -> tuple[Side, Side]:
+    """Stable's and the candidate's requests that were drawn, and the bad ones among them."""
+    drawn = [total for total in evidence.ordered if total.judged and total.weight > 0]
+    candidate, stable = (add_counts(*side) for side in ([t.candidate for t in drawn], [t.stable for t in drawn]))
+    bad_of_stable = stream.bad(stable)
+    if stream.name == SLOW.name:
+        bad_of_stable = _slower(stable, evidence.bounds[MIDDLE_PAIR]) if evidence.bounds else 0
+    bad = _bad_of_candidate(evidence, stream)(candidate)
+    return Side(stable.started, bad_of_stable), Side(candidate.started, bad)
 
 
 def _in_words(counts: RequestCounts) -> str:
     return f"{counts.failures} failures in {counts.requests} requests"
 
 
-def _worse(evidence: Evidence, stream: Stream | None, log_e: float) -> Judged:
+def _worse(evidence: Evidence, stream: Stream, log_e: float) -> Judged:
     """The verdict, naming the stream that decided and its counts on both sides."""
-    if stream is None:
-        return Judged(Verdict.WORSE, SLOW_REASON, SLOW_NAME, f"The candidate is slower: {_slow_words(evidence)}", log_e)
-    drawn = [total for total in evidence.ordered if total.judged and total.weight > 0]
-    candidate, stable = (add_counts(*side) for side in ([t.candidate for t in drawn], [t.stable for t in drawn]))
-    of_stable = f"{stream.bad(stable)} of {stable.started} of stable"
-    pair = f"{stream.bad(candidate)} of {candidate.started} requests of the candidate against {of_stable}"
-    return Judged(Verdict.WORSE, stream.reason, stream.name, f"The candidate {stream.phrase}: {pair}", log_e)
+    if stream.name == SLOW.name:
+        words = f"The candidate is slower: {_slow_words(evidence)}"
+    else:
+        stable, candidate = _sides(evidence, stream)
+        pair = f"{candidate.bad} of {candidate.requests} requests of the candidate"
+        words = f"The candidate {stream.verb} more often: {pair} against {stable.bad} of {stable.requests} of stable"
+    return Judged(Verdict.WORSE, stream.reason, stream.name, words, log_e)
 
 
 def _slow_words(evidence: Evidence) -> str:
@@ -186,7 +228,7 @@ def _answered(totals: Sequence[Total], stream: Stream) -> list[Draws]:
 
     So is a connection that failed, among the failures: it says nothing of the program, but nothing good either.
     """
-    unknown = {Outcome.LOST, Outcome.CONNECTION_FAILURE} if stream is FAILED else {Outcome.LOST}
+    unknown = {Outcome.LOST, Outcome.CONNECTION_FAILURE} if stream.name == FAILED.name else {Outcome.LOST}
 
     def candidate_bad(counts: Counts) -> int:
         return min(stream.bad(counts) + counts.ended_as(unknown), counts.started)
@@ -204,16 +246,16 @@ def _slow_draws(evidence: Evidence, totals: Sequence[Total], pair: int) -> list[
     )
 
 
-def _slow_log_e(evidence: Evidence, totals: Sequence[Total]) -> float:
+def _slow_log_e(evidence: Evidence, totals: Sequence[Total], tolerance: float) -> float:
     """log of the average over the pairs of edges. Requests count when they reach the edge, answered or not."""
     if not evidence.bounds:
         return 0.0
-    logs = [_pair_log_e(evidence, totals, pair) for pair in range(len(evidence.bounds))]
+    logs = [_pair_log_e(evidence, totals, pair, tolerance) for pair in range(len(evidence.bounds))]
     return log_sum(logs) - math.log(len(logs))
 
 
-def _pair_log_e(evidence: Evidence, totals: Sequence[Total], pair: int) -> float:
-    return label_test.log_e(_slow_draws(evidence, _counted(totals, pair), pair))
+def _pair_log_e(evidence: Evidence, totals: Sequence[Total], pair: int, tolerance: float = 0.0) -> float:
+    return label_test.log_e(_slow_draws(evidence, _counted(totals, pair), pair), tolerance)
 
 
 def _counted(totals: Sequence[Total], pair: int) -> list[Total]:

@@ -1,64 +1,75 @@
 """What is judged: the kinds of bad answers, each with its share of the one alpha that a release has. Pure data.
 
-A new stream is one row. Shares sum to 1 together with those of the streams that users define.
+A built-in stream is one row; a policy switches, re-weights or limits it, and adds its own by the flags of answers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from dspy_contract.outcomes import Outcome
 from dspy_contract.state import EDGES_SECONDS, Counts
+from dspy_operator.api import rollout
 from dspy_operator.api.reasons import Reason
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """Bad answers of one kind, its share of alpha, and its tolerance (a fraction).
+    """Bad answers of one kind, by outcomes or by a flag; its share of alpha, and its tolerance (fractions).
 
-    `reason` is what a rollback by this stream is called, `phrase` what the candidate then does.
+    `reason` is what a rollback by this stream is called, `verb` what a candidate then does more often. `limit` is its
+    ceiling (a fraction). What is `dry_run` is shown, and decides nothing.
     """
 
     name: str
     share: float
     tolerance: float
-    outcomes: frozenset[str]
     reason: str
-    phrase: str
+    verb: str
+    outcomes: frozenset[str] = frozenset()
+    flag: str = ""
+    limit: float | None = None
+    dry_run: bool = False
 
     def bad(self, counts: Counts) -> int:
-        """Bad answers of this kind; never more than started."""
-        return min(counts.ended_as(self.outcomes), counts.started)
+        """Bad answers of this kind; never more than started. Of the slow ones, see SLOW."""
+        bad = counts.flags.get(self.flag, 0) if self.flag else counts.ended_as(self.outcomes)
+        return min(bad, counts.started)
 
 
 FAILED = Stream(
     name="failed",
     share=0.5,
     tolerance=0.001,
-    outcomes=frozenset({Outcome.PROGRAM_ERROR, Outcome.UPSTREAM_ERROR, Outcome.TIMEOUT}),
     reason=Reason.FAILS_MORE_OFTEN,
-    phrase="fails more often",
+    verb="fails",
+    outcomes=frozenset({Outcome.PROGRAM_ERROR, Outcome.UPSTREAM_ERROR, Outcome.TIMEOUT}),
 )
 REFUSED = Stream(
     name="refused",
     share=0.1,
     tolerance=0.001,
-    outcomes=frozenset({Outcome.CLIENT_ERROR}),
     reason=Reason.REFUSES_MORE_REQUESTS,
-    phrase="refuses more of its clients' requests",
+    verb="refuses its clients' requests",
+    outcomes=frozenset({Outcome.CLIENT_ERROR}),
 )
 LEFT = Stream(
     name="left",
     share=0.15,
     tolerance=0.005,
-    outcomes=frozenset({Outcome.CANCELLED}),
     reason=Reason.CLIENTS_LEAVE,
-    phrase="loses more of its clients before the answer",
+    verb="loses its clients before the answer",
+    outcomes=frozenset({Outcome.CANCELLED}),
 )
-STREAMS = (FAILED, REFUSED, LEFT)
+SLOW = Stream(name="slow", share=0.2, tolerance=0.0, reason=Reason.SLOWER, verb="is slow")
+"""Bad is what becomes older than a bound that stable's quantiles set."""
 
-SLOW_NAME, SLOW_SHARE, SLOW_REASON = "slow", 0.2, Reason.SLOWER
+BUILT_IN = (FAILED, REFUSED, LEFT, SLOW)
+OWN_SHARE, OWN_TOLERANCE = 0.05, 0.001
+"""Of all streams that users define, unless they say otherwise; without any it is a reserve that bets on nothing."""
+
 SLOW_MARGIN = 0.05
 """How many more slow answers, as a fraction, still count as no worse: of the middle pair of edges."""
 
@@ -69,11 +80,20 @@ MIDDLE_PAIR = 2
 WARM_PAIRS = 3
 """The lower pairs do not count tables of a candidate that has just grown: a cold pod is slow for reasons that pass."""
 
-UNDEFINED_SHARE = 0.05
-"""What is kept for streams that users define; it bets on nothing yet."""
-
 BOUNDS_ANSWERS = 200
 """Answers of stable from which its quantiles are taken."""
+
+
+@lru_cache(maxsize=1024)
+def streams_of(given: tuple[rollout.Stream, ...]) -> tuple[Stream, ...]:
+    """The streams of a policy: the built-in ones as it changes them, then its own. Shares sum to 1 at most."""
+    changes = {each.name: each for each in given if not each.flag}
+    own = [each for each in given if each.flag]
+    streams = [_changed(stream, changes.get(stream.name)) for stream in BUILT_IN]
+    streams += [_changed(_own(each, len(own)), each) for each in own]
+    kept = [stream for stream in streams if stream is not None]
+    total = sum(stream.share for stream in kept if not stream.dry_run)
+    return tuple(replace(stream, share=stream.share / max(total, 1.0)) for stream in kept)
 
 
 def slow_bounds(stable: Counts) -> tuple[int, ...]:
@@ -81,6 +101,25 @@ def slow_bounds(stable: Counts) -> tuple[int, ...]:
     if stable.answered < BOUNDS_ANSWERS:
         return ()
     return tuple(_edge(stable.older, stable.started, 1 - quantile) for quantile in SLOW_QUANTILES)
+
+
+def _own(given: rollout.Stream, number: int) -> Stream:
+    verb = f"is flagged {given.flag}"
+    return Stream(given.name, OWN_SHARE / number, OWN_TOLERANCE, Reason.FLAGGED_MORE_OFTEN, verb, flag=given.flag)
+
+
+def _changed(stream: Stream, given: rollout.Stream | None) -> Stream | None:
+    if given is None:
+        return stream
+    if not given.enabled:
+        return None
+    return replace(
+        stream,
+        share=stream.share if given.share_percent is None else given.share_percent / 100,
+        tolerance=stream.tolerance if given.tolerance_percent is None else given.tolerance_percent / 100,
+        limit=None if given.max_percent is None else given.max_percent / 100,
+        dry_run=given.dry_run,
+    )
 
 
 def _edge(older: Mapping[int, int], started: int, share: float) -> int:

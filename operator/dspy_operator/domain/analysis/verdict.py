@@ -15,6 +15,24 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Side:
+    """Requests of one revision, and those among them that went bad in the way of one stream."""
+
+    requests: int
+    bad: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamJudged:
+    """What one stream says; `log_e` (natural) is its evidence that the candidate is worse."""
+
+    verdict: Verdict
+    log_e: float
+    stable: Side
+    candidate: Side
+
+
+@dataclass(frozen=True, slots=True)
 class Judged:
     """A verdict. `stream` is what decided it; `log_e` (natural) is the evidence that the candidate is worse."""
 

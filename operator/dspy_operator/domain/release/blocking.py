@@ -154,10 +154,12 @@ def _doubted(release: Release, snapshot: Snapshot) -> Paused | None:
         share = release.evidence.candidate_overloaded.share
         message = f"The candidate's pods have no room for {share:.0%} of its recent requests: it needs more capacity"
         return Paused(Reason.OVERLOADED, message)
-    ceiling = above_ceiling(release.evidence, analysis_of(release, snapshot), release.step, release.watched)
-    if ceiling is None:
+    above = above_ceiling(release.evidence, analysis_of(release, snapshot), release.step, release.watched)
+    if above is None:
         return None
-    message = f"The candidate fails more often than {100 * ceiling:.3g}%: it keeps at most half of the traffic"
+    stream, ceiling = above
+    limit = f"The candidate {stream.verb} more often than {100 * ceiling:.3g}%"
+    message = f"{limit}: it keeps at most half of the traffic"
     return Paused(Reason.ABOVE_CEILING, f"{message}, where the test decides")
 
 

@@ -19,10 +19,11 @@ CRASHES_SECONDS = 1_800.0
 
 
 def analysis_of(release: Release, snapshot: Snapshot) -> Analysis:
-    """The analysis in force: the policy's as it stands now, at the strictest alpha since the release began."""
+    """The analysis in force: the policy's as it stands now, at the strictest alpha since the release began, with the
+    streams of its beginning: evidence was spent on them."""
     analysis = snapshot.policy.spec.analysis if snapshot.policy else Analysis()
     alpha = min(analysis.false_rollback_percent, release.false_rollback_percent)
-    return replace(analysis, false_rollback_percent=alpha)
+    return replace(analysis, false_rollback_percent=alpha, streams=release.streams)
 
 
 def collect_evidence(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:

@@ -79,6 +79,7 @@ def start_release(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
         generation=snapshot.program.generation,
         policy=policy.name if policy else None,
         false_rollback_percent=(policy.spec.analysis if policy else Analysis()).false_rollback_percent,
+        streams=policy.spec.analysis.streams if policy else (),
         steps=steps,
         sized_with_weight=policy is not None and policy.spec.strategy.canary.replicas is CanaryReplicas.WITH_WEIGHT,
         crashed_before=tuple(sorted(name for each in snapshot.workloads.values() for name in each.crashed)),
