@@ -20,7 +20,7 @@ MOST_FLAGS = 4
 """Of one answer."""
 
 REVISION_HEADER = "x-dspy-revision"
-"""The revision that answered, as the gateway knows it."""
+"""The revision that answered, as the gateway knows it; of a request, the one that is to answer."""
 
 
 class Outcome(StrEnum):

@@ -93,7 +93,7 @@ class Routes:
 
     `backends` lists stable first: when nobody with weight can answer, the first that can takes the traffic.
     `refused`, `pin`, and `releases`, how many there have been, outlive a status that is lost. `needs` names features
-    without which an agent must not serve candidates.
+    without which an agent must not serve candidates. `forced`: a request may name the revision that is to answer it.
     `content` is a hash of the text that they were read from, which agents confirm beside the serial: two processes of
     different versions agree on a text, not on what they make of it.
     """
@@ -109,6 +109,7 @@ class Routes:
     needs: tuple[str, ...] = ()
     releases: Serial = 0
     pin: Pin | None = None
+    forced: bool = False
     content: str = field(default="", compare=False)
 
     def weight(self, revision: str) -> int:

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from dspy_contract.outcomes import FLAG
 
 PREFIX = "dspy"
-PREDICT, OTHER = "predict", "other"
+PREDICT, OTHER, FORCED = "predict", "other", "forced"
 STARTED, ANSWERS, OLDER, ENDED = "started", "answers", "older", "ended"
 
 _NAME = re.compile(
     rf"^{PREFIX}\.(?P<kind>[a-z]+)\.table\.(?P<uid>[^.@]+)@(?P<incarnation>[^.-]+)-(?P<number>\d+)"
-    r"\.cluster\.(?P<revision>[^./]+)/predict(?:\.(?P<tags>.+))?$"
+    rf"\.cluster\.(?P<revision>[^./]+)/(?P<route>{PREDICT}|{FORCED})(?:\.(?P<tags>.+))?$"
 )
 _ANSWER = re.compile(
     r"^outcome\.(?P<outcome>.*)\.code\.(?P<code>\d+)\.flags\.(?P<flags>[A-Za-z0-9,_-]+)\.trailer\.(?P<trailer>.*)"
@@ -49,8 +49,14 @@ class Name:
 
 
 def cluster_name(revision: str, route: str) -> str:
-    """The Envoy cluster of one revision for one route: predictions are counted apart from everything else."""
+    """The Envoy cluster of one revision for one route: predictions are counted apart from everything else, and those
+    that were drawn apart from those that named their revision."""
     return f"{revision}/{route}"
+
+
+def forced(revision: str) -> str:
+    """The name under which the predictions that asked for a revision by its name are counted."""
+    return cluster_name(revision, FORCED)
 
 
 def route_name(uid: str, incarnation: str, number: int) -> str:
@@ -63,7 +69,8 @@ def parse(name: str) -> Name | None:
     match = _NAME.match(name)
     if match is None:
         return None
-    parts = (match["kind"], match["uid"], match["incarnation"], int(match["number"]), match["revision"])
+    revision = match["revision"] if match["route"] == PREDICT else forced(match["revision"])
+    parts = (match["kind"], match["uid"], match["incarnation"], int(match["number"]), revision)
     tags = match["tags"] or ""
     if match["kind"] == STARTED:
         return Name(*parts)

@@ -276,7 +276,7 @@ def test_a_blue_green_switch_waits_for_approval_loses_no_request_and_is_undone(
     smoke = {"requests": [{"input": {"message": "My bill is wrong"}, "expect": {"category": {"equals": "billing"}}}]}
     blue_green = {"type": "BlueGreen", "blueGreen": {"smokeTest": smoke, "approval": "Required", "warmSeconds": 10}}
     policy = rollout(NAME, [], strategy=blue_green, analysis={"onUndecided": "Promote"})
-    world.apply(policy, program(NAME, versions["good"]))
+    world.apply(policy, program(NAME, versions["good"], routing={"forceHeader": "Allow"}))
     world.wait_condition(NAME, "Available", "True")
     old = revision_of(world, "stable")
     with world.traffic(NAME, rate=60) as traffic:
@@ -288,11 +288,12 @@ def test_a_blue_green_switch_waits_for_approval_loses_no_request_and_is_undone(
         ask = f"""
 import urllib.request
 body, headers = b'{{"message": "My bill is wrong"}}', {{'content-type': 'application/json'}}
-request = urllib.request.Request('{url}/predict', body, headers)
-print(urllib.request.urlopen(request, timeout=10).headers['x-dspy-revision'])
+for url, more in (('{url}', {{}}), ('http://{NAME}.{world.namespace}.svc', {{'x-dspy-revision': 'candidate'}})):
+    request = urllib.request.Request(url + '/predict', body, headers | more)
+    print(urllib.request.urlopen(request, timeout=10).headers['x-dspy-revision'])
 """
         told = kubectl(world.cluster, "exec", "-n", SYSTEM, "deploy/client", "--", "python", "-c", ask)
-        assert told.strip() == revision_of(world, "wanted")
+        assert told.split() == [revision_of(world, "wanted")] * 2, "by its preview, and by its role"
         request = world.rollout(NAME)["message"].partition("`")[2].partition("`")[0]
         world.kubectl("annotate", "--overwrite", "dspyprogram", NAME, f"dspy.dev/request={request} 1")
         world.wait(lambda: world.rollout(NAME).get("weight") == "95", "the switch")

@@ -63,6 +63,7 @@ VALID: list[dict[str, Any]] = [
         env=[{"name": "A", "value": "b"}],
         image="mine:1",
         rolloutPolicy="Required",
+        routing={"forceHeader": "Allow"},
     ),
     with_spec(
         pod={

@@ -228,6 +228,32 @@ async def test_three_hundred_programs(tmp_path: Path, upstreams: dict[str, Upstr
             assert {status for status, _ in await ask_many(gateway.url(uid), 50)} == {200}
 
 
+async def test_a_request_may_name_its_revision_where_that_is_allowed(
+    gateway: Gateway, upstreams: dict[str, Upstream]
+) -> None:
+    async def ask_for(revision: str, path: str = "/predict") -> tuple[int, str]:
+        async with aiohttp.ClientSession(headers={"x-dspy-revision": revision}) as session:
+            return await ask(session, gateway.url(UID, path))
+
+    assert await ask_for("new") == (200, "old"), "the header is ignored"
+    routes = gateway.agent.desired.routes[UID]
+    release = ReleaseRef(1, "old", ("new",))
+    await gateway.serve(gateway.agent.desired.with_routes(replace(routes, serial=2, forced=True, release=release)))
+    assert [await ask_for(name) for name in ("new", "candidate", "old", "stable")] == [
+        (200, "new"),
+        (200, "new"),
+        (200, "old"),
+        (200, "old"),
+    ]
+    assert await ask_for("newer") == (404, "")
+    assert await ask_for("candidate", "/schema") == (200, "new")
+    assert set(await ask_many(gateway.url(UID), 20)) == {(200, "old")}
+    counted = {"old": Counts(21, {"ok": 21}), "new/forced": Counts(2, {"ok": 2}), "old/forced": Counts(2, {"ok": 2})}
+    await until_counted(gateway, counted, "the forced ones are counted apart")
+    assert "new" not in await gateway.counted(UID)
+    assert all("new/forced" not in table.counts for table in (await gateway.poll(UID)).tables)
+
+
 async def test_the_programs_flags_are_counted(gateway: Gateway, upstreams: dict[str, Upstream]) -> None:
     upstreams["old"].flags = "blocked,too-long"
     await ask_many(gateway.url(UID), 7)

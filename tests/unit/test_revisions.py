@@ -42,7 +42,7 @@ def name_of(spec: dict[str, Any], version: Version = VERSION) -> str:
 
 def test_what_changes_no_answer_and_no_pod_makes_no_revision() -> None:
     name = name_of(SPEC)
-    assert name_of({**SPEC, "replicas": 5, "rolloutPolicy": "Required"}) == name
+    assert name_of({**SPEC, "replicas": 5, "rolloutPolicy": "Required", "routing": {"forceHeader": "Allow"}}) == name
     assert name_of({**SPEC, "model": {"uri": "models:/qa/3"}}) == name
 
 

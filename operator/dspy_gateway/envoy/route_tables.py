@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from dspy_contract.outcomes import REVISION_HEADER
 from dspy_contract.routes import TOTAL_WEIGHT, Routes
-from dspy_contract.stat_names import OTHER, PREDICT, cluster_name
+from dspy_contract.stat_names import FORCED, OTHER, PREDICT, cluster_name
 from dspy_gateway.envoy.resource import STREAM_IDLE_SECONDS, TYPE, Resource
 
 
@@ -22,14 +22,40 @@ def route_table(routes: Routes, weights: Mapping[str, int], table: str, pod: str
         routes.serial,
         [
             _misdirected(routes.program, namespace),
+            *(_forced(routes, table) if routes.forced else ()),
             {
                 "name": table,
-                "match": {"path": "/predict", "headers": [{"name": ":method", "string_match": {"exact": "POST"}}]},
+                "match": _PREDICT,
                 "route": _action(routes, weights, PREDICT),
             },
             {"name": OTHER, "match": {"prefix": "/"}, "route": _action(routes, weights, OTHER)},
         ],
     )
+
+
+_PREDICT: Resource = {"path": "/predict", "headers": [{"name": ":method", "string_match": {"exact": "POST"}}]}
+
+
+def _forced(routes: Routes, table: str) -> list[Resource]:
+    """The routes of requests that name their revision, or its role: no draw, and counted as table 0."""
+    name = f"{table.rpartition('-')[0]}-0"
+    roles = {routes.backends[0].revision: "stable", **dict.fromkeys(routes.candidates, "candidate")}
+    found: list[Resource] = []
+    for backend in routes.backends:
+        names = [each for each in (backend.revision, roles.get(backend.revision)) if each]
+        asked = {"name": REVISION_HEADER, "string_match": {"safe_regex": {"regex": "|".join(map(re.escape, names))}}}
+        for route, match in ((FORCED, _PREDICT), (OTHER, {"prefix": "/"})):
+            found.append(
+                {
+                    "name": name if route == FORCED else OTHER,
+                    "match": {**match, "headers": [*match.get("headers", ()), asked]},
+                    "route": _action(routes, {backend.revision: TOTAL_WEIGHT}, route),
+                }
+            )
+    message = f"No such revision of {routes.program} serves now\n"
+    unknown = {"prefix": "/", "headers": [{"name": REVISION_HEADER, "present_match": True}]}
+    answer = {"status": 404, "body": {"inline_string": message}}
+    return [*found, {"name": "unknown", "match": unknown, "direct_response": answer}]
 
 
 def _misdirected(program: str, namespace: str) -> Resource:
@@ -73,7 +99,7 @@ def _action(routes: Routes, weights: Mapping[str, int], route: str) -> Resource:
     clusters = [
         {
             "name": cluster_name(backend.revision, route),
-            "weight": weights[backend.revision] if total else TOTAL_WEIGHT,
+            "weight": weights.get(backend.revision, 0) if total else TOTAL_WEIGHT,
             "response_headers_to_add": [_header(REVISION_HEADER, backend.revision)],
         }
         for backend in routes.backends

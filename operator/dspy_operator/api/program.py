@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 
@@ -107,6 +108,20 @@ class Pod:
     volume_mounts: tuple[Mapping[str, Any], ...] = ()
 
 
+class ForceHeader(StrEnum):
+    """Whether a request may name the revision that is to answer it."""
+
+    DENY = "Deny"
+    ALLOW = "Allow"
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """How requests find their revision, besides the draw."""
+
+    force_header: ForceHeader = ForceHeader.DENY
+
+
 @dataclass(frozen=True, slots=True)
 class ProgramSpec:
     """DSPyProgram.spec."""
@@ -119,8 +134,9 @@ class ProgramSpec:
     env: tuple[Mapping[str, Any], ...] = ()
     image: str | None = None
     pod: Pod = Pod()
+    routing: Routing = Routing()
     rollout_policy: str = "Optional"
 
 
-NOT_IN_REVISION = ("replicas", "rolloutPolicy")
+NOT_IN_REVISION = ("replicas", "rolloutPolicy", "routing")
 """Fields of the spec that change no answer and no pod; `model.uri` is replaced by what it resolves to."""

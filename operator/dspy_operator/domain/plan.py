@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dspy_contract.routes import RELEASE_NEEDS, TOTAL_WEIGHT, Backend, ReleaseRef, Routes
+from dspy_operator.api.program import ForceHeader
 from dspy_operator.api.reasons import Reason
 from dspy_operator.domain import status
 from dspy_operator.domain.actions import (
@@ -202,6 +203,7 @@ def _desired_routes(snapshot: Snapshot, ledger: Ledger, targets: tuple[Target, .
         needs=RELEASE_NEEDS if release else (),
         releases=ledger.releases,
         pin=ledger.pin,
+        forced=program.spec.routing.force_header is ForceHeader.ALLOW,
     )
     newest = newest_serial(snapshot.gateway.states.values(), program.uid, current)
     if current is not None and newest == current.serial and current == desired:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from dspy_contract.stat_names import forced
 from dspy_operator.api.reasons import Reason
 from dspy_operator.domain.ledger import Release
 from dspy_operator.domain.snapshot import Gateway, Problem, Snapshot, Workload
@@ -71,8 +72,8 @@ def requests_in_flight(gateway: Gateway, uid: str, revision: str) -> int | None:
     """Requests in flight to a revision over all gateway pods; None while some pod has not answered."""
     if not gateway.states or gateway.pods - set(gateway.states):
         return None
-    programs = (state.programs[uid] for state in gateway.states.values() if uid in state.programs)
-    return sum(program.totals[revision].open for program in programs if revision in program.totals)
+    totals = [state.programs[uid].totals for state in gateway.states.values() if uid in state.programs]
+    return sum(each[name].open for each in totals for name in (revision, forced(revision)) if name in each)
 
 
 def listening(gateway: Gateway, uid: str) -> bool:
