@@ -79,6 +79,7 @@ async def run(settings: Settings) -> None:
         parts.standstills.close()
         parts.smoke_tests.close()
         await parts.notifier.close()
+        parts.write_backs.close()
         await runtimes.close()
         await previews.close()
         await kube.close()

@@ -22,6 +22,7 @@ from dspy_operator.domain.snapshot import Revision
 from dspy_operator.gateway_poller import Poller
 from dspy_operator.kube import cache
 from dspy_operator.kube.archives import Archives
+from dspy_operator.kube.events import emit
 from dspy_operator.kube.execute import Executor
 from dspy_operator.kube.observe import Observer, read_routes
 from dspy_operator.kube.paths import path
@@ -41,6 +42,7 @@ from dspy_operator.settings import Settings
 from dspy_operator.smoke_tests import SmokeTests
 from dspy_operator.standstills import Standstills
 from dspy_operator.workqueue import Key, WorkQueue
+from dspy_operator.write_backs import WriteBacks
 
 log = Logger(__name__)
 
@@ -62,6 +64,7 @@ class Parts:
     standstills: Standstills
     smoke_tests: SmokeTests
     notifier: Notifier
+    write_backs: WriteBacks
     controller: Controller
 
     def take(self, kind: str, event: str | None, item: Object) -> None:
@@ -166,6 +169,7 @@ def assemble(
     )
     memories = Memories()
     notifier = Notifier(settings.notifications)
+    write_backs = WriteBacks(registries, lambda program, event: emit(kube, program, event, now()))
     programs = ProgramReconciler(
         observer,
         executor,
@@ -176,6 +180,7 @@ def assemble(
         standstills,
         smoke_tests,
         notifier,
+        write_backs,
         memories,
         now,
     )
@@ -193,6 +198,7 @@ def assemble(
         standstills,
         smoke_tests,
         notifier,
+        write_backs,
         controller,
     )
 

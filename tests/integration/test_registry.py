@@ -119,6 +119,22 @@ async def test_the_operator_reads_and_packs_a_version(server: Server) -> None:
     assert (found.number, found.dspy) == ("1", "3.4.1")
 
 
+async def test_the_operator_writes_an_alias_and_tags(server: Server) -> None:
+    registry = Registry(server.settings)
+    try:
+        tags = {"dspy.dev/outcome": "RolledBack", "dspy.dev/reason": "FailsMoreOften"}
+        assert await registry.write(URI, "production", tags) is None
+        assert await registry.write(URI, "", {}) is None
+        found = await registry.ask(parse("models:/questions@production"))
+        assert isinstance(found, Identity)
+        assert found.number == "1"
+        missing = await registry.write("models:/questions/99", "production", {})
+        assert isinstance(missing, Problem)
+        assert missing.reason == "Invalid"
+    finally:
+        await registry.close()
+
+
 async def test_an_operator_whom_the_registry_does_not_know_says_so(server: Server) -> None:
     registry = Registry(RegistrySettings(url=server.url))
     found = await registry.ask(parse(URI))

@@ -92,6 +92,43 @@ def test_receivers_are_told_of_what_a_release_does(serving: Serving, monkeypatch
     assert notifying["message"].endswith("not configured in the operator: nobody")
 
 
+def test_the_registry_is_told_where_a_rollout_asks_for_it(serving: Serving) -> None:
+    write_back = {"promotedAlias": "production", "tags": True}
+    world = serving(writeBack=write_back, **PROMOTING)
+    release(world)
+    world.settle(75, rate=20)
+    assert world.registry.aliases == {"production": "models:/qa/2"}
+    assert world.registry.tags["models:/qa/2"] == {"dspy.dev/outcome": "Promoted", "dspy.dev/reason": "Promoted"}
+    release(world, 3, failure_rate=1.0)
+    world.settle_until(lambda: world.weight(3) > 0, 30)
+    world.registry.up = False
+    world.settle(60, rate=20)
+    assert world.refused(3), "no release waits for it"
+    assert "models:/qa/3" not in world.registry.tags
+    world.registry.up = True
+    world.settle(90, rate=20)
+    assert world.registry.tags["models:/qa/3"] == {
+        "dspy.dev/outcome": "RolledBack",
+        "dspy.dev/reason": "FailsMoreOften",
+    }
+    assert world.registry.aliases == {"production": "models:/qa/2"}
+    world.registry.read_only = True
+    release(world, 4)
+    world.settle(75, rate=20)
+    assert "WriteBackFailed: Not written to the registry: the alias production names models:/qa/4" in transcript(world)
+
+
+def test_an_alias_that_the_program_follows_is_never_moved(serving: Serving) -> None:
+    world = serving(writeBack={"promotedAlias": "champion"}, **PROMOTING)
+    world.edit("dspyprograms", lambda item: item["spec"]["model"].update(uri="models:/qa@champion"))
+    world.publish(2)
+    world.registry.champion = "2"
+    world.settle(90, rate=20)
+    assert world.stable == 2
+    assert (world.registry.tries, world.registry.aliases) == (0, {})
+    assert "the program follows that alias" in transcript(world)
+
+
 BLOCKED = {"name": "guarded", "flag": "blocked"}
 
 

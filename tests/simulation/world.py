@@ -58,6 +58,13 @@ class SimulatedRegistry:
         self.up = True
         self.asked: list[str] = []
         self.archives = 0
+        self.champion = "1"
+        """What every alias names."""
+        self.read_only = False
+        self.tries = 0
+        """Of writes."""
+        self.aliases: dict[str, str] = {}
+        self.tags: dict[str, dict[str, str]] = {}
         self.lost: set[str] = set()
         """The versions whose files it does not give any more."""
 
@@ -66,7 +73,7 @@ class SimulatedRegistry:
         self.asked.append(str(uri))
         if not self.up:
             return Problem("RegistryUnavailable", "The registry did not answer")
-        number = uri.version or "1"
+        number = uri.version or self.champion
         return Identity(uri.name, number, f"m-{number}", "")
 
     async def read(self, identity: Identity) -> ResolvedVersion | Problem:
@@ -75,6 +82,18 @@ class SimulatedRegistry:
             return Problem("RegistryUnavailable", "The registry did not answer")
         number = identity.number
         return ResolvedVersion(identity.uri, number, f"m-{number}", f"digest-{number}", "3.12", "3.4.1", 1_000)
+
+    async def write(self, uri: str, alias: str, tags: Mapping[str, str]) -> Problem | None:
+        """Aliases and tags."""
+        self.tries += 1
+        if not self.up:
+            return Problem("RegistryUnavailable", "The registry did not answer")
+        if self.read_only:
+            return Problem("RegistryDenied", "The registry refuses the operator")
+        self.tags[uri] = dict(tags)
+        if alias:
+            self.aliases[alias] = uri
+        return None
 
     def archive(self, version: ResolvedVersion) -> bytes | None:
         """The packed files of a version."""
@@ -425,6 +444,7 @@ class World:
         self.parts.standstills.close()
         self.parts.smoke_tests.close()
         await self.parts.notifier.close()
+        self.parts.write_backs.close()
 
     async def _pass(self) -> None:
         """Passes begin once everything is listed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 import pytest
 
@@ -45,6 +46,9 @@ class FakeRegistry:
     def archive(self, version: Version) -> bytes | None:
         """Not asked for."""
         raise NotImplementedError
+
+    async def write(self, uri: str, alias: str, tags: Mapping[str, str]) -> Problem | None:
+        return None
 
     async def close(self) -> None:
         """Nothing is open."""

@@ -113,6 +113,8 @@ class Reason(StrEnum):
     LOWERED_TOO_LATE = "LoweredTooLate"
     WEIGHT_SET = "WeightSet"
     DRAIN_TIMEOUT = "DrainTimeout"
+    WRITTEN_BACK = "WrittenBack"
+    WRITE_BACK_FAILED = "WriteBackFailed"
     RECEIVER_UNKNOWN = "ReceiverUnknown"
     REPAIRED = "Repaired"
     REQUEST_DONE = "RequestDone"

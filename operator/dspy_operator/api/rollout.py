@@ -159,6 +159,14 @@ class Subscription:
 
 
 @dataclass(frozen=True, slots=True)
+class WriteBack:
+    """What the registry is told when a release ends."""
+
+    promoted_alias: str = ""
+    tags: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class RolloutSpec:
     """DSPyRollout.spec."""
 
@@ -167,6 +175,7 @@ class RolloutSpec:
     paused: bool = False
     analysis: Analysis = field(default_factory=Analysis)
     notifications: tuple[Subscription, ...] = ()
+    write_back: WriteBack = WriteBack()
     progress_deadline_seconds: int = 600
     step_deadline_seconds: int = 3600
 

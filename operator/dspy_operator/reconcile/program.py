@@ -18,6 +18,7 @@ from dspy_operator.domain.release.judging import analysis_of
 from dspy_operator.domain.release.progress import WAITING_SECONDS
 from dspy_operator.domain.snapshot import DesiredRevision, Problem, Program, Snapshot
 from dspy_operator.domain.status import held_status, orphan_status
+from dspy_operator.domain.write_back import wishes
 from dspy_operator.errors import InvalidSpecError, RetryError
 from dspy_operator.gateway_poller import Poller
 from dspy_operator.kube.execute import Executor
@@ -28,6 +29,7 @@ from dspy_operator.reconcile.memory import Memories, Memory, Shown
 from dspy_operator.registry.follower import Follower
 from dspy_operator.smoke_tests import SmokeTests
 from dspy_operator.standstills import Standstills
+from dspy_operator.write_backs import WriteBacks
 
 REFUSAL_SECONDS = 10.0
 LIST_SECONDS = 2.0
@@ -50,6 +52,7 @@ class ProgramReconciler:
         standstills: Standstills,
         smoke_tests: SmokeTests,
         notifier: Notifier,
+        write_backs: WriteBacks,
         memories: Memories,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -62,6 +65,7 @@ class ProgramReconciler:
         self._standstills = standstills
         self._smoke_tests = smoke_tests
         self._notifier = notifier
+        self._write_backs = write_backs
         self._clock = clock
         self._memories = memories
         self._moving: set[tuple[str, str]] = set()
@@ -133,6 +137,7 @@ class ProgramReconciler:
         if program.ledger and program.ledger.release:
             memory.kept = stored_kept(program.status)
         self._notifier.tell(program, snapshot.policy, decided.events, now)
+        self._write_backs.want(program, wishes(program.ledger, decided.ledger, snapshot))
         failure: Exception | None = None
         try:
             await self._executor.execute(program, decided, now)

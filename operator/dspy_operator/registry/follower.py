@@ -43,6 +43,9 @@ class Source(Protocol):
     def archive(self, version: Version) -> bytes | None:
         """The packed files of a version; None while they are not at hand."""
 
+    async def write(self, uri: str, alias: str, tags: Mapping[str, str]) -> Problem | None:
+        """Has an alias (empty: none) name a version, and gives it tags. Why not, if so."""
+
     async def close(self) -> None:
         """Closes the connections."""
 

@@ -97,6 +97,31 @@ class Registry:
         except _UNANSWERED as error:
             return _unavailable(identity.uri, error)
 
+    async def write(self, uri: str, alias: str, tags: Mapping[str, str]) -> Problem | None:
+        """Has an alias (empty: none) name a version, and gives it tags. Why the registry does not take them, if so."""
+        parsed = parse(uri)
+        version = {"name": parsed.name, "version": str(parsed.version)}
+        try:
+            for key, value in tags.items():
+                problem = await self._post("model-versions/set-tag", {**version, "key": key, "value": value})
+                if problem:
+                    return problem
+            return await self._post("registered-models/alias", {**version, "alias": alias}) if alias else None
+        except _UNANSWERED as error:
+            return _unavailable(uri, error)
+
+    async def _post(self, path: str, body: Mapping[str, str]) -> Problem | None:
+        session = self._open("questions", TIMEOUT)
+        async with session.post(f"{self.url}{API}/{path}", json=body, headers=self._headers()) as response:
+            if response.status in REFUSALS:
+                return Problem(Reason.REGISTRY_DENIED, _denied(response.status))
+            if response.status >= 500 or response.status == 429:
+                raise ValueError(f"the registry answered {response.status}")
+            if response.status >= 400:
+                code = (await response.json()).get("error_code", "")
+                return Problem(Reason.INVALID, f"The registry answered {response.status} {code}".rstrip())
+            return None
+
     def archive(self, version: Version) -> bytes | None:
         """The packed files of a version. None while they are not at hand: then they are being read again."""
         if version.digest not in self._archives and version.digest not in self._reading:

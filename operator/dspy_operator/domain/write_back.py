@@ -1,0 +1,59 @@
+"""What the registry is told of a release's end, where a rollout asks for it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dspy_operator.api.reasons import Reason
+from dspy_operator.domain.ledger import Ended, Ledger
+from dspy_operator.domain.snapshot import Snapshot
+
+OUTCOME_TAG, REASON_TAG = "dspy.dev/outcome", "dspy.dev/reason"
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A version of a registry, an alias that is to name it (empty: none), and the tags that it is to have."""
+
+    registry: str
+    uri: str
+    alias: str = ""
+    tags: Mapping[str, str] | None = None
+    problem: str = ""
+    """Why it is not even tried."""
+
+    @property
+    def words(self) -> str:
+        """What is to be, in a few words."""
+        alias = [f"the alias {self.alias} names {self.uri}"] if self.alias else []
+        tags = [f"{self.uri} is tagged {self.tags[OUTCOME_TAG]}"] if self.tags else []
+        return " and ".join([*alias, *tags])
+
+
+def wishes(before: Ledger | None, after: Ledger, snapshot: Snapshot) -> tuple[Wish, ...]:
+    """What is to be written for the releases that ended with this decision."""
+    policy = snapshot.policy
+    if policy is None or before is None:
+        return ()
+    asked = policy.spec.write_back
+    ended = after.history[-1:] if after.history != before.history else ()
+    found = (_wish(each, after, snapshot, asked.promoted_alias, asked.tags) for each in ended)
+    return tuple(wish for wish in found if wish and (wish.alias or wish.tags))
+
+
+def _wish(ended: Ended, after: Ledger, snapshot: Snapshot, alias: str, tags: bool) -> Wish | None:
+    revision = snapshot.revision(ended.revision)
+    if revision is None or ended.outcome == Reason.CANCELLED:
+        return None
+    refused = after.refusal(ended.revision) if ended.outcome != Reason.PROMOTED else None
+    told = {OUTCOME_TAG: ended.outcome, REASON_TAG: refused.reason if refused else ended.outcome}
+    promoted = ended.outcome == Reason.PROMOTED
+    followed = promoted and snapshot.program.spec.model.uri == f"{revision.model_uri.rpartition('/')[0]}@{alias}"
+    return Wish(
+        registry=revision.registry or snapshot.program.spec.model.registry,
+        uri=revision.model_uri,
+        alias=alias if promoted else "",
+        tags=told if tags else None,
+        problem="the program follows that alias, and moving it would start releases" if followed else "",
+    )

@@ -1,0 +1,82 @@
+"""Writes aliases and tags back to registries, beside the passes: a queue and a task for each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Protocol
+
+import tenacity
+
+from dspy_contract.logs import Logger
+from dspy_operator.api.reasons import Reason
+from dspy_operator.domain.snapshot import Problem, Program
+from dspy_operator.domain.transition import Event
+from dspy_operator.domain.write_back import Wish
+
+MOST_WAITING = 1_000
+LONGEST_SECONDS = 3_600.0
+"""How long one wish is tried; meanwhile the registry's others wait."""
+
+log = Logger(__name__)
+
+
+class Writable(Protocol):
+    """A registry that takes aliases and tags."""
+
+    async def write(self, uri: str, alias: str, tags: Mapping[str, str]) -> Problem | None:
+        """Why it does not take them; None when it has."""
+
+
+class WriteBacks:
+    """What is to be written to the registries."""
+
+    def __init__(self, registries: Mapping[str, Writable], tell: Callable[[Program, Event], Awaitable[None]]) -> None:
+        """`tell` emits an event of a program."""
+        self._registries = registries
+        self._tell = tell
+        self._queues: dict[str, asyncio.Queue[tuple[Program, Wish]]] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def want(self, program: Program, wishes: Iterable[Wish]) -> None:
+        """Has them written, soon."""
+        for wish in wishes:
+            if wish.registry not in self._registries:
+                continue  # it has been taken out of the configuration
+            if wish.registry not in self._queues:
+                queue = self._queues[wish.registry] = asyncio.Queue(MOST_WAITING)
+                self._tasks.append(asyncio.create_task(self._write_for_ever(self._registries[wish.registry], queue)))
+            try:
+                self._queues[wish.registry].put_nowait((program, wish))
+            except asyncio.QueueFull:
+                log.warning("A registry is too far behind: a write-back is dropped", wish=wish.words)
+
+    def close(self) -> None:
+        """Ends it; what waits is lost."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def _write_for_ever(self, registry: Writable, queue: asyncio.Queue[tuple[Program, Wish]]) -> None:
+        while True:
+            program, wish = await queue.get()
+            try:
+                problem = Problem(Reason.INVALID, wish.problem) if wish.problem else await _written(registry, wish)
+            except Exception as error:  # nothing that one registry answers may end its task
+                problem = Problem(Reason.REGISTRY_UNAVAILABLE, type(error).__name__)
+            if problem is None:
+                await self._tell(program, Event(Reason.WRITTEN_BACK, f"In the registry {wish.words}"))
+            else:
+                message = f"Not written to the registry: {wish.words}: {problem.message}"
+                await self._tell(program, Event(Reason.WRITE_BACK_FAILED, message, warning=True))
+
+
+async def _written(registry: Writable, wish: Wish) -> Problem | None:
+    """Tried while the registry is away; what it says then is final."""
+    retrying = tenacity.AsyncRetrying(
+        retry=tenacity.retry_if_result(lambda said: said is not None and said.reason == Reason.REGISTRY_UNAVAILABLE),
+        wait=tenacity.wait_random_exponential(multiplier=1, max=60),
+        stop=tenacity.stop_after_delay(LONGEST_SECONDS),
+        retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
+    )
+    said: Problem | None = await retrying(registry.write, wish.uri, wish.alias, wish.tags or {})
+    return said
