@@ -833,6 +833,46 @@ def test_the_policy_is_deleted_in_mid_release(serving: Serving, snapshot: Snapsh
     assert transcript(world) == snapshot
 
 
+def test_two_policies_are_swapped_in_mid_release(serving: Serving) -> None:
+    """The older one governs, whatever comes beside it; when it goes, the steps of the release stay."""
+    world = serving(steps=({"setWeight": 10}, {"pause": {"approval": True}}), **PROMOTING)
+    world.settle(5)
+    world.add_policy("other", ({"setWeight": 99},), **PROMOTING)
+    release(world)
+    world.settle(20, rate=20)
+    assert world.weight(2) == 1_000
+    other = world.api.get("dspyrollouts", NAMESPACE, "other")
+    assert other is not None
+    assert other["status"]["conditions"][0]["reason"] == "Conflict"
+    world.delete_policy()
+    world.settle(20, rate=20)
+    assert world.weight(2) == 1_000
+    assert world.stable == 1, "neither its going nor the other's steps promote"
+    world.set_policy(({"setWeight": 50},), **PROMOTING)
+    world.settle(20, rate=20)
+    assert world.weight(2) == 1_000, "the one that is older now governs, with the release's own steps"
+    world.ask(f"approve {world.revision(2)}/2 a")
+    world.settle(60, rate=20)
+    assert world.stable == 2
+
+
+def test_an_alias_vanishes_in_mid_release(serving: Serving) -> None:
+    """What it named has no traffic while nobody asks for it; the alias comes back, and all goes on."""
+    world = serving(steps=({"setWeight": 20}, {"pause": {"seconds": 30}}), **PROMOTING)
+    world.edit("dspyprograms", lambda item: item["spec"]["model"].update(uri="models:/qa@champion"))
+    world.publish(2)
+    world.registry.champion = "2"
+    world.settle_until(lambda: world.weight(2) > 0, 60)
+    world.registry.champion = None
+    world.settle(120, rate=20)
+    assert (world.stable, world.weight(2)) == (1, 0)
+    assert world.rollout_status["phase"] == "Paused"
+    assert "no alias champion" in world.rollout_status["message"]
+    world.registry.champion = "2"
+    world.settle(120, rate=20)
+    assert world.stable == 2
+
+
 def test_the_policys_steps_change_in_mid_release(serving: Serving, snapshot: SnapshotAssertion) -> None:
     world = serving()
     release(world)

@@ -58,8 +58,8 @@ class SimulatedRegistry:
         self.up = True
         self.asked: list[str] = []
         self.archives = 0
-        self.champion = "1"
-        """What every alias names."""
+        self.champion: str | None = "1"
+        """What every alias names; None: there is none."""
         self.read_only = False
         self.tries = 0
         """Of writes."""
@@ -74,6 +74,8 @@ class SimulatedRegistry:
         if not self.up:
             return Problem("RegistryUnavailable", "The registry did not answer")
         number = uri.version or self.champion
+        if number is None:
+            return Problem("AliasNotFound", f"The model {uri.name} has no alias {uri.alias}")
         return Identity(uri.name, number, f"m-{number}", "")
 
     async def read(self, identity: Identity) -> ResolvedVersion | Problem:
@@ -243,6 +245,12 @@ class World:
             self.api.put("dspyrollouts", {"metadata": {"name": PROGRAM, "namespace": NAMESPACE}, "spec": spec})
         else:
             self.edit("dspyrollouts", lambda item: item.update(spec=spec))
+
+    def add_policy(self, name: str, steps: Steps, **policy: Any) -> None:
+        """Applies another rollout of the program."""
+        canary = {"type": "Canary", "canary": {"steps": [dict(step) for step in steps]}}
+        spec = {"programRef": {"name": PROGRAM}, "strategy": canary, **policy}
+        self.api.put("dspyrollouts", {"metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec})
 
     def delete_policy(self) -> None:
         """Deletes the rollout."""

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from dspy_operator.api.reasons import Reason
 from dspy_operator.domain.analysis.evidence import Evidence
 from dspy_operator.domain.ledger import Release
-from dspy_operator.domain.snapshot import Snapshot
+from dspy_operator.domain.snapshot import Problem, Snapshot
+
+UNRESOLVABLE = frozenset({Reason.MODEL_NOT_FOUND, Reason.ALIAS_NOT_FOUND, Reason.INVALID_MODEL_URI})
+"""What the spec asks for does not exist: a definite answer, not a registry that is away."""
 
 UNHEALTHY_SHARE, UNHEALTHY_REQUESTS = 0.5, 5.0
 SUFFERS_SHARE, SUFFERS_TIMES, SUFFERS_REQUESTS = 0.2, 4.0, 20.0
@@ -66,5 +70,7 @@ def is_seen(snapshot: Snapshot) -> bool:
 
 
 def spec_is_unresolved(release: Release, snapshot: Snapshot) -> bool:
-    """True when the spec has changed since it asked for the candidate, and what it asks for now is not known."""
-    return snapshot.desired_revision is None and snapshot.program.generation != release.generation
+    """True when the spec does not ask for the candidate any more, and what it asks for now is not known: it has
+    changed, or the alias that it follows is gone."""
+    gone = isinstance(snapshot.desired, Problem) and snapshot.desired.reason in UNRESOLVABLE
+    return snapshot.desired_revision is None and (gone or snapshot.program.generation != release.generation)

@@ -18,6 +18,7 @@ from dspy_operator.domain.release.health import (
     SUFFERS_REQUESTS,
     SUFFERS_SECONDS,
     SUFFERS_SHARE,
+    UNRESOLVABLE,
     candidate_is_unreachable,
     counts_missing,
     is_seen,
@@ -31,9 +32,6 @@ from dspy_operator.domain.transition import Event, Transition
 
 CLEAR_SECONDS, LONGEST_CLEAR_SECONDS = 30.0, 600.0
 """How long the cause must be gone before the candidate goes on; doubled each time."""
-
-UNRESOLVABLE = frozenset({Reason.MODEL_NOT_FOUND, Reason.ALIAS_NOT_FOUND, Reason.INVALID_MODEL_URI})
-"""What the spec asks for does not exist: a definite answer, not a registry that is away."""
 
 
 def answer_lowered(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
@@ -129,7 +127,7 @@ def _cause(release: Release, snapshot: Snapshot) -> Problem | None:
         return Problem(Reason.STABLE_SUFFERS, message)
     problem = snapshot.desired
     if spec_is_unresolved(release, snapshot) and isinstance(problem, Problem) and problem.reason in UNRESOLVABLE:
-        return Problem(Reason.SPEC_UNRESOLVED, f"The spec asks for something else: {problem.message}")
+        return Problem(Reason.SPEC_UNRESOLVED, f"The spec does not ask for the candidate any more: {problem.message}")
     return None
 
 
