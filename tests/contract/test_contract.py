@@ -75,6 +75,16 @@ def test_docs_list_every_reason_and_no_other() -> None:
     assert named == {str(reason) for reason in Reason}
 
 
+def test_every_row_of_the_comparison_is_shown_by_a_test_that_exists() -> None:
+    rows = [line.split("|") for line in (ROOT / "docs" / "comparison.md").read_text().splitlines() if "|" in line]
+    tests = "\n".join(file.read_text() for file in (ROOT / "tests").rglob("test_*.py"))
+    claims = [(row[6].strip(), row[7].strip(" `")) for row in rows[2:] if row[6].strip()]
+    assert len(claims) > 30
+    for claim, name in claims:
+        assert name or claim == "not yet", claim
+        assert not name or f"def {name}(" in tests, name
+
+
 def test_docs_list_every_setting_of_the_operator() -> None:
     text = (ROOT / "docs" / "operations.md").read_text()
     section = text[text.index("## Settings of the operator") : text.index("## Conditions")]
