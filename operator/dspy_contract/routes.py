@@ -20,6 +20,9 @@ ROUTES_LABEL = "dspy.dev/routes"
 RELEASE_NEEDS = ("tables", "switch")
 """Features of an agent without which no candidate gets traffic from it."""
 
+FLAGS_FEATURE = "flags"
+"""Needed as well where flags are judged: whoever does not count them sees none."""
+
 PORTS_LABEL = "dspy.dev/ports"
 REVISION_LABEL = "dspy.dev/revision"
 PROGRAM_LABEL = "dspy.dev/program"
@@ -94,6 +97,7 @@ class Routes:
     `backends` lists stable first: when nobody with weight can answer, the first that can takes the traffic.
     `refused`, `pin`, and `releases`, how many there have been, outlive a status that is lost. `needs` names features
     without which an agent must not serve candidates. `forced`: a request may name the revision that is to answer it.
+    `flags` of answers are counted, and no others: a program may say anything.
     `content` is a hash of the text that they were read from, which agents confirm beside the serial: two processes of
     different versions agree on a text, not on what they make of it.
     """
@@ -110,6 +114,7 @@ class Routes:
     releases: Serial = 0
     pin: Pin | None = None
     forced: bool = False
+    flags: tuple[str, ...] = ()
     content: str = field(default="", compare=False)
 
     def weight(self, revision: str) -> int:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from dspy_contract.routes import RELEASE_NEEDS
+from dspy_contract.routes import FLAGS_FEATURE, RELEASE_NEEDS
 
-FEATURES = RELEASE_NEEDS
+FEATURES = (*RELEASE_NEEDS, FLAGS_FEATURE)
 """What this version of the agent can do, as it tells every operator that asks."""
 
 FAST_EDGES_SECONDS = (0.02, 0.05, 0.1, 0.2, 0.35)

@@ -21,7 +21,7 @@ from dspy_contract.state import FEATURES, GatewayState, Poll, ProgramState
 from dspy_gateway import persisted, xds
 from dspy_gateway.admin import Admin
 from dspy_gateway.changes import Changes
-from dspy_gateway.counts import Key, read_statistics, statistics_query
+from dspy_gateway.counts import Key, only_flags, read_statistics, statistics_query
 from dspy_gateway.envoy.bootstrap import Bootstrap, bootstrap
 from dspy_gateway.envoy.listeners import listener
 from dspy_gateway.publisher import Publisher
@@ -280,7 +280,8 @@ class Agent:
     def _take(self, uid: str, reading: Mapping[str, Counter[Key]], began: float) -> None:
         sums = self.book.page(uid).sums
         bad = sums.bad_answers()
-        if sums.take(reading.get(uid, Counter())):
+        routes = self.desired.routes.get(uid)
+        if sums.take(only_flags(reading.get(uid, Counter()), routes.flags if routes else ())):
             self._unsaved = True
             self._changes.note({uid}, urgent=sums.bad_answers() > bad)
         if self.book.settle(uid, began):

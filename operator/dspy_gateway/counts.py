@@ -48,6 +48,12 @@ def read_statistics(content: Mapping[str, Any], incarnation: str) -> dict[str, C
     return counters
 
 
+def only_flags(reading: Counter[Key], flags: Collection[str]) -> Counter[Key]:
+    """A reading without the flags that nobody asks for: a program may give its answers as many as it likes."""
+    kept = {f"{_FLAGGED}{flag}" for flag in flags}
+    return Counter({key: count for key, count in reading.items() if not key[2].startswith(_FLAGGED) or key[2] in kept})
+
+
 @dataclass(slots=True)
 class Sums:
     """The sums of one program: readings that ended (`base`), the latest one, and the totals of forgotten tables."""

@@ -32,6 +32,10 @@ class _AgainError(Exception):
     """The receiver may take it later."""
 
 
+class _RefusedError(Exception):
+    """The receiver does not take it."""
+
+
 class Notifier:
     """The receivers of the operator's configuration."""
 
@@ -102,10 +106,10 @@ class Notifier:
     async def _post(self, receiver: ReceiverSettings, headers: Mapping[str, str], body: bytes) -> None:
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS))
-        if receiver.token_file:
-            headers = {**headers, "authorization": f"Bearer {_read(receiver.token_file)}"}
-        url = _read(receiver.url_file) if receiver.url_file else receiver.url
         try:
+            if receiver.token_file:
+                headers = {**headers, "authorization": f"Bearer {_read(receiver.token_file)}"}
+            url = _read(receiver.url_file) if receiver.url_file else receiver.url
             async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
                 status = response.status
         except (aiohttp.ClientConnectionError, TimeoutError, OSError) as error:
@@ -113,7 +117,7 @@ class Notifier:
         if status in (408, 425, 429) or status >= 500:
             raise _AgainError(f"status {status}")
         if status >= 300:
-            raise ValueError(f"status {status}")
+            raise _RefusedError(f"status {status}")
 
 
 def _read(file: str) -> str:
@@ -122,4 +126,4 @@ def _read(file: str) -> str:
 
 
 def _words(error: Exception) -> str:
-    return str(error) if isinstance(error, _AgainError | ValueError) else type(error).__name__
+    return str(error) if isinstance(error, _AgainError | _RefusedError) else type(error).__name__

@@ -169,7 +169,7 @@ def assemble(
     )
     memories = Memories()
     notifier = Notifier(settings.notifications)
-    write_backs = WriteBacks(registries, lambda program, event: emit(kube, program, event, now()))
+    write_backs = WriteBacks(registries, settings.registries, lambda program, event: emit(kube, program, event, now()))
     programs = ProgramReconciler(
         observer,
         executor,

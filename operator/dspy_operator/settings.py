@@ -19,6 +19,9 @@ class RegistrySettings(BaseModel):
     """A file with a bearer token for the operator's own requests."""
     basic_auth_file: str | None = None
     """A file with `user:password` for the operator's own requests."""
+    write_back_namespaces: list[str] = []
+    """The namespaces whose rollouts may have aliases and tags written; `*`: all. They are written with the operator's
+    own credentials, and programs of other namespaces may follow them."""
 
 
 class ReceiverSettings(BaseModel):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
 
+from dspy_contract.logs import Logger
 from dspy_operator.api.rollout import SmokeRequest
 from dspy_operator.domain.ledger import Release
 from dspy_operator.domain.smoke import Failed, Unknown, Verdict, named, verdict
@@ -15,7 +17,10 @@ from dspy_operator.domain.snapshot import SmokeReport
 from dspy_operator.domain.steps import SmokeTest
 from dspy_operator.preview_client import Previews, PreviewUnheardError
 
-SENT_AT_ONCE = 16
+log = Logger(__name__)
+
+SENT_AT_ONCE = 4
+"""In one namespace: nobody's tests wait for another tenant's candidates that hang."""
 AGAIN_SECONDS, LONGEST_AGAIN_SECONDS = 1.0, 30.0
 """A request whose answer says nothing of the candidate is sent again after so long: twice as long each time."""
 
@@ -25,11 +30,13 @@ MOST_TOLD = 3
 
 @dataclass
 class _Test:
-    """A smoke test that is being carried out. `gateways` are the addresses as the last pass knew them."""
+    """A smoke test that is being carried out. `gateways` are the addresses as the last pass knew them; nothing is sent
+    while it may not go on."""
 
     report: SmokeReport
     port: int
     gateways: Sequence[str]
+    may_go_on: asyncio.Event
     task: asyncio.Task[None] | None = None
 
 
@@ -41,22 +48,31 @@ class SmokeTests:
         self._previews = previews
         self._wake = wake
         self._tests: dict[tuple[str, str], _Test] = {}
-        self._places = asyncio.Semaphore(SENT_AT_ONCE)
+        self._places: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(SENT_AT_ONCE))
+        """By namespace."""
 
     def of(
-        self, namespace: str, program: str, due: tuple[Release, SmokeTest] | None, port: int, gateways: Sequence[str]
+        self,
+        namespace: str,
+        program: str,
+        at_hand: tuple[Release, SmokeTest] | None,
+        blocked: bool,
+        port: int,
+        gateways: Sequence[str],
     ) -> SmokeReport | None:
-        """How far the test of a program is; one that is due begins, and one that is not due any more ends."""
+        """How far the test of a program is: of the step at hand, if that is one. While something blocks the release
+        nothing is sent, and what was found stays."""
         key, running = (namespace, program), self._tests.get((namespace, program))
-        if due is None:
+        if at_hand is None:
             self.forget(namespace, program)
             return None
-        release, step = due
+        release, step = at_hand
         if running is None or (running.report.release, running.report.step) != (release.id, release.step):
             self.forget(namespace, program)
-            running = self._tests[key] = _Test(SmokeReport(release.id, release.step), port, gateways)
+            running = self._tests[key] = _Test(SmokeReport(release.id, release.step), port, gateways, asyncio.Event())
             running.task = asyncio.create_task(self._run(key, running, release.candidate, step))
         running.port, running.gateways = port, gateways
+        (running.may_go_on.clear if blocked else running.may_go_on.set)()
         return running.report
 
     def forget(self, namespace: str, program: str) -> None:
@@ -73,11 +89,12 @@ class SmokeTests:
     async def _run(self, key: tuple[str, str], test: _Test, candidate: str, step: SmokeTest) -> None:
         """One request after the other: a candidate that cannot answer one is not loaded with all."""
         failures: list[str] = []
-        for number, request in enumerate(step.requests, 1):
+        requests = step.requests
+        for number, request in enumerate(requests, 1):
             name = named(request, number)
             failed = await self._send(key, test, name, request, candidate, step.timeout_seconds)
             failures += [f"{name}: {failed}"] if failed else []
-            done = len(failures) > step.max_failures or number == len(step.requests)
+            done = len(failures) > step.max_failures or number == len(requests)
             words = f"{number - len(failures)} of {number} requests were answered as expected"
             words = "; ".join([words, *failures[:MOST_TOLD]])
             test.report = replace(test.report, words=words, failures=len(failures) if done else None)
@@ -91,7 +108,8 @@ class SmokeTests:
         """Why a request failed; empty when it did not."""
         body, tries, pause = msgspec.json.encode(request.input), 0, AGAIN_SECONDS
         while True:
-            async with self._places:
+            await test.may_go_on.wait()
+            async with self._places[key[0]]:
                 found = await self._try(test, tries, request, body, candidate, seconds)
             if not isinstance(found, Unknown):
                 return found.words if isinstance(found, Failed) else ""
@@ -114,4 +132,8 @@ class SmokeTests:
             return Unknown(str(error))
         except TimeoutError:
             return Failed(f"no answer within {seconds:g} s")
-        return verdict(request, answer, candidate)
+        try:
+            return verdict(request, answer, candidate)
+        except Exception:  # whatever an answer is, the release hears of it
+            log.exception("An answer to a smoke test could not be checked", revision=candidate)
+            return Failed("the answer cannot be checked")

@@ -13,6 +13,7 @@ from dspy_operator.api.reasons import Reason
 from dspy_operator.domain.snapshot import Problem, Program
 from dspy_operator.domain.transition import Event
 from dspy_operator.domain.write_back import Wish
+from dspy_operator.settings import RegistrySettings
 
 MOST_WAITING = 1_000
 LONGEST_SECONDS = 3_600.0
@@ -31,9 +32,15 @@ class Writable(Protocol):
 class WriteBacks:
     """What is to be written to the registries."""
 
-    def __init__(self, registries: Mapping[str, Writable], tell: Callable[[Program, Event], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        registries: Mapping[str, Writable],
+        settings: Mapping[str, RegistrySettings],
+        tell: Callable[[Program, Event], Awaitable[None]],
+    ) -> None:
         """`tell` emits an event of a program."""
         self._registries = registries
+        self._settings = settings
         self._tell = tell
         self._queues: dict[str, asyncio.Queue[tuple[Program, Wish]]] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -56,11 +63,19 @@ class WriteBacks:
         for task in self._tasks:
             task.cancel()
 
+    def _refusal(self, program: Program, wish: Wish) -> Problem | None:
+        """Why it is not even tried."""
+        allowed = self._settings[wish.registry].write_back_namespaces if wish.registry in self._settings else []
+        if program.namespace not in allowed and "*" not in allowed:
+            words = f"write_back_namespaces of the registry {wish.registry} does not name {program.namespace}"
+            return Problem(Reason.INVALID, f"{words} in the operator's configuration")
+        return Problem(Reason.INVALID, wish.problem) if wish.problem else None
+
     async def _write_for_ever(self, registry: Writable, queue: asyncio.Queue[tuple[Program, Wish]]) -> None:
         while True:
             program, wish = await queue.get()
             try:
-                problem = Problem(Reason.INVALID, wish.problem) if wish.problem else await _written(registry, wish)
+                problem = self._refusal(program, wish) or await _written(registry, wish)
             except Exception as error:  # nothing that one registry answers may end its task
                 problem = Problem(Reason.REGISTRY_UNAVAILABLE, type(error).__name__)
             if problem is None:

@@ -27,6 +27,8 @@ from dspy_gateway.server import ANSWER_SECONDS, application
 from dspy_gateway.watch import Watcher
 from dspy_gateway.xds import CLUSTER
 from dspy_kube.client import Kube
+from dspy_operator.api.rollout import SmokeRequest
+from dspy_operator.domain.smoke import Unknown, verdict
 from dspy_operator.preview_client import PreviewClient, PreviewUnheardError
 from tests.integration.gateway import (
     Gateway,
@@ -255,7 +257,9 @@ async def test_a_request_may_name_its_revision_where_that_is_allowed(
 
 
 async def test_the_programs_flags_are_counted(gateway: Gateway, upstreams: dict[str, Upstream]) -> None:
-    upstreams["old"].flags = "blocked,too-long"
+    routes = replace(gateway.agent.desired.routes[UID], serial=2, flags=("blocked", "too-long"))
+    await gateway.serve(gateway.agent.desired.with_routes(routes))
+    upstreams["old"].flags = "blocked,too-long,unasked"
     await ask_many(gateway.url(UID), 7)
     upstreams["old"].flags = "too-long, not a flag,,x" + "y" * 200
     await ask_many(gateway.url(UID), 3)
@@ -278,6 +282,15 @@ async def test_what_goes_through_a_preview_is_not_counted(tmp_path: Path, upstre
         upstreams["new"].delay_seconds = 5
         with pytest.raises(TimeoutError):
             await client.predict("127.0.0.1", port, b"{}", 0.3)
+        upstreams["new"].delay_seconds = 0
+        await gateway.agent.update(gateway.agent.desired.with_slice("new", "new-slice", ()))
+
+        async def is_the_gateways_own_word() -> bool:
+            answer = await client.predict("127.0.0.1", port, b"{}", 5)
+            says_nothing = isinstance(verdict(SmokeRequest({}), answer, "new"), Unknown)
+            return (answer.status, answer.revision, says_nothing) == (503, "new", True)
+
+        await until(is_the_gateways_own_word, "without a pod the gateway answers by the revision's name")
         with pytest.raises(PreviewUnheardError):
             await client.predict("127.0.0.1", free_port(), b"{}", 5)
         await client.close()

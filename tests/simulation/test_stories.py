@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from syrupy.assertion import SnapshotAssertion
 
-from dspy_contract.routes import Backend
+from dspy_contract.routes import CONTENT_KEY, Backend, dump, load_routes
 from dspy_operator.notifier import Notifier
 from tests.simulation.api import refusal
 from tests.simulation.invariants import check
@@ -119,13 +120,14 @@ def test_the_registry_is_told_where_a_rollout_asks_for_it(serving: Serving) -> N
 
 
 def test_an_alias_that_the_program_follows_is_never_moved(serving: Serving) -> None:
-    world = serving(writeBack={"promotedAlias": "champion"}, **PROMOTING)
+    world = serving(writeBack={"promotedAlias": "champion", "tags": True}, **PROMOTING)
     world.edit("dspyprograms", lambda item: item["spec"]["model"].update(uri="models:/qa@champion"))
     world.publish(2)
     world.registry.champion = "2"
     world.settle(90, rate=20)
     assert world.stable == 2
-    assert (world.registry.tries, world.registry.aliases) == (0, {})
+    assert world.registry.aliases == {}
+    assert world.registry.tags["models:/qa/2"]["dspy.dev/outcome"] == "Promoted"
     assert "the program follows that alias" in transcript(world)
 
 
@@ -297,6 +299,64 @@ def test_a_smoke_test_waits_for_what_is_no_answer(serving: Serving) -> None:
     world.settle(30, rate=20)
     assert world.refused(2)
     assert "no answer within 30 s" in world.condition("Current")[2]
+
+
+def test_a_release_keeps_its_preview_whatever_becomes_of_the_policy(serving: Serving) -> None:
+    world = serving(strategy=blue_green(**smoke_test()))
+    world.previews.busy = 4
+    release(world)
+    world.settle_until(lambda: len(world.previews.asked) == 2, 60)
+    world.edit("dspyrollouts", lambda item: item["spec"].update(strategy={"type": "Canary", "canary": {"steps": []}}))
+    world.settle(30, rate=20)
+    assert world.weight(2) == 9_500
+    world.settle(400, rate=20)
+    assert world.stable == 2
+    world.edit("dspyrollouts", lambda item: item["spec"].update(paused=False))
+    world.settle(5)
+    assert world.preview is None
+
+
+def test_a_smoke_test_goes_on_where_it_was_held_up(serving: Serving) -> None:
+    world = serving(strategy=blue_green(**smoke_test()))
+    world.previews.busy = 3
+    release(world)
+    world.settle_until(lambda: len(world.previews.asked) == 2, 60)
+    world.edit("dspyrollouts", lambda item: item["spec"].update(paused=True))
+    world.settle(60, rate=20)
+    assert (len(world.previews.asked), world.weight(2)) == (2, 0)
+    world.edit("dspyrollouts", lambda item: item["spec"].update(paused=False))
+    world.settle(20, rate=20)
+    assert (len(world.previews.asked), world.weight(2)) == (5, 9_500), "nothing was sent twice"
+
+
+def test_preview_routes_that_somebody_wrote_over_are_outdone(serving: Serving) -> None:
+    world = serving(strategy=blue_green(approval="Required"))
+    release(world)
+    world.settle(20, rate=20)
+    item = world.api.get("configmaps", NAMESPACE, f"{PROGRAM}-preview-routes")
+    assert item is not None
+    routes = load_routes(item["data"][CONTENT_KEY])
+    other = replace(routes, serial=9_999, backends=(Backend(world.revision(1), 10_000),), forced=True)
+    world.edit("configmaps", lambda item: item["data"].update({CONTENT_KEY: dump(other)}), f"{PROGRAM}-preview-routes")
+    world.settle(10, rate=20)
+    item = world.api.get("configmaps", NAMESPACE, f"{PROGRAM}-preview-routes")
+    assert item is not None
+    assert replace(load_routes(item["data"][CONTENT_KEY]), serial=routes.serial) == routes
+    assert load_routes(item["data"][CONTENT_KEY]).serial == 10_000
+
+
+def test_somebody_elses_preview_service_takes_no_name_of_the_programs(serving: Serving) -> None:
+    world = serving(strategy=blue_green())
+    world.api.remove("services", NAMESPACE, f"{PROGRAM}-preview")
+    world.api.put(
+        "services", {"metadata": {"name": f"{PROGRAM}-preview", "namespace": NAMESPACE}, "spec": {"ports": []}}
+    )
+    world.settle(10)
+    release(world)
+    world.settle(400, rate=20)
+    assert world.stable == 2
+    assert world.condition("Ready")[0] == "True"
+    assert "previewUrl" not in world.rollout_status
 
 
 def test_a_smoke_test_that_cannot_be_carried_out_holds_the_policy(serving: Serving) -> None:

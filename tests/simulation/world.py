@@ -92,7 +92,8 @@ class SimulatedRegistry:
             return Problem("RegistryUnavailable", "The registry did not answer")
         if self.read_only:
             return Problem("RegistryDenied", "The registry refuses the operator")
-        self.tags[uri] = dict(tags)
+        if tags:
+            self.tags[uri] = dict(tags)
         if alias:
             self.aliases[alias] = uri
         return None
@@ -420,7 +421,7 @@ class World:
 
     async def _start_operator(self) -> None:
         settings = Settings(
-            registries={"default": RegistrySettings(url="http://registry")},
+            registries={"default": RegistrySettings(url="http://registry", write_back_namespaces=[NAMESPACE])},
             notifications={RECEIVER: ReceiverSettings(url="http://receiver")},
             gateway_image=self.gateway_image,
         )

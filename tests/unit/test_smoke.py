@@ -68,6 +68,20 @@ def test_a_provider_and_full_pods_say_nothing_of_a_candidate(outcome: str) -> No
     assert isinstance(verdict(request(), answer({}, 503, outcome), "qa-2"), Unknown)
 
 
+def test_what_the_gateway_says_itself_is_no_answer_but_its_time_out() -> None:
+    """Envoy puts the revision on its own answers as well."""
+    for status in (502, 503):
+        assert isinstance(verdict(request(), answer({}, status, ""), "qa-2"), Unknown)
+    assert isinstance(verdict(request(), answer({}, 504, ""), "qa-2"), Failed)
+
+
+def test_what_nests_deeply_fails_and_raises_nothing() -> None:
+    deep: Any = 1
+    for _ in range(300):
+        deep = [deep]
+    assert isinstance(verdict(request(answer={"equals": "x"}), answer({"answer": deep}), "qa-2"), Failed)
+
+
 def test_only_the_candidates_own_answer_counts() -> None:
     assert isinstance(verdict(request(), answer({}, 503, "", ""), "qa-2"), Unknown)
     assert isinstance(verdict(request(), answer({}, revision="qa-1"), "qa-2"), Unknown)
@@ -87,6 +101,8 @@ def strategy(*requests: SmokeRequest) -> Strategy:
         ({"schema": {"items": {"$ref": "#"}}}, "expect.answer.schema: $ref is not allowed here"),
         ({"schema": {"anyOf": [{"$dynamicRef": "#a"}]}}, "$dynamicRef is not allowed here"),
         ({"equals": "x" * 70_000}, "larger than 64 KiB"),
+        ({"schema": {"patternProperties": {f"a{number}": {} for number in range(51)}}}, "more than 50 patterns"),
+        ({"pattern": r"(?i)\pL{100}\pL{100}"}, "requests[0].expect.answer: "),
     ],
 )
 def test_what_cannot_be_carried_out_is_told_before(expected: dict[str, Any], words: str) -> None:

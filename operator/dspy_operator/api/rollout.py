@@ -65,7 +65,7 @@ class Approval(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """What a field of an answer must be: all that is given; without anything, there."""
+    """What a field of an answer must be: all that is given; without anything, there. A null is not given."""
 
     equals: Any = None
     pattern: str | None = None

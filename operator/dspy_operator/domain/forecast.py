@@ -14,7 +14,7 @@ from dspy_operator.domain import strategies
 from dspy_operator.domain.analysis import ceiling, label_test, no_worse
 from dspy_operator.domain.analysis.draws import Draws, rejects
 from dspy_operator.domain.analysis.judge import WATCHED_ALPHA, ceiling_by
-from dspy_operator.domain.analysis.streams import BOUNDS_ANSWERS, FAILED, streams_of
+from dspy_operator.domain.analysis.streams import BOUNDS_ANSWERS, FAILED, Stream, streams_of
 from dspy_operator.domain.ledger import Release
 from dspy_operator.domain.steps import PauseApproval, PauseRequests, PauseSeconds, SmokeTest, Step, Watch
 
@@ -95,8 +95,8 @@ def _name(step: Step) -> str:
             return f"pause {requests} requests"
         case PauseApproval():
             return "pause until approved"
-        case SmokeTest(requests):
-            return f"smoke test, {len(requests)} requests"
+        case SmokeTest():
+            return f"smoke test, {len(step.requests)} requests"
         case Watch(seconds, _):
             return f"watch {seconds} s"
     return f"set weight {step.weight_bp / 100:g} %"
@@ -118,15 +118,18 @@ def _seen(
 ) -> Seen | None:
     """When a candidate that fails that share is lowered. `stable_before` are stable's requests until now, where the
     candidate is watched: its ceiling hangs on them."""
+    failed = next((each for each in streams_of(analysis.streams) if each.name == FAILED.name), None)
+    if failed is None or failed.dry_run:
+        return None
     alpha = analysis.false_rollback_percent / 100
     if stable_before is None or weight <= HALF:
-        return _judged(fault, failing, rate, weight, alpha)
-    limit = _ceiling(analysis, failing, stable_before)
+        return _judged(failed, fault, failing, rate, weight, alpha)
+    limit = _ceiling(failed, analysis, failing, stable_before)
     doubted = _first(lambda n: limit < 1 and rejects(ceiling.log_e(n, round(n * fault), limit), WATCHED_ALPHA))
-    directly = _judged(fault, failing, rate, weight, alpha)
+    directly = _judged(failed, fault, failing, rate, weight, alpha)
     if doubted is None:
         return directly
-    after = _judged(fault, failing, rate, HALF, alpha)
+    after = _judged(failed, fault, failing, rate, HALF, alpha)
     if after is None:
         return directly
     seconds = doubted / (rate * weight) + after.seconds
@@ -134,15 +137,14 @@ def _seen(
     return min((each for each in (directly, stepped) if each), key=lambda each: each.seconds)
 
 
-def _ceiling(analysis: Analysis, failing: float, stable_requests: float) -> float:
-    given = next((stream.limit for stream in streams_of(analysis.streams) if stream.name == FAILED.name), None)
-    if given is not None:
-        return given
+def _ceiling(failed: Stream, analysis: Analysis, failing: float, stable_requests: float) -> float:
+    if failed.limit is not None:
+        return failed.limit
     requests = round(stable_requests)
     return ceiling_by(analysis, requests, round(requests * failing))
 
 
-def _judged(fault: float, failing: float, rate: float, weight: float, alpha: float) -> Seen | None:
+def _judged(failed: Stream, fault: float, failing: float, rate: float, weight: float, alpha: float) -> Seen | None:
     """By the label test alone, on the failures."""
     if not 0 < weight < 1 or fault <= failing:
         return None
@@ -150,7 +152,7 @@ def _judged(fault: float, failing: float, rate: float, weight: float, alpha: flo
     def is_worse(requests: int) -> bool:
         of_stable = round(requests * (1 - weight) / weight)
         draws = Draws(weight, of_stable, requests, round(of_stable * failing), round(requests * fault))
-        return rejects(label_test.log_e([draws], FAILED.tolerance), alpha / FAILED.share)
+        return rejects(label_test.log_e([draws], failed.tolerance), alpha / failed.share)
 
     requests = _first(is_worse)
     return Seen(requests, round(requests * fault), requests / (rate * weight)) if requests else None

@@ -66,6 +66,8 @@ class Release:
     """The rollout that governs it; None: it switches when ready."""
     false_rollback_percent: float = 0.1
     """Alpha of this release. It may only get stricter: evidence was spent at the old one."""
+    previewed: bool = False
+    """Whether the candidate has a preview, whatever becomes of the policy."""
     streams: tuple[Stream, ...] = ()
     """What the policy says of the streams that are judged."""
     steps: tuple[Step, ...] = ()
@@ -106,6 +108,11 @@ class Release:
     """Those that had before: they are no fault of this release."""
     paused: Paused | None = None
     evidence: Evidence = Evidence()
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The flags of answers by which it is judged."""
+        return tuple(sorted({stream.flag for stream in self.streams if stream.flag and stream.enabled}))
 
     @property
     def watched(self) -> bool:

@@ -32,7 +32,9 @@ def news_of(before: ProgramState | None, after: ProgramState) -> News:
 
 
 def _bad_answers(state: ProgramState) -> int:
-    return sum(counts.answered - counts.ended_as(_UNREMARKABLE) for counts in state.totals.values())
+    """Those that are flagged among them: only flags that are judged are counted."""
+    bad = (counts.answered - counts.ended_as(_UNREMARKABLE) for counts in state.totals.values())
+    return sum(bad) + sum(sum(counts.flags.values()) for counts in state.totals.values())
 
 
 def _obeyed(state: ProgramState) -> tuple[object, ...]:

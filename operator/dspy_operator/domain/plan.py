@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dspy_contract.routes import RELEASE_NEEDS, TOTAL_WEIGHT, Backend, ReleaseRef, Routes
+from dspy_contract.routes import TOTAL_WEIGHT, Backend, ReleaseRef, Routes
 from dspy_operator.api.program import ForceHeader
 from dspy_operator.api.reasons import Reason
 from dspy_operator.domain import status
@@ -31,7 +31,7 @@ from dspy_operator.domain.actions import (
 from dspy_operator.domain.following import newest_serial, with_all_at_stable
 from dspy_operator.domain.ledger import Ledger, Release
 from dspy_operator.domain.preview import preview_actions
-from dspy_operator.domain.readiness import can_serve, listening
+from dspy_operator.domain.readiness import can_serve, listening, release_needs
 from dspy_operator.domain.recovery import recover_ledger
 from dspy_operator.domain.release.progress import next_pass_seconds
 from dspy_operator.domain.release.rules import advance
@@ -200,7 +200,8 @@ def _desired_routes(snapshot: Snapshot, ledger: Ledger, targets: tuple[Target, .
         backends=tuple(Backend(target.revision, target.weight_bp) for target in targets),
         release=_release_ref(ledger, release) if release else None,
         refused=tuple(refused.revision for refused in ledger.refused),
-        needs=RELEASE_NEEDS if release else (),
+        needs=release_needs(release) if release else (),
+        flags=release.flags if release else (),
         releases=ledger.releases,
         pin=ledger.pin,
         forced=program.spec.routing.force_header is ForceHeader.ALLOW,

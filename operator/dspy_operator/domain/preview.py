@@ -7,6 +7,8 @@ the policy in force is blue-green; without a release nobody answers there.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from dspy_contract.routes import TOTAL_WEIGHT, Backend, Routes, preview_of, routes_name
 from dspy_operator.domain.actions import Action, ApplyService, Delete, RepairService, WriteRoutes
 from dspy_operator.domain.ledger import Ledger
@@ -24,14 +26,17 @@ def preview_actions(snapshot: Snapshot, ledger: Ledger) -> tuple[Action, ...]:
 
 
 def _routes(snapshot: Snapshot, ledger: Ledger, name: str) -> tuple[WriteRoutes, ...]:
-    """Their serial is the ledger's: whatever changes the candidate raises that too."""
+    """Their serial is the ledger's: whatever changes the candidate raises that too. What somebody wrote over them is
+    outdone by a greater one."""
     program, current = snapshot.program, snapshot.preview.routes
     candidate = snapshot.revision(ledger.release.candidate) if ledger.release else None
     timeout_seconds = candidate.timeout_seconds if candidate else program.spec.serving.timeout_seconds
     backends = (Backend(candidate.name, TOTAL_WEIGHT),) if candidate else ()
-    if current is not None and (current.backends, current.timeout_seconds) == (backends, timeout_seconds):
-        return ()
     desired = Routes(name, preview_of(program.uid), ledger.serial, timeout_seconds, backends)
+    if current is not None:
+        if replace(desired, serial=current.serial) == current:
+            return ()
+        desired = replace(desired, serial=max(ledger.serial, current.serial + 1))
     return (WriteRoutes(desired, snapshot.preview.routes_version),)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from dspy_contract.routes import FLAGS_FEATURE, RELEASE_NEEDS
 from dspy_contract.stat_names import forced
 from dspy_operator.api.reasons import Reason
 from dspy_operator.domain.ledger import Release
@@ -66,6 +67,11 @@ def missing_features(gateway: Gateway, needs: Collection[str]) -> tuple[str, str
         if pod in gateway.pods and missing:
             return pod, ", ".join(missing)
     return None
+
+
+def release_needs(release: Release) -> tuple[str, ...]:
+    """What a gateway pod must be able to do before a candidate of this release has traffic."""
+    return (*RELEASE_NEEDS, FLAGS_FEATURE) if release.flags else RELEASE_NEEDS
 
 
 def requests_in_flight(gateway: Gateway, uid: str, revision: str) -> int | None:

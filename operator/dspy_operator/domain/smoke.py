@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from typing import Any, NoReturn
 
@@ -20,6 +21,8 @@ from dspy_operator.api.rollout import Expectation, SmokeRequest, SmokeTest, Stra
 LARGEST_BYTES = 64 << 10
 """Of a smoke test, as JSON."""
 LARGEST_ANSWER_BYTES = 256 << 10
+MOST_PATTERNS, LARGEST_PATTERN_BYTES = 50, 500_000
+"""Of a smoke test, and of one when it is compiled: that takes a few ms at most."""
 MOST_WORK = 10_000_000
 """Bytes of one request's expectations times bytes of its answer: what is checked within half a second, since that is
 done between the passes and looks of everybody."""
@@ -65,8 +68,9 @@ Verdict = Passed | Failed | Unknown
 
 def verdict(request: SmokeRequest, answer: PreviewAnswer, candidate: str) -> Verdict:
     """What an answer says of the candidate. A provider's errors, and pods without room, say nothing of it."""
-    if answer.revision != candidate:
-        return Unknown(f"the preview does not lead to the candidate yet (status {answer.status})")
+    if answer.revision != candidate or (answer.status in (502, 503) and not answer.outcome):
+        # What has no outcome is the gateway's own word, by whatever name: no pod could be reached.
+        return Unknown(f"no pod of the candidate answers at the preview (status {answer.status})")
     if answer.outcome in (Outcome.UPSTREAM_ERROR, Outcome.OVERLOADED):
         return Unknown(f"{answer.outcome} ({_code(answer)})")
     if answer.status != 200:
@@ -79,7 +83,10 @@ def verdict(request: SmokeRequest, answer: PreviewAnswer, candidate: str) -> Ver
         found = msgspec.json.decode(answer.body)
     except _UNREADABLE:
         return Failed("the answer is no JSON")
-    problems = list(islice(_problems(request, found), MOST_PROBLEMS))
+    try:
+        problems = list(islice(_problems(request, found), MOST_PROBLEMS))
+    except ValueError as error:
+        return Failed(f"the answer cannot be checked: {_short(str(error))}")
     return Failed("; ".join(problems)) if problems else Passed()
 
 
@@ -102,6 +109,8 @@ def _problem_of(test: SmokeTest) -> str:
         return f"{path} is no JSON: {error}"
     if size > LARGEST_BYTES:
         return f"{path} is larger than {LARGEST_BYTES >> 10} KiB"
+    if sum(_patterns(expected) for request in test.requests for expected in request.expect.values()) > MOST_PATTERNS:
+        return f"{path} has more than {MOST_PATTERNS} patterns"
     for index, request in enumerate(test.requests):
         for name, expected in request.expect.items():
             where = f"{path}.requests[{index}].expect.{name}"
@@ -109,7 +118,7 @@ def _problem_of(test: SmokeTest) -> str:
             if reference:
                 return f"{where}.schema: {reference} is not allowed here"
             try:
-                _validator(_schema(expected))
+                _validator(_encoded(_schema(expected)))
             except ValueError as error:
                 return f"{where}: {_short(str(getattr(error, 'message', error)))}"
     return ""
@@ -118,7 +127,7 @@ def _problem_of(test: SmokeTest) -> str:
 def _problems(request: SmokeRequest, found: Any) -> Iterator[str]:
     fields = {name: _schema(expected) for name, expected in request.expect.items()}
     schema = {"type": "object", "required": list(fields), "properties": fields}
-    for error in _validator(schema).iter_errors(found):
+    for error in _validator(_encoded(schema)).iter_errors(found):
         path = ".".join(str(part) for part in error.instance_path)
         yield f"{path}: {_short(error.message)}" if path else _short(error.message)
 
@@ -132,13 +141,38 @@ def _schema(expected: Expectation) -> dict[str, Any]:
     return {"allOf": parts} if parts else {}
 
 
-def _validator(schema: dict[str, Any]) -> Any:
-    """Raises ValueError for what is no schema."""
+@lru_cache(maxsize=512)
+def _validator(schema: bytes) -> Any:
+    """Of a schema as JSON: each is compiled once. Raises ValueError for what is no schema."""
 
     def refuse(address: str) -> NoReturn:
         raise ValueError(f"{address} is fetched from nowhere")
 
-    return jsonschema_rs.validator_for(schema, pattern_options=jsonschema_rs.RegexOptions(), retriever=refuse)
+    options = jsonschema_rs.RegexOptions(size_limit=LARGEST_PATTERN_BYTES)
+    return jsonschema_rs.validator_for(msgspec.json.decode(schema), pattern_options=options, retriever=refuse)
+
+
+def _encoded(schema: Mapping[str, Any]) -> bytes:
+    return msgspec.json.encode(schema)
+
+
+def _patterns(expected: Expectation) -> int:
+    """How many there are, at every depth; keys of `patternProperties` are some."""
+    keys = list(_keys(expected.schema))
+    named = sum(len(each) for each in _values(expected.schema, "patternProperties") if isinstance(each, Mapping))
+    return (expected.pattern is not None) + keys.count("pattern") + named
+
+
+def _values(value: Any, name: str) -> Iterator[Any]:
+    """The values of a key, at every depth."""
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            if key == name:
+                yield each
+            yield from _values(each, name)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _values(each, name)
 
 
 def _keys(value: Any) -> Iterator[str]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dspy_operator.api.reasons import Reason
+from dspy_operator.api.rollout import WriteBack
 from dspy_operator.domain.ledger import Ended, Ledger
 from dspy_operator.domain.snapshot import Snapshot
 
@@ -38,22 +39,20 @@ def wishes(before: Ledger | None, after: Ledger, snapshot: Snapshot) -> tuple[Wi
         return ()
     asked = policy.spec.write_back
     ended = after.history[-1:] if after.history != before.history else ()
-    found = (_wish(each, after, snapshot, asked.promoted_alias, asked.tags) for each in ended)
-    return tuple(wish for wish in found if wish and (wish.alias or wish.tags))
+    return tuple(wish for each in ended for wish in _wishes(each, after, snapshot, asked))
 
 
-def _wish(ended: Ended, after: Ledger, snapshot: Snapshot, alias: str, tags: bool) -> Wish | None:
+def _wishes(ended: Ended, after: Ledger, snapshot: Snapshot, asked: WriteBack) -> tuple[Wish, ...]:
     revision = snapshot.revision(ended.revision)
     if revision is None or ended.outcome == Reason.CANCELLED:
-        return None
+        return ()
     refused = after.refusal(ended.revision) if ended.outcome != Reason.PROMOTED else None
     told = {OUTCOME_TAG: ended.outcome, REASON_TAG: refused.reason if refused else ended.outcome}
-    promoted = ended.outcome == Reason.PROMOTED
-    followed = promoted and snapshot.program.spec.model.uri == f"{revision.model_uri.rpartition('/')[0]}@{alias}"
-    return Wish(
-        registry=revision.registry or snapshot.program.spec.model.registry,
-        uri=revision.model_uri,
-        alias=alias if promoted else "",
-        tags=told if tags else None,
-        problem="the program follows that alias, and moving it would start releases" if followed else "",
-    )
+    registry = revision.registry or snapshot.program.spec.model.registry
+    found = [Wish(registry, revision.model_uri, tags=told)] if asked.tags else []
+    if asked.promoted_alias and ended.outcome == Reason.PROMOTED:
+        alias = f"{revision.model_uri.rpartition('/')[0]}@{asked.promoted_alias}"
+        followed = snapshot.program.spec.model.uri == alias
+        problem = "the program follows that alias, and moving it would start releases" if followed else ""
+        found.append(Wish(registry, revision.model_uri, asked.promoted_alias, problem=problem))
+    return tuple(found)

@@ -30,7 +30,8 @@ from dspy_operator.api.reasons import Reason
 from dspy_operator.api.rollout import Policy, ProgramRef, RolloutSpec, Strategy, StrategyType, policies_of
 from dspy_operator.descriptions import Descriptions
 from dspy_operator.domain.ledger import Ledger
-from dspy_operator.domain.release.smoke import smoke_test_due
+from dspy_operator.domain.release.blocking import blocking_reason
+from dspy_operator.domain.release.smoke import smoke_test_at_hand
 from dspy_operator.domain.requests import refreshes_of
 from dspy_operator.domain.smoke import problem_of
 from dspy_operator.domain.snapshot import (
@@ -111,7 +112,8 @@ class Observer:
         programs have something in motion, `now` is in Unix seconds."""
         namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
         program = read_program(manifest, latest)
-        conflicts = await self._conflicts.current(namespace, name)
+        previews = (preview_of(name), routes_name(preview_of(name)))
+        conflicts = [each for each in await self._conflicts.current(namespace, name) if each[1] not in previews]
         revisions, deployments, services = (
             {item["metadata"]["name"]: item for item in _owned(program, self._store.list(kind, namespace, name))}
             for kind in ("ControllerRevision", "Deployment", "Service")
@@ -146,16 +148,17 @@ class Observer:
         return tuple(sorted(named - self._settings.notifications.keys()))
 
     def _smoke_test(self, snapshot: Snapshot) -> SmokeReport | None:
-        """How far the smoke test of the step at hand is, which begins when it is due."""
+        """How far the smoke test of the step at hand is."""
         program, port = snapshot.program, snapshot.preview.port
-        due = smoke_test_due(program.ledger, snapshot)
-        if due and port is None:
+        at_hand = smoke_test_at_hand(program.ledger)
+        if at_hand and port is None:
             self._smoke_tests.forget(program.namespace, program.name)
-            return SmokeReport(due[0].id, due[0].step, "the gateway has no port for the preview yet")
+            return SmokeReport(at_hand[0].id, at_hand[0].step, "the gateway has no port for the preview yet")
         pods = self._store.list("Pod", program.namespace, "")
         carrying = (pod for pod in pods if pod["metadata"]["name"] in snapshot.gateway.pods)
         gateways = [pod["status"]["podIP"] for pod in carrying if is_ready(pod) and pod["status"].get("podIP")]
-        return self._smoke_tests.of(program.namespace, program.name, due, port or 0, gateways)
+        blocked = program.ledger is not None and blocking_reason(program.ledger, snapshot) is not None
+        return self._smoke_tests.of(program.namespace, program.name, at_hand, blocked, port or 0, gateways)
 
     def _addresses(self, program: Program) -> dict[str, str]:
         """Of one Ready pod of each revision."""

@@ -93,13 +93,22 @@ class GatewayReconciler:
         )
 
     def _previews(self, namespace: str, named: Mapping[str, str]) -> dict[str, str]:
-        """The previews' names by uid: one for each program that a blue-green policy names."""
-        previewed = {
-            item["spec"]["programRef"]["name"]
-            for item in self._store.list("DSPyRollout", namespace)
-            if item["spec"]["strategy"]["type"] == StrategyType.BLUE_GREEN
-        }
-        return {preview_of(uid): preview_of(name) for uid, name in named.items() if name in previewed}
+        """The previews' names by uid: of each program whose policy in force is blue-green, or whose release began
+        under one."""
+        in_force: dict[str, Object] = {}
+        for item in sorted(self._store.list("DSPyRollout", namespace), key=_age):
+            in_force.setdefault(item["spec"]["programRef"]["name"], item)
+        found = {}
+        for uid, name in named.items():
+            strategy = in_force.get(name, {}).get("spec", {}).get("strategy", {})
+            if strategy.get("type") == StrategyType.BLUE_GREEN or self._is_previewed(namespace, name):
+                found[preview_of(uid)] = preview_of(name)
+        return found
+
+    def _is_previewed(self, namespace: str, name: str) -> bool:
+        program = self._store.get("DSPyProgram", namespace, name) or {}
+        release = ((program.get("status") or {}).get("release") or {}).get("release") or {}
+        return release.get("previewed") is True
 
     def _is_releasing(self, namespace: str) -> bool:
         """True while a candidate of the namespace has traffic, other than one that waits for newer gateways."""
@@ -178,6 +187,11 @@ class GatewayReconciler:
         if problems:
             self._told[namespace] = tuple(problems)
         return changed
+
+
+def _age(rollout: Object) -> tuple[str, str]:
+    """The oldest is in force."""
+    return rollout["metadata"]["creationTimestamp"], rollout["metadata"]["name"]
 
 
 def _has_port(table: PortTable | None, uid: str) -> bool:

@@ -118,8 +118,10 @@ class Registry:
             if response.status >= 500 or response.status == 429:
                 raise ValueError(f"the registry answered {response.status}")
             if response.status >= 400:
-                code = (await response.json()).get("error_code", "")
-                return Problem(Reason.INVALID, f"The registry answered {response.status} {code}".rstrip())
+                # Whatever stands between may answer with a page of its own.
+                code = re.search(r'"error_code": *"([A-Z_]{1,60})"', await response.text(errors="replace"))
+                words = f"The registry answered {response.status} {code[1] if code else ''}".rstrip()
+                return Problem(Reason.INVALID, words)
             return None
 
     def archive(self, version: Version) -> bytes | None:

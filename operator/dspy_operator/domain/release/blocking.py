@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dspy_contract.routes import RELEASE_NEEDS
 from dspy_operator.api.reasons import Reason
 from dspy_operator.domain.analysis.judge import above_ceiling, is_better
 from dspy_operator.domain.ledger import Ledger, Paused, Release
-from dspy_operator.domain.readiness import can_serve, fully_ready, missing_features, problem_of
+from dspy_operator.domain.readiness import can_serve, fully_ready, missing_features, problem_of, release_needs
 from dspy_operator.domain.release.health import (
     candidate_is_overloaded,
     is_seen,
@@ -145,7 +144,7 @@ def _stable_in_trouble(ledger: Ledger, release: Release, snapshot: Snapshot) -> 
 def _doubted(release: Release, snapshot: Snapshot) -> Paused | None:
     if not is_seen(snapshot):
         return Paused(Reason.COUNTS_MISSING, "Waiting for fresh counts from every gateway pod")
-    lacking = missing_features(snapshot.gateway, RELEASE_NEEDS)
+    lacking = missing_features(snapshot.gateway, release_needs(release))
     if lacking:
         message = f"The gateway pod {lacking[0]} is of an older version and gives a candidate no traffic: it lacks"
         return Paused(Reason.GATEWAY_TOO_OLD, f"{message} {lacking[1]}. Delete it, and a new one comes")

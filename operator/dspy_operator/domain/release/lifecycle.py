@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dspy_operator.api.reasons import Reason
-from dspy_operator.api.rollout import Analysis, CanaryReplicas
+from dspy_operator.api.rollout import Analysis, CanaryReplicas, StrategyType
 from dspy_operator.domain import strategies
 from dspy_operator.domain.ledger import Ledger, Refused, Release
 from dspy_operator.domain.readiness import can_serve
@@ -79,6 +79,7 @@ def start_release(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
         generation=snapshot.program.generation,
         policy=policy.name if policy else None,
         false_rollback_percent=(policy.spec.analysis if policy else Analysis()).false_rollback_percent,
+        previewed=policy is not None and policy.spec.strategy.type is StrategyType.BLUE_GREEN,
         streams=policy.spec.analysis.streams if policy else (),
         steps=steps,
         sized_with_weight=policy is not None and policy.spec.strategy.canary.replicas is CanaryReplicas.WITH_WEIGHT,

@@ -1,4 +1,4 @@
-"""The smoke test of a release: when it is due, and what its result means."""
+"""The smoke test of a release: which one is at hand, and what its result means."""
 
 from __future__ import annotations
 
@@ -6,30 +6,27 @@ from dataclasses import replace
 
 from dspy_operator.api.reasons import Reason
 from dspy_operator.domain.ledger import Ledger, Release
-from dspy_operator.domain.release.blocking import blocking_reason
 from dspy_operator.domain.release.lifecycle import refuse
 from dspy_operator.domain.snapshot import Snapshot
 from dspy_operator.domain.steps import SmokeTest
 from dspy_operator.domain.transition import Event, Transition
 
 
-def smoke_test_due(ledger: Ledger | None, snapshot: Snapshot) -> tuple[Release, SmokeTest] | None:
-    """The release and its smoke test, while the step at hand is one that has not passed and nothing blocks it."""
+def smoke_test_at_hand(ledger: Ledger | None) -> tuple[Release, SmokeTest] | None:
+    """The release and its smoke test, while the step at hand is one that has not passed."""
     release = ledger.release if ledger else None
-    if ledger is None or release is None or not release.ready_once or release.step >= len(release.steps):
+    if release is None or not release.ready_once or release.step >= len(release.steps):
         return None
     step = release.steps[release.step]
-    if not isinstance(step, SmokeTest) or release.passed_step == release.step or blocking_reason(ledger, snapshot):
-        return None
-    return release, step
+    return (release, step) if isinstance(step, SmokeTest) and release.passed_step != release.step else None
 
 
 def take_smoke_test(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
     """A candidate that does not answer as it should is refused before it has any traffic."""
-    due, report = smoke_test_due(ledger, snapshot), snapshot.smoke_test
-    if due is None or report is None or report.failures is None:
+    at_hand, report = smoke_test_at_hand(ledger), snapshot.smoke_test
+    if at_hand is None or report is None or report.failures is None:
         return ledger, ()
-    release, step = due
+    release, step = at_hand
     if (report.release, report.step) != (release.id, release.step):
         return ledger, ()
     if report.failures > step.max_failures:

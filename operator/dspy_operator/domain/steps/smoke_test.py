@@ -5,17 +5,33 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import msgspec
+
+from dspy_operator.api import rollout
 from dspy_operator.api.rollout import SmokeRequest
 from dspy_operator.domain.steps.progress import Progress
 
 
 @dataclass(frozen=True, slots=True)
 class SmokeTest:
-    """`max_failures` of the requests may fail; one that has no answer after `timeout_seconds` has failed."""
+    """`max_failures` of the requests may fail; one that has no answer after `timeout_seconds` has failed.
 
-    requests: tuple[SmokeRequest, ...]
+    The requests are kept as one text: an API server drops what is null within a status.
+    """
+
+    requests_json: str
     max_failures: int
     timeout_seconds: int
+
+    @classmethod
+    def of(cls, test: rollout.SmokeTest) -> SmokeTest:
+        """The step of a policy's test."""
+        return cls(msgspec.json.encode(test.requests).decode(), test.max_failures, test.timeout_seconds)
+
+    @property
+    def requests(self) -> tuple[SmokeRequest, ...]:
+        """The requests, in their order."""
+        return msgspec.json.decode(self.requests_json, type=tuple[SmokeRequest, ...])
 
     def desired_weight_bp(self, current_bp: int) -> int:
         """What is sent to the preview is no traffic."""

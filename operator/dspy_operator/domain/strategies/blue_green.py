@@ -12,5 +12,5 @@ def steps_of(blue_green: rollout.BlueGreen) -> tuple[Step, ...]:
     """The steps of a release under this policy."""
     approval = (PauseApproval(),) if blue_green.approval is rollout.Approval.REQUIRED else ()
     smoke = blue_green.smoke_test
-    tested = (SmokeTest(smoke.requests, smoke.max_failures, smoke.timeout_seconds),) if smoke else ()
+    tested = (SmokeTest.of(smoke),) if smoke else ()
     return (*tested, *approval, Watch(blue_green.warm_seconds, basis_points(blue_green.holdback_percent)))
