@@ -22,13 +22,16 @@ from tests.simulation.world import CANARY, NAMESPACE, World
 UNDISTURBED_SECONDS = 5
 RELEASE_SECONDS = 900
 PROMOTING = {"onUndecided": "Promote"}
+BLOCKED = {"name": "guarded", "flag": "blocked"}
 EXAMPLES, STEPS = 60, 25
+SMOKE_TEST = {"requests": [{"input": {"question": "?"}, "expect": {"answer": {"pattern": "^P"}}}]}
 STRATEGIES: dict[str, Any] = {
     "canary": {"type": "Canary", "canary": {"steps": list(CANARY)}},
     "sized": {"type": "Canary", "canary": {"steps": list(CANARY), "replicas": "WithWeight"}},
     "watched": {"type": "Canary", "canary": {"steps": [*CANARY, {"watch": {"seconds": 10}}]}},
     "approved": {"type": "Canary", "canary": {"steps": [{"setWeight": 20}, {"pause": {"approval": True}}]}},
     "blue-green": {"type": "BlueGreen", "blueGreen": {"warmSeconds": 10}},
+    "tried": {"type": "BlueGreen", "blueGreen": {"smokeTest": SMOKE_TEST, "warmSeconds": 10}},
 }
 KINDS = ("configmaps", "controllerrevisions", "deployments", "dspyprograms", "dspyrollouts", "pods", "services")
 
@@ -38,7 +41,9 @@ class Disorder(RuleBasedStateMachine):
 
     @initialize(seed=st.integers(0, 2**16), ceiling=st.booleans(), replicas=st.sampled_from([1, 1, 3]))
     def begin(self, seed: int, ceiling: bool, replicas: int) -> None:
-        self.analysis = {**PROMOTING, "streams": [{"name": "failed", "maxPercent": 20}]} if ceiling else PROMOTING
+        self.analysis = (
+            {**PROMOTING, "streams": [{"name": "failed", "maxPercent": 20}, BLOCKED]} if ceiling else PROMOTING
+        )
         self.world = World(seed, CANARY, replicas, analysis=self.analysis)
         self.has_policy = True
         self.world.publish(1)
@@ -51,12 +56,22 @@ class Disorder(RuleBasedStateMachine):
         failure_rate=st.sampled_from([0.0, 0.0, 0.3, 1.0]),
         refusal_rate=st.sampled_from([0.0, 0.0, 0.0, 0.5]),
         hang_share=st.sampled_from([0.0, 0.0, 0.25, 1.0]),
+        blocked_rate=st.sampled_from([0.0, 0.0, 0.5]),
+        says=st.sampled_from(["Paris", "Paris", "Lyon"]),
         latency=st.sampled_from([0.2, 0.2, 3.0]),
         loads=st.sampled_from([True, True, True, False]),
         start=st.integers(1, 20),
     )
     def a_user_asks_for_a_new_version(
-        self, failure_rate: float, refusal_rate: float, hang_share: float, latency: float, loads: bool, start: int
+        self,
+        failure_rate: float,
+        refusal_rate: float,
+        hang_share: float,
+        blocked_rate: float,
+        says: str,
+        latency: float,
+        loads: bool,
+        start: int,
     ) -> None:
         self.newest += 1
         self.world.publish(
@@ -64,6 +79,8 @@ class Disorder(RuleBasedStateMachine):
             failure_rate=failure_rate,
             refusal_rate=refusal_rate,
             hang_share=hang_share,
+            blocked_rate=blocked_rate,
+            says={"answer": says},
             latency_seconds=latency,
             loads=loads,
             start_seconds=start,
@@ -96,6 +113,10 @@ class Disorder(RuleBasedStateMachine):
         elif self.has_policy:
             self.world.delete_policy()
         self.has_policy = there
+
+    @rule(requests=st.integers(0, 20))
+    def the_provider_is_busy_at_the_preview(self, requests: int) -> None:
+        self.world.previews.busy = requests
 
     # Time.
 
