@@ -26,9 +26,18 @@ class BackgroundLoop:
         return asyncio.run_coroutine_threadsafe(work, self.loop)
 
 
-@cache
+_MAKING = threading.Lock()
+
+
 def background() -> BackgroundLoop:
-    """The one of this process."""
+    """The one of this process. Threads that ask for it at once, as the first requests do, get the same: what one loop
+    has begun no other can go on with."""
+    with _MAKING:
+        return _made()
+
+
+@cache
+def _made() -> BackgroundLoop:
     return BackgroundLoop()
 
 
