@@ -94,7 +94,7 @@ class Sums:
         self.gone.update(numbers)
         for part in (self.base, self.latest):
             for key in [key for key in part if key[0] in numbers]:
-                if not key[2].startswith((OLDER, ENDED)):
+                if not _is_age(key[2]):
                     self.retired[key[1], key[2]] += part[key]
                 del part[key]
 
@@ -123,7 +123,7 @@ class Sums:
         sums: dict[str, Counter[str]] = defaultdict(Counter)
         for part in (self.base, self.latest):
             for (_, revision, what), count in part.items():
-                if not what.startswith((OLDER, ENDED)):
+                if not _is_age(what):
                     sums[revision][what] += count
         for (revision, what), count in self.retired.items():
             sums[revision][what] += count
@@ -136,8 +136,12 @@ class Sums:
             count
             for part in (self.base, self.latest)
             for (_, _, what), count in part.items()
-            if what not in unremarkable and not what.startswith((OLDER, ENDED))
+            if what not in unremarkable and not _is_age(what)
         )
+
+
+def _is_age(what: str) -> bool:
+    return what.startswith((OLDER, ENDED))
 
 
 def _ends(what: str) -> bool:

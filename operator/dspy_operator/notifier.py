@@ -1,8 +1,7 @@
-"""Tells receivers of transitions, beside the passes: a queue and a task for each, so that none waits for another."""
+"""Tells receivers of transitions, beside the passes."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -15,10 +14,8 @@ from dspy_operator.api.rollout import Policy
 from dspy_operator.domain.notification import Format, Notification, is_told, notification, rendered
 from dspy_operator.domain.snapshot import Program
 from dspy_operator.domain.transition import Event
+from dspy_operator.outbox import Outbox
 from dspy_operator.settings import ReceiverSettings
-
-MOST_WAITING = 1_000
-"""Of one receiver. What comes beyond is dropped: the program's events have it."""
 
 ANSWER_SECONDS = 10.0
 LONGEST_SECONDS = 300.0
@@ -41,8 +38,7 @@ class Notifier:
 
     def __init__(self, receivers: Mapping[str, ReceiverSettings]) -> None:
         self._receivers = receivers
-        self._queues: dict[str, asyncio.Queue[Notification]] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        self._outbox: Outbox[Notification] = Outbox(self._deliver)
         self._session: aiohttp.ClientSession | None = None
 
     def tell(self, program: Program, policy: Policy | None, events: Iterable[Event], now: float) -> None:
@@ -54,8 +50,7 @@ class Notifier:
 
     async def close(self) -> None:
         """Ends it; what waits is lost."""
-        for task in self._tasks:
-            task.cancel()
+        self._outbox.close()
         if self._session is not None:
             await self._session.close()
 
@@ -70,25 +65,19 @@ class Notifier:
         return wanted
 
     def _put(self, name: str, told: Notification) -> None:
-        if name not in self._queues:
-            self._queues[name] = asyncio.Queue(MOST_WAITING)
-            self._tasks.append(asyncio.create_task(self._send_for_ever(name, self._queues[name])))
-        try:
-            self._queues[name].put_nowait(told)
-        except asyncio.QueueFull:
+        if not self._outbox.put(name, told):
+            # The program's events have it.
             NOTIFICATIONS.labels(name, "dropped").inc()
             log.warning("A receiver is too far behind: a notification is dropped", receiver=name, reason=told.reason)
 
-    async def _send_for_ever(self, name: str, queue: asyncio.Queue[Notification]) -> None:
-        while True:
-            told = await queue.get()
-            try:
-                await self._send(self._receivers[name], told)
-                NOTIFICATIONS.labels(name, "sent").inc()
-            except Exception as error:  # nothing that one receiver does may end its task
-                NOTIFICATIONS.labels(name, "failed").inc()
-                # Its words may hold the address, and that may be a secret.
-                log.warning("A notification was not taken", receiver=name, reason=told.reason, error=_words(error))
+    async def _deliver(self, name: str, told: Notification) -> None:
+        try:
+            await self._send(self._receivers[name], told)
+            NOTIFICATIONS.labels(name, "sent").inc()
+        except Exception as error:  # nothing that one receiver does may end its task
+            NOTIFICATIONS.labels(name, "failed").inc()
+            # Its words may hold the address, and that may be a secret.
+            log.warning("A notification was not taken", receiver=name, reason=told.reason, error=_words(error))
 
     async def _send(self, receiver: ReceiverSettings, told: Notification) -> None:
         """Raises when the receiver does not take it, or refuses."""

@@ -1,8 +1,7 @@
-"""Writes aliases and tags back to registries, beside the passes: a queue and a task for each."""
+"""Writes aliases and tags back to registries, beside the passes."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Protocol
 
@@ -13,9 +12,9 @@ from dspy_operator.api.reasons import Reason
 from dspy_operator.domain.snapshot import Problem, Program
 from dspy_operator.domain.transition import Event
 from dspy_operator.domain.write_back import Wish
+from dspy_operator.outbox import Outbox
 from dspy_operator.settings import RegistrySettings
 
-MOST_WAITING = 1_000
 LONGEST_SECONDS = 3_600.0
 """How long one wish is tried; meanwhile the registry's others wait."""
 
@@ -42,26 +41,19 @@ class WriteBacks:
         self._registries = registries
         self._settings = settings
         self._tell = tell
-        self._queues: dict[str, asyncio.Queue[tuple[Program, Wish]]] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        self._outbox: Outbox[tuple[Program, Wish]] = Outbox(self._write)
 
     def want(self, program: Program, wishes: Iterable[Wish]) -> None:
         """Has them written, soon."""
         for wish in wishes:
             if wish.registry not in self._registries:
                 continue  # it has been taken out of the configuration
-            if wish.registry not in self._queues:
-                queue = self._queues[wish.registry] = asyncio.Queue(MOST_WAITING)
-                self._tasks.append(asyncio.create_task(self._write_for_ever(self._registries[wish.registry], queue)))
-            try:
-                self._queues[wish.registry].put_nowait((program, wish))
-            except asyncio.QueueFull:
+            if not self._outbox.put(wish.registry, (program, wish)):
                 log.warning("A registry is too far behind: a write-back is dropped", wish=wish.words)
 
     def close(self) -> None:
         """Ends it; what waits is lost."""
-        for task in self._tasks:
-            task.cancel()
+        self._outbox.close()
 
     def _refusal(self, program: Program, wish: Wish) -> Problem | None:
         """Why it is not even tried."""
@@ -71,18 +63,17 @@ class WriteBacks:
             return Problem(Reason.INVALID, f"{words} in the operator's configuration")
         return Problem(Reason.INVALID, wish.problem) if wish.problem else None
 
-    async def _write_for_ever(self, registry: Writable, queue: asyncio.Queue[tuple[Program, Wish]]) -> None:
-        while True:
-            program, wish = await queue.get()
-            try:
-                problem = self._refusal(program, wish) or await _written(registry, wish)
-            except Exception as error:  # nothing that one registry answers may end its task
-                problem = Problem(Reason.REGISTRY_UNAVAILABLE, type(error).__name__)
-            if problem is None:
-                await self._tell(program, Event(Reason.WRITTEN_BACK, f"In the registry {wish.words}"))
-            else:
-                message = f"Not written to the registry: {wish.words}: {problem.message}"
-                await self._tell(program, Event(Reason.WRITE_BACK_FAILED, message, warning=True))
+    async def _write(self, registry: str, wanted: tuple[Program, Wish]) -> None:
+        program, wish = wanted
+        try:
+            problem = self._refusal(program, wish) or await _written(self._registries[registry], wish)
+        except Exception as error:  # nothing that one registry answers may end its task
+            problem = Problem(Reason.REGISTRY_UNAVAILABLE, type(error).__name__)
+        if problem is None:
+            await self._tell(program, Event(Reason.WRITTEN_BACK, f"In the registry {wish.words}"))
+        else:
+            message = f"Not written to the registry: {wish.words}: {problem.message}"
+            await self._tell(program, Event(Reason.WRITE_BACK_FAILED, message, warning=True))
 
 
 async def _written(registry: Writable, wish: Wish) -> Problem | None:

@@ -21,7 +21,8 @@ from dspy_operator.api.rollout import (
 )
 from dspy_operator.domain.snapshot import Program
 from dspy_operator.domain.transition import Event
-from dspy_operator.notifier import MOST_WAITING, Notifier
+from dspy_operator.notifier import Notifier
+from dspy_operator.outbox import MOST_WAITING
 from dspy_operator.settings import ReceiverSettings
 from tests.integration.gateway import free_port, until
 

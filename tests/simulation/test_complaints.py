@@ -5,42 +5,13 @@ docs/comparison.md names the reports.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from tests.simulation.world import NAMESPACE, Serving, World, release
 
-import pytest
-
-from tests.simulation.invariants import check
-from tests.simulation.world import NAMESPACE, World
-from tests.simulation.world import serving as serving_world
-
-Serving = Callable[..., World]
 PROMOTING = {"analysis": {"onUndecided": "Promote"}}
 SIZED = {
     "type": "Canary",
     "canary": {"replicas": "WithWeight", "steps": [{"setWeight": 10}, {"pause": {"seconds": 60}}]},
 }
-
-
-@pytest.fixture
-def serving() -> Iterator[Serving]:
-    """Makes worlds in which version 1 serves; each is checked and closed at the end."""
-    worlds: list[World] = []
-
-    def make(**options: Any) -> World:
-        worlds.append(serving_world(**options))
-        return worlds[-1]
-
-    yield make
-    for world in worlds:
-        check(world)
-        world.close()
-
-
-def release(world: World, number: int, **behaviour: Any) -> None:
-    """A user publishes a version and asks for it."""
-    world.publish(number, **behaviour)
-    world.want(number)
 
 
 def replicas(world: World, number: int) -> int:

@@ -4,7 +4,6 @@ transcripts."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,34 +13,10 @@ from syrupy.assertion import SnapshotAssertion
 from dspy_contract.routes import CONTENT_KEY, Backend, dump, load_routes
 from dspy_operator.notifier import Notifier
 from tests.simulation.api import refusal
-from tests.simulation.invariants import check
 from tests.simulation.transcript import transcript
-from tests.simulation.world import CANARY, NAMESPACE, PROGRAM, RECEIVER, World
-from tests.simulation.world import serving as serving_world
+from tests.simulation.world import CANARY, NAMESPACE, PROGRAM, RECEIVER, Serving, release
 
-Serving = Callable[..., World]
 PROMOTING = {"analysis": {"onUndecided": "Promote"}}
-
-
-@pytest.fixture
-def serving() -> Iterator[Serving]:
-    """Makes worlds in which version 1 serves; each is checked and closed at the end."""
-    worlds: list[World] = []
-
-    def make(**options: Any) -> World:
-        worlds.append(serving_world(**options))
-        return worlds[-1]
-
-    yield make
-    for world in worlds:
-        check(world)
-        world.close()
-
-
-def release(world: World, number: int = 2, **behaviour: Any) -> None:
-    """A user publishes a version and asks for it."""
-    world.publish(number, **behaviour)
-    world.want(number)
 
 
 def test_the_first_revision_of_a_program(serving: Serving, snapshot: SnapshotAssertion) -> None:

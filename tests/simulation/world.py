@@ -597,6 +597,15 @@ def _silent_after(writes: int) -> Callable[[Call], ApiException | None]:
     return fault
 
 
+Serving = Callable[..., World]
+
+
+def release(world: World, number: int = 2, **behaviour: Any) -> None:
+    """A user publishes a version and asks for it."""
+    world.publish(number, **behaviour)
+    world.want(number)
+
+
 def serving(seed: int = 0, steps: Steps | None = CANARY, **policy: Any) -> World:
     """A world in which version 1 serves."""
     world = World(seed, steps, **policy)

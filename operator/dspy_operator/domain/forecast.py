@@ -14,7 +14,7 @@ from dspy_operator.domain import strategies
 from dspy_operator.domain.analysis import ceiling, label_test, no_worse
 from dspy_operator.domain.analysis.draws import Draws, rejects
 from dspy_operator.domain.analysis.judge import WATCHED_ALPHA, ceiling_by
-from dspy_operator.domain.analysis.streams import BOUNDS_ANSWERS, FAILED, Stream, streams_of
+from dspy_operator.domain.analysis.streams import BOUNDS_ANSWERS, Stream, failed_of
 from dspy_operator.domain.ledger import Release
 from dspy_operator.domain.steps import PauseApproval, PauseRequests, PauseSeconds, SmokeTest, Step, Watch
 
@@ -118,8 +118,8 @@ def _seen(
 ) -> Seen | None:
     """When a candidate that fails that share is lowered. `stable_before` are stable's requests until now, where the
     candidate is watched: its ceiling hangs on them."""
-    failed = next((each for each in streams_of(analysis.streams) if each.name == FAILED.name), None)
-    if failed is None or failed.dry_run:
+    failed = failed_of(analysis.streams)
+    if failed is None:
         return None
     alpha = analysis.false_rollback_percent / 100
     if stable_before is None or weight <= HALF:

@@ -2,7 +2,7 @@
 weight. Pure.
 
 To the gateways it is a program of its own, so nothing that goes through it is counted as traffic. It has a port while
-the policy in force is blue-green; without a release nobody answers there.
+the policy in force is blue-green, or the release began under one; without a release nobody answers there.
 """
 
 from __future__ import annotations

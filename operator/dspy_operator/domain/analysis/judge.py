@@ -22,6 +22,7 @@ from dspy_operator.domain.analysis.streams import (
     SLOW_MARGIN,
     WARM_PAIRS,
     Stream,
+    failed_of,
     streams_of,
 )
 from dspy_operator.domain.analysis.verdict import Judged, Side, StreamJudged, Verdict
@@ -91,8 +92,8 @@ def ceiling_of(evidence: Evidence, analysis: Analysis, step: int, watched: bool)
     `watched` has the ceiling that stable sets: the margin above its upper bound, in this release or in the step at hand
     if that is higher, so that an outage of now counts. None without one.
     """
-    failed = next((stream for stream in streams_of(analysis.streams) if stream.name == FAILED.name), None)
-    if failed is None or failed.dry_run:
+    failed = failed_of(analysis.streams)
+    if failed is None:
         return None
     if failed.limit is not None or not watched:
         return failed.limit
@@ -167,8 +168,7 @@ def _bad_of_candidate(evidence: Evidence, stream: Stream) -> Bad:
 
 def _sides(evidence: Evidence, stream: Stream) -> tuple[Side, Side]:
     """Stable's and the candidate's requests that were drawn, and the bad ones among them."""
-    drawn = [total for total in evidence.ordered if total.judged and total.weight > 0]
-    candidate, stable = (add_counts(*side) for side in ([t.candidate for t in drawn], [t.stable for t in drawn]))
+    stable, candidate = _drawn([total for total in evidence.ordered if total.judged])
     bad_of_stable = stream.bad(stable)
     if stream.name == SLOW.name:
         bad_of_stable = _slower(stable, evidence.bounds[MIDDLE_PAIR]) if evidence.bounds else 0
@@ -196,13 +196,18 @@ def _slow_words(evidence: Evidence) -> str:
     totals = [total for total in evidence.ordered if total.judged]
     pair = max(range(len(evidence.bounds)), key=lambda each: _pair_log_e(evidence, totals, each))
     edge = evidence.bounds[pair]
-    drawn = [total for total in _counted(totals, pair) if total.weight > 0]
-    candidate, stable = (add_counts(*side) for side in ([t.candidate for t in drawn], [t.stable for t in drawn]))
+    stable, candidate = _drawn(_counted(totals, pair))
     return (
         f"{_slower(candidate, edge + 1)} of {candidate.started} requests of the candidate took over "
         f"{EDGES_SECONDS[edge + 1]:g} s, {_slower(stable, edge)} of {stable.started} of stable over "
         f"{EDGES_SECONDS[edge]:g} s"
     )
+
+
+def _drawn(totals: Sequence[Total]) -> tuple[Counts, Counts]:
+    """Stable's and the candidate's counts where each request could have gone to either."""
+    drawn = [total for total in totals if total.weight > 0]
+    return add_counts(*(total.stable for total in drawn)), add_counts(*(total.candidate for total in drawn))
 
 
 def _slower(counts: Counts, edge: int) -> int:

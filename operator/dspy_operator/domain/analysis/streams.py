@@ -96,6 +96,11 @@ def streams_of(given: tuple[rollout.Stream, ...]) -> tuple[Stream, ...]:
     return tuple(replace(stream, share=stream.share / max(total, 1.0)) for stream in kept)
 
 
+def failed_of(given: tuple[rollout.Stream, ...]) -> Stream | None:
+    """The stream of failures as a policy has it; None where it decides nothing."""
+    return next((each for each in streams_of(given) if each.name == FAILED.name and not each.dry_run), None)
+
+
 def slow_bounds(stable: Counts) -> tuple[int, ...]:
     """The edges beyond which an answer of stable is slow, by its quantiles; empty while too few answers are known."""
     if stable.answered < BOUNDS_ANSWERS:
