@@ -13,6 +13,7 @@ from pathlib import Path
 from benchmarks.load import cpu_seconds, resident_mib
 from benchmarks.show import show
 from dspy_contract.routes import Port, PortTable
+from dspy_contract.state import Interest
 from dspy_gateway.resources import DesiredState
 from tests.integration.gateway import Gateway, Upstream, free_port, inputs_of
 
@@ -75,7 +76,7 @@ async def serving(desired: DesiredState) -> AsyncIterator[tuple[Gateway, float]]
 async def _wait_until_served(gateway: Gateway, uids: list[str]) -> None:
     """Looks at one program after the other, so that looking costs nothing."""
     for uid in uids:
-        while not gateway.agent.state([uid]).programs[uid].listening:  # noqa: ASYNC110 it tells pollers only
+        while not gateway.agent.state({uid: Interest()}).programs[uid].listening:  # noqa: ASYNC110 it tells pollers only
             await asyncio.sleep(LOOK_SECONDS)
 
 

@@ -19,6 +19,9 @@ FLAG = r"[a-z0-9](?:[a-z0-9-]{0,28}[a-z0-9])?"
 MOST_FLAGS = 4
 """Of one answer."""
 
+USER_HEADER = "x-dspy-user"
+"""How the gateway came to know the user of a request whose user is drawn."""
+
 REVISION_HEADER = "x-dspy-revision"
 """The revision that answered, as the gateway knows it; of a request, the one that is to answer."""
 

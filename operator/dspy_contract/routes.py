@@ -23,6 +23,9 @@ RELEASE_NEEDS = ("tables", "switch")
 FLAGS_FEATURE = "flags"
 """Needed as well where flags are judged: whoever does not count them sees none."""
 
+USERS_FEATURE = "users"
+"""Needed as well where users are drawn: whoever draws requests would change their revision all the time."""
+
 PORTS_LABEL = "dspy.dev/ports"
 REVISION_LABEL = "dspy.dev/revision"
 PROGRAM_LABEL = "dspy.dev/program"
@@ -91,13 +94,30 @@ class Pin:
 
 
 @dataclass(frozen=True, slots=True)
+class Users:
+    """How users are told apart who are drawn once, for all of their requests: by a header, else by a cookie that the
+    gateway sets. Requests that tell of no user are drawn each for itself.
+
+    The draw is a hash of the user. `start` (basis points) is where the candidates' range of hashes begins: another one
+    in each release, so that it is not always the same users who are first.
+    """
+
+    header: str = ""
+    cookie: str = ""
+    cookie_seconds: int = 0
+    start: BasisPoints = 0
+    unseen_seconds: int = 120
+    """How long counts may be missing before the candidate loses its users."""
+
+
+@dataclass(frozen=True, slots=True)
 class Routes:
     """Where a program's traffic should go. Serials only grow; an agent ignores a smaller one of the same uid.
 
     `backends` lists stable first: when nobody with weight can answer, the first that can takes the traffic.
     `refused`, `pin`, and `releases`, how many there have been, outlive a status that is lost. `needs` names features
     without which an agent must not serve candidates. `forced`: a request may name the revision that is to answer it.
-    `flags` of answers are counted, and no others: a program may say anything.
+    `flags` of answers are counted, and no others: a program may say anything. `users`: a user is drawn, not a request.
     `content` is a hash of the text that they were read from, which agents confirm beside the serial: two processes of
     different versions agree on a text, not on what they make of it.
     """
@@ -115,6 +135,7 @@ class Routes:
     pin: Pin | None = None
     forced: bool = False
     flags: tuple[str, ...] = ()
+    users: Users | None = None
     content: str = field(default="", compare=False)
 
     def weight(self, revision: str) -> int:
@@ -159,6 +180,23 @@ def effective_weights(routes: Routes, usable: Collection[str], watched: bool = T
     if fallback is None:
         return desired
     return {revision: TOTAL_WEIGHT * (revision == fallback) for revision in desired}
+
+
+def ranges(weights: Mapping[str, int], candidates: Collection[str], start: int) -> tuple[tuple[str, int], ...]:
+    """Effective weights, which sum to 10,000, as ranges of hashes, in their order: (revision, width).
+
+    The candidates' begin at `start`, and what reaches over the end goes on at the beginning. A candidate that gains or
+    loses weight keeps its place: nobody moves who need not.
+    """
+    names = [*candidates, *(name for name in weights if name not in candidates)]
+    room, before, after = TOTAL_WEIGHT - start, [], []
+    for name in names:
+        width = weights.get(name, 0)
+        fits = min(width, room)
+        room -= fits
+        after.append((name, fits))
+        before.append((name, width - fits))
+    return tuple((name, width) for name, width in (*before, *after) if width)
 
 
 def next_port(table: PortTable, now: float, rest_seconds: float) -> int | None:

@@ -13,19 +13,18 @@ from dataclasses import dataclass
 from dspy_contract.outcomes import FLAG
 
 PREFIX = "dspy"
-PREDICT, OTHER, FORCED = "predict", "other", "forced"
+PREDICT, OTHER, FORCED, USERS = "predict", "other", "forced", "users"
 STARTED, ANSWERS, OLDER, ENDED = "started", "answers", "older", "ended"
 
 _NAME = re.compile(
     rf"^{PREFIX}\.(?P<kind>[a-z]+)\.table\.(?P<uid>[^.@]+)@(?P<incarnation>[^.-]+)-(?P<number>\d+)"
-    rf"\.cluster\.(?P<revision>[^./]+)/(?P<route>{PREDICT}|{FORCED})(?:\.(?P<tags>.+))?$"
+    rf"\.cluster\.(?P<revision>[^./]+)/(?P<route>{PREDICT}|{FORCED}|{USERS})(?:\.(?P<tags>.+))?$"
 )
 _ANSWER = re.compile(
     r"^outcome\.(?P<outcome>.*)\.code\.(?P<code>\d+)\.flags\.(?P<flags>[A-Za-z0-9,_-]+)\.trailer\.(?P<trailer>.*)"
     r"\.said\.(?P<said>.*)\.after\.(?P<after>.*)$"
 )
-
-
+_ROUTE = re.compile(r"^(?P<uid>[^.@]+)@(?P<incarnation>[^.-]+)-(?P<number>\d+)$")
 _FLAG = re.compile(rf"(?<![^,])(?:{FLAG})(?![^,])")
 
 
@@ -50,7 +49,7 @@ class Name:
 
 def cluster_name(revision: str, route: str) -> str:
     """The Envoy cluster of one revision for one route: predictions are counted apart from everything else, and those
-    that were drawn apart from those that named their revision."""
+    that were drawn each for itself apart from those that named their revision, or whose user was drawn."""
     return f"{revision}/{route}"
 
 
@@ -59,9 +58,31 @@ def forced(revision: str) -> str:
     return cluster_name(revision, FORCED)
 
 
+def of_users(revision: str) -> str:
+    """The name under which the predictions of users who were drawn for a revision are counted."""
+    return cluster_name(revision, USERS)
+
+
 def route_name(uid: str, incarnation: str, number: int) -> str:
     """The name of the route by which a draw table draws."""
     return f"{uid}@{incarnation}-{number}"
+
+
+def parse_route(name: str) -> tuple[str, str, int] | None:
+    """The uid, the incarnation and the number in a draw table's name; None for any other route."""
+    match = _ROUTE.match(name)
+    return (match["uid"], match["incarnation"], int(match["number"])) if match else None
+
+
+def users_revision(cluster: str) -> str | None:
+    """The revision of the cluster that serves users who were drawn; None for any other cluster."""
+    revision, _, route = cluster.rpartition("/")
+    return revision if route == USERS else None
+
+
+def flags_in(*texts: str) -> frozenset[str]:
+    """The flags that a header and a trailer name; what is no flag is left out."""
+    return frozenset(_FLAG.findall(",".join(texts)))
 
 
 def parse(name: str) -> Name | None:
@@ -69,7 +90,7 @@ def parse(name: str) -> Name | None:
     match = _NAME.match(name)
     if match is None:
         return None
-    revision = match["revision"] if match["route"] == PREDICT else forced(match["revision"])
+    revision = match["revision"] if match["route"] == PREDICT else cluster_name(match["revision"], match["route"])
     parts = (match["kind"], match["uid"], match["incarnation"], int(match["number"]), revision)
     tags = match["tags"] or ""
     if match["kind"] == STARTED:
@@ -85,5 +106,5 @@ def parse(name: str) -> Name | None:
         code=int(answer["code"]),
         flags=tuple(answer["flags"].split(",")),
         trailer=answer["trailer"],
-        said=frozenset(_FLAG.findall(f"{answer['said']},{answer['after']}")),
+        said=flags_in(answer["said"], answer["after"]),
     )

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from dspy_contract.routes import FLAGS_FEATURE, RELEASE_NEEDS
+from dspy_contract.routes import FLAGS_FEATURE, RELEASE_NEEDS, USERS_FEATURE
 
-FEATURES = (*RELEASE_NEEDS, FLAGS_FEATURE)
+FEATURES = (*RELEASE_NEEDS, FLAGS_FEATURE, USERS_FEATURE)
 """What this version of the agent can do, as it tells every operator that asks."""
 
 FAST_EDGES_SECONDS = (0.02, 0.05, 0.1, 0.2, 0.35)
@@ -22,6 +22,9 @@ SLOW_EDGES_SECONDS = (
     43.5, 54.25, 67.75, 84.75, 106.0, 132.5, 165.5, 207.0, 258.75, 300.0,
 )  # fmt: skip
 """Multiples of the flush interval of open requests, about 25 % apart."""
+
+WARMUP_SECONDS = 30.0
+"""A pod is cold for this long: how fast it answers meanwhile says little of its revision."""
 
 EDGES_SECONDS = FAST_EDGES_SECONDS + SLOW_EDGES_SECONDS
 """The grid of ages: how many requests became as old as each edge is counted, answered or not."""
@@ -73,6 +76,41 @@ class DrawTable:
 
 
 @dataclass(frozen=True, slots=True)
+class Met:
+    """An answer to a user that was the first of its kind for that user in this gateway pod.
+
+    `user` is a hash that tells nothing of the user and nothing across releases. `at` is when it ended, in seconds since
+    the log began, and `seconds` how long it took.
+    `weight` is the revision's, in basis points, in the draw table, of `epoch`, by which the user was drawn. `edge` is
+    the last edge of the grid that the answer was as old as; -1 for none.
+    """
+
+    user: str
+    at: float
+    seconds: float
+    revision: str
+    weight: int
+    epoch: int
+    outcome: str
+    flags: tuple[str, ...] = ()
+    edge: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class UserLog:
+    """What the users of one release met in one gateway pod, in its order, from `first` on. A log of another `id` begins
+    anew. `length`: how much there is in all; `full`: users that came later are not in it."""
+
+    id: str
+    release: int
+    age_seconds: float
+    first: int = 0
+    length: int = 0
+    met: tuple[Met, ...] = ()
+    full: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ProgramState:
     """What one gateway pod says of one program.
 
@@ -87,6 +125,7 @@ class ProgramState:
     totals: Mapping[str, Counts] = field(default_factory=dict)
     tables: tuple[DrawTable, ...] = ()
     refusal: str = ""
+    users: UserLog | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +149,13 @@ class Interest:
     """What a poll says of one program.
 
     `guarding`: the release whose tables the guard has looked at: renews the candidate's switch. `kept`: every table up
-    to this number is settled and kept by the operator, and may be forgotten.
+    to this number is settled and kept by the operator, and may be forgotten. `heard_of_users`: the operator has so much
+    of the log of users of that id.
     """
 
     guarding: int | None = None
     kept: int = 0
+    heard_of_users: tuple[str, int] = ("", 0)
 
 
 @dataclass(frozen=True, slots=True)

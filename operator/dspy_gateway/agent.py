@@ -16,9 +16,11 @@ import grpc.aio
 import yaml
 
 from dspy_contract.logs import Logger
+from dspy_contract.outcomes import Outcome
 from dspy_contract.routes import Routes
-from dspy_contract.state import FEATURES, GatewayState, Poll, ProgramState
+from dspy_contract.state import FEATURES, GatewayState, Interest, Poll, ProgramState
 from dspy_gateway import persisted, xds
+from dspy_gateway.access_log import AccessLogServer, UserAnswer
 from dspy_gateway.admin import Admin
 from dspy_gateway.changes import Changes
 from dspy_gateway.counts import Key, only_flags, read_statistics, statistics_query
@@ -27,7 +29,7 @@ from dspy_gateway.envoy.listeners import listener
 from dspy_gateway.publisher import Publisher
 from dspy_gateway.resources import DesiredState, ProgramResources, obeyed, program_resources
 from dspy_gateway.settings import Settings
-from dspy_gateway.switches import Switches
+from dspy_gateway.users import ReleaseUsers, user_of
 
 BLIND_SECONDS = 5.0
 """An agent that has not read Envoy's counters for this long renews no switch: what it tells is old."""
@@ -56,7 +58,7 @@ class Agent:
         self.desired = stored or DesiredState()
         self.has_state = stored is not None
         """True once the agent knows what to serve, from its file or from the API server."""
-        self.book = persisted.load_book(self._book_file)
+        self.book, self._switches = persisted.load_book(self._book_file)
         self._looked_at = float("-inf")
         self.discovery = xds.DiscoveryServer(self._envoy_said, self._refused, self._new_envoy)
         template = xds.ListenerTemplate(listener("", 1, settings.address))
@@ -65,11 +67,11 @@ class Agent:
         self._server: grpc.aio.Server | None = None
         self._opening = False
         self._saved_reserve = self.book.reserved
-        self._switches = Switches()
         self._effective: dict[str, Mapping[str, int]] = {}
         self._watched: dict[str, bool] = {}
         self._refusals: dict[str, str] = {}
         self._polled_at: dict[str, float] = {}
+        self._users: dict[str, ReleaseUsers] = {}
         self._changes = Changes()
         self._wake = asyncio.Event()
         self._unsaved = False
@@ -98,7 +100,7 @@ class Agent:
         await self.open()
 
     def _forget_programs(self) -> None:
-        for memory in (self._effective, self._watched, self._refusals, self._polled_at):
+        for memory in (self._effective, self._watched, self._refusals, self._polled_at, self._users):
             for uid in memory.keys() - self.desired.ports.ports.keys():
                 del memory[uid]
         self._switches.forget_programs(self.desired.ports.ports)
@@ -110,7 +112,9 @@ class Agent:
             self._opening = True
             self.publisher.mark(set(self.desired.ports.ports))
             self.publisher.publish()
-            self._server = await xds.serve(str(self.settings.folder / "xds.sock"), self.discovery)
+            self._server = await xds.serve(
+                str(self.settings.folder / "xds.sock"), self.discovery, AccessLogServer(self._take_user)
+            )
 
     @property
     def open_to_envoy(self) -> bool:
@@ -126,7 +130,7 @@ class Agent:
     async def close(self) -> None:
         """Keeps the book and closes the sockets."""
         self.publisher.close()
-        persisted.save_book(self._book_file, self.book)
+        persisted.save_book(self._book_file, self.book, self._switches)
         await self.admin.close()
         if self._server is not None:
             await self._server.stop(None)
@@ -137,21 +141,30 @@ class Agent:
         """What changed after the poll's token in the programs that it names; waits for something urgent if asked to."""
         await self._note_interest(poll)
         await self._changes.wait(poll.programs, poll.seen, poll.wait_seconds)
-        return self.state(self._changes.since(poll.programs, poll.seen))
+        changed = self._changes.since(poll.programs, poll.seen)
+        return self.state({uid: poll.programs[uid] for uid in changed})
 
-    def state(self, uids: Collection[str] | None = None) -> GatewayState:
+    def state(self, asked: Mapping[str, Interest] | None = None) -> GatewayState:
         """What the pod says of some programs, or of all."""
-        chosen = self.desired.ports.ports if uids is None else uids
+        chosen = dict.fromkeys(self.desired.ports.ports, Interest()) if asked is None else asked
         return GatewayState(
             pod=self.settings.pod,
             incarnation=self.book.incarnation,
             token=self._changes.token,
-            programs={uid: self._program_state(uid) for uid in chosen if uid in self.desired.ports.ports},
+            programs={
+                uid: self._program_state(uid, interest)
+                for uid, interest in chosen.items()
+                if uid in self.desired.ports.ports
+            },
             features=FEATURES,
             counts_age_seconds=round(min(time.monotonic() - self._looked_at, 1e9), 3),
         )
 
-    def _program_state(self, uid: str) -> ProgramState:
+    def _program_state(self, uid: str, interest: Interest) -> ProgramState:
+        users = self._users.get(uid)
+        log = users.told(interest.heard_of_users, time.monotonic()) if users else None
+        if log and log.first + len(log.met) < log.length:
+            self._changes.note({uid}, urgent=True)  # there is more to tell
         serial, content, _ = obeyed(self.discovery.confirmed_version((xds.ROUTES, uid)))
         return ProgramState(
             serial=serial,
@@ -161,6 +174,7 @@ class Agent:
             totals=self.book.page(uid).sums.totals(),
             tables=self.book.tables(uid, time.monotonic()),
             refusal=self._refusals.get(uid, ""),
+            users=log,
         )
 
     def _listening(self, uid: str) -> bool:
@@ -180,6 +194,7 @@ class Agent:
                 self.book.forget_tables(uid, interest.kept, now)
             if interest.guarding is not None and sees:
                 self._switches.renew(uid, interest.guarding, now)
+                self._unsaved = True
                 if not self._watched.get(uid, True):
                     self.publisher.mark({uid})
 
@@ -200,7 +215,7 @@ class Agent:
         self._unsaved = True
         if self.book.reserved != self._saved_reserve:
             # Written down before the name is published: a number is never used twice.
-            persisted.save_book(self._book_file, self.book)
+            persisted.save_book(self._book_file, self.book, self._switches)
             self._saved_reserve = self.book.reserved
         if self._effective.get(uid) != weights:
             self._effective[uid] = weights
@@ -288,6 +303,21 @@ class Agent:
             self._unsaved = True
             self._changes.note({uid}, urgent=True)
 
+    def _take_user(self, answer: UserAnswer) -> None:
+        """An answer to a user who was drawn."""
+        routes, now = self.desired.routes.get(answer.uid), time.monotonic()
+        entry = self.book.page(answer.uid).tables.entries.get(answer.table)
+        if routes is None or routes.users is None or entry is None or answer.incarnation != self.book.incarnation:
+            return
+        user = user_of(answer, routes.users)
+        if entry.release is None or not entry.judged or not user:
+            return
+        log_of = self._users.get(answer.uid)
+        if log_of is None or log_of.release < entry.release:
+            log_of = self._users[answer.uid] = ReleaseUsers(answer.uid, entry.release, now)
+        if log_of.release == entry.release and log_of.take(answer, user, entry, routes.flags, now):
+            self._changes.note({answer.uid}, urgent=answer.outcome not in (Outcome.OK, Outcome.CANCELLED))
+
     async def _tick_for_ever(self) -> None:
         saved_at = time.monotonic()
         while True:
@@ -298,7 +328,7 @@ class Agent:
                 self.book.forget_tables(uid, 0, now)
             if self._unsaved and now - saved_at >= SAVE_SECONDS:
                 self._unsaved, saved_at = False, now
-                persisted.save_book(self._book_file, self.book)
+                persisted.save_book(self._book_file, self.book, self._switches)
             await self._changes.tell()
 
     def _due(self, now: float) -> set[str]:

@@ -13,6 +13,7 @@ from dspy_contract.logs import Logger
 from dspy_gateway.book import Book, Page
 from dspy_gateway.counts import Sums
 from dspy_gateway.resources import DesiredState
+from dspy_gateway.switches import Switches
 from dspy_gateway.tables import Entry, ProgramTables
 
 log = Logger(__name__)
@@ -44,10 +45,11 @@ class _SavedBook(msgspec.Struct):
     incarnation: str
     reserved: int
     pages: dict[str, _SavedPage]
+    renewed: dict[str, tuple[int, float]]
 
 
-def save_book(path: Path, book: Book) -> None:
-    """Writes the book. Every reserved number counts as used when it is read again.
+def save_book(path: Path, book: Book, switches: Switches) -> None:
+    """Writes the book, and how long candidates are watched. Every reserved number counts as used when it is read again.
 
     One that cannot be written leaves no older one behind: whoever starts next begins a new incarnation, so that no
     number is ever used twice.
@@ -64,19 +66,18 @@ def save_book(path: Path, book: Book) -> None:
         )
         for uid, page in book.pages.items()
     }
-    if not _write(path, _SavedBook(time.monotonic(), book.incarnation, book.reserved, pages)):
+    if not _write(path, _SavedBook(time.monotonic(), book.incarnation, book.reserved, pages, switches.renewed)):
         path.unlink(missing_ok=True)
 
 
-def load_book(path: Path) -> Book:
-    """The book that was saved; a new one, of a new incarnation, without a readable file."""
+def load_book(path: Path) -> tuple[Book, Switches]:
+    """What was saved; a new book, of a new incarnation, without a readable file."""
     saved = _read(path, _SavedBook)
     # The clock of another boot of the machine says nothing about this one.
     if saved is None or time.monotonic() < saved.clock:
-        return Book()
-    return Book(
-        saved.incarnation, saved.reserved + 1, saved.reserved, {uid: _page(each) for uid, each in saved.pages.items()}
-    )
+        return Book(), Switches(began_at=time.monotonic())
+    pages = {uid: _page(each) for uid, each in saved.pages.items()}
+    return Book(saved.incarnation, saved.reserved + 1, saved.reserved, pages), Switches(saved.renewed)
 
 
 def _page(saved: _SavedPage) -> Page:

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from dspy_contract.routes import RUNTIME_PORT, PortTable, Routes, effective_weights
-from dspy_contract.stat_names import FORCED, OTHER, PREDICT, cluster_name
+from dspy_contract.stat_names import FORCED, OTHER, PREDICT, USERS, cluster_name
 from dspy_contract.state import FEATURES
 from dspy_gateway.envoy.clusters import cluster, endpoints, socket_address
 from dspy_gateway.envoy.route_tables import route_table, unavailable
@@ -130,7 +130,7 @@ def program_resources(
     clusters, assignments, emptied = {}, {}, set()
     for backend in routes.backends:
         usable = desired.usable(backend.revision)
-        for route in (PREDICT, OTHER, *([FORCED] if routes.forced else [])):
+        for route in (PREDICT, OTHER, *([FORCED] if routes.forced else []), *([USERS] if routes.users else [])):
             name = cluster_name(backend.revision, route)
             clusters[name] = _cluster(name)
             assignments[name] = _assignment(name, usable)

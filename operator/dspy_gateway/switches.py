@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from dspy_contract.routes import Routes
 
 SWITCH_SECONDS = 30.0
-"""How long a candidate keeps its weight after the guard was last seen to look at its counts."""
+"""How long a candidate keeps its weight after the guard was last seen to look at its counts; where users are drawn, so
+much longer than counts may be missing."""
 
 
 @dataclass(slots=True)
@@ -20,6 +21,9 @@ class Switches:
 
     renewed: dict[str, tuple[int, float]] = field(default_factory=dict)
     """By program uid: the release, and when."""
+    began_at: float = float("-inf")
+    """When a pod that knew nothing began. Where users are drawn it takes their releases for watched then, since its
+    first requests come before its first poll, and no user may change sides for that."""
 
     def renew(self, uid: str, release: int, now: float) -> None:
         """The guard watches this release."""
@@ -34,4 +38,7 @@ class Switches:
         if routes.release is None:
             return True
         release, at = self.renewed.get(routes.uid, (-1, 0.0))
-        return release == routes.release.id and now - at < SWITCH_SECONDS
+        renewed = release == routes.release.id
+        if routes.users is None:
+            return renewed and now - at < SWITCH_SECONDS
+        return now - max(at if renewed else self.began_at, self.began_at) < SWITCH_SECONDS + routes.users.unseen_seconds

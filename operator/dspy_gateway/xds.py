@@ -19,14 +19,17 @@ from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.endpoint.v3 import endpoint_pb2
 from envoy.config.listener.v3 import listener_pb2
 from envoy.config.route.v3 import route_pb2
+from envoy.extensions.access_loggers.grpc.v3 import als_pb2  # noqa: F401
 from envoy.extensions.filters.http.router.v3 import router_pb2  # noqa: F401
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
 from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2  # noqa: F401
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2  # noqa: F401
+from envoy.service.accesslog.v3 import als_pb2_grpc
 from envoy.service.discovery.v3 import ads_pb2_grpc, discovery_pb2
 from google.protobuf import any_pb2, json_format
 from xds.type.v3 import typed_struct_pb2  # noqa: F401
 
+from dspy_gateway.access_log import AccessLogServer
 from dspy_gateway.envoy.resource import TYPE
 from dspy_gateway.resources import Resource
 
@@ -252,11 +255,12 @@ class ListenerTemplate:
         return self._listener
 
 
-async def serve(path: str, discovery: DiscoveryServer) -> grpc.aio.Server:
-    """Binds the socket. Call it only when everything known is published: Envoy drops whatever a server does not
-    list."""
+async def serve(path: str, discovery: DiscoveryServer, logs: AccessLogServer) -> grpc.aio.Server:
+    """Binds the socket of everything that Envoy asks and tells. Call it only when everything known is published: Envoy
+    drops whatever a server does not list."""
     server = grpc.aio.server(options=[("grpc.max_receive_message_length", 64 << 20)])
     ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(discovery, server)
+    als_pb2_grpc.add_AccessLogServiceServicer_to_server(logs, server)
     server.add_insecure_port(f"unix:{path}")
     await server.start()
     return server

@@ -5,6 +5,7 @@ confirmation, so news arrives at once and silence costs one request a second.
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -13,11 +14,12 @@ from datetime import UTC, datetime
 from prometheus_client import Counter
 
 from dspy_contract.logs import Logger
-from dspy_contract.routes import GATEWAY_NAME
-from dspy_contract.state import GatewayState, Interest, Poll
+from dspy_contract.routes import GATEWAY_NAME, Users
+from dspy_contract.state import GatewayState, Interest, Poll, UserLog
 from dspy_kube.client import Object
 from dspy_kube.objects import is_ready
 from dspy_operator.agent_client import AgentError, Agents
+from dspy_operator.domain.analysis.users import NO_USERS, Sample, UserTotals
 from dspy_operator.domain.news import News, news_of
 
 WAIT_SECONDS = 1.0
@@ -54,6 +56,16 @@ class _Namespace:
     began_at: float = field(default_factory=lambda: _now())
     carrying_since: dict[str, float] = field(default_factory=dict)
     """By pod that runs: when it first was Ready, which may come and go while it tells nothing."""
+    samples: dict[str, Sample] = field(default_factory=dict)
+    """The users of programs, by uid."""
+
+    def take_users(self, uid: str, pod: str, log: UserLog) -> None:
+        """Takes what a pod tells of a program's users. A new release has a sample of its own."""
+        sample = self.samples.get(uid)
+        if sample is None or sample.release < log.release:
+            sample = self.samples[uid] = Sample(log.release)
+        if sample.release == log.release:
+            sample.take(pod, log, _now())
 
     def seen_at(self, name: str) -> float:
         """The latest of the pod's last answer, its beginning to carry traffic, and ours to look."""
@@ -89,7 +101,7 @@ class Poller:
             if known.task is None or known.task.done():
                 known.task = asyncio.create_task(self._follow(namespace, known))
         else:
-            known.interested.pop(program, None)
+            known.samples.pop(known.interested.pop(program, ""), None)
             if not known.interested:
                 self._drop(namespace)
 
@@ -102,13 +114,23 @@ class Poller:
         fresh = {name: pod.state for name, pod in known.pods.items() if pod.state and now - pod.at < FRESH_SECONDS}
         return known.carrying, fresh
 
-    def unseen(self, namespace: str) -> frozenset[str]:
-        """The pods that carry traffic and have not been heard of for too long."""
+    def users(
+        self, namespace: str, uid: str, release: int, candidate: str, exposure_seconds: float = math.inf
+    ) -> UserTotals:
+        """What the users of a release met, as far as its gateways have told."""
+        known = self._namespaces.get(namespace)
+        sample = known.samples.get(uid) if known else None
+        if sample is None or sample.release != release:
+            return NO_USERS
+        return sample.totals(candidate, _now(), exposure_seconds)
+
+    def unseen(self, namespace: str, users: Users | None) -> frozenset[str]:
+        """The pods that carry traffic and have not been heard of for too long: longer where users are drawn."""
         known = self._namespaces.get(namespace)
         if known is None:
             return frozenset()
-        now = _now()
-        return frozenset(name for name in known.carrying if now - known.seen_at(name) > UNSEEN_SECONDS)
+        now, longest = _now(), users.unseen_seconds if users else UNSEEN_SECONDS
+        return frozenset(name for name in known.carrying if now - known.seen_at(name) > longest)
 
     async def close(self) -> None:
         """Ends every poll."""
@@ -189,12 +211,18 @@ class Poller:
         before = told if is_same and _now() - pod.at < FRESH_SECONDS else {}
         pod.state = replace(state, programs={**({} if told_all else told), **state.programs})
         pod.at = _now() - max(0.0, state.counts_age_seconds)
+        for uid, told_of in state.programs.items():
+            if told_of.users is not None:
+                known.take_users(uid, state.pod, told_of.users)
         for program, uid in list(known.interested.items()):
             if uid in pod.state.programs and (uid in state.programs or uid not in before):
                 self._wake(namespace, program, news_of(before.get(uid), pod.state.programs[uid]))
 
     def _question(self, namespace: str, known: _Namespace, series: str, seen: str) -> Poll:
         programs = {uid: self._interest(namespace, program, series) for program, uid in known.interested.items()}
+        for uid, sample in known.samples.items():
+            if uid in programs:
+                programs[uid] = replace(programs[uid], heard_of_users=sample.heard(series.partition("/")[0]))
         return Poll(programs, seen, WAIT_SECONDS)
 
 

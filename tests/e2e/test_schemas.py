@@ -36,6 +36,11 @@ def with_smoke_test(*requests: dict[str, Any], **fields: Any) -> dict[str, Any]:
     return with_strategy(type="BlueGreen", blueGreen={"smokeTest": {"requests": list(requests), **fields}})
 
 
+def with_ab_test(analysis: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
+    strategy = {"type": "ABTest", "abTest": {"users": {"header": "x-user-id"}, **fields}}
+    return rollout("qa", STEPS, strategy=strategy, analysis=analysis or {})
+
+
 def with_streams(*streams: dict[str, Any]) -> dict[str, Any]:
     return rollout("qa", STEPS, analysis={"streams": list(streams)})
 
@@ -82,6 +87,21 @@ VALID: list[dict[str, Any]] = [
     rollout("qa", [{"watch": {"seconds": 60, "holdbackPercent": 1.5}}]),
     with_strategy(type="Canary", canary={"steps": STEPS, "replicas": "WithWeight"}),
     with_strategy(type="BlueGreen"),
+    with_ab_test(),
+    with_ab_test(users={"cookie": {}}),
+    with_ab_test(
+        users={"header": "X-User-Id", "cookie": {"name": "visitor", "maxAgeSeconds": 86_400}},
+        candidatePercent=12.5,
+        compare={"stream": "blocked", "confidencePercent": 99.5},
+        until={"users": 2_000, "requests": 100_000, "maxSeconds": 86_400},
+        onWin="Hold",
+        onLoss="Hold",
+        onTie="Promote",
+        warmSeconds=60,
+        holdbackPercent=1,
+        unseenSeconds=600,
+        analysis={"streams": [{"name": "blocked", "flag": "blocked"}]},
+    ),
     with_strategy(type="BlueGreen", blueGreen={"approval": "Required", "warmSeconds": 60, "holdbackPercent": 1}),
     with_streams(
         {"name": "left", "enabled": False}, {"name": "g", "flag": "too-long", "dryRun": True, "sharePercent": 9}
@@ -174,7 +194,25 @@ INVALID: list[tuple[dict[str, Any], str, str]] = [
     (rollout("qa", [{"setWeight": 0.001}]), "spec.strategy.canary.steps[0].setWeight", "two decimals"),
     (rollout("qa", STEPS, programRef={"name": ""}), "spec.programRef.name", "at least 1"),
     (rollout("qa", STEPS, strategy={"type": "Canary"}), "spec.strategy", "needs canary.steps"),
-    (rollout("qa", STEPS, strategy={"type": "Wild"}), "spec.strategy.type", '"Canary", "BlueGreen"'),
+    (rollout("qa", STEPS, strategy={"type": "Wild"}), "spec.strategy.type", '"Canary", "BlueGreen", "ABTest"'),
+    (with_strategy(type="ABTest"), "spec.strategy", "needs abTest.users"),
+    (with_strategy(type="ABTest", abTest={}), "spec.strategy.abTest.users", "Required"),
+    (
+        with_strategy(type="Canary", canary={"steps": STEPS}, abTest={"users": {"cookie": {}}}),
+        "spec.strategy",
+        "ABTest only",
+    ),
+    (with_ab_test(users={}), "spec.strategy.abTest.users", "set header, cookie or both"),
+    (with_ab_test(users={"header": "Authorization"}), "spec.strategy.abTest.users", "carries the user's id"),
+    (with_ab_test(users={"header": "x user"}), "spec.strategy.abTest.users.header", "should match"),
+    (with_ab_test(candidatePercent=0), "spec.strategy.abTest.candidatePercent", "at least 1"),
+    (with_ab_test(candidatePercent=91), "spec.strategy.abTest.candidatePercent", "less than or equal to 90"),
+    (with_ab_test(compare={"stream": "blocked"}), "spec", "a stream of analysis.streams"),
+    (with_ab_test(compare={"confidencePercent": 10}), "compare.confidencePercent", "at least 50"),
+    (with_ab_test(until={"users": 10}), "spec.strategy.abTest.until.users", "greater than or equal to 50"),
+    (with_ab_test(until={"maxSeconds": 1}), "spec.strategy.abTest.until.maxSeconds", "greater than or equal to 60"),
+    (with_ab_test(onTie="Perhaps"), "spec.strategy.abTest.onTie", '"Promote", "Rollback", "Hold"'),
+    (with_ab_test(unseenSeconds=601), "spec.strategy.abTest.unseenSeconds", "less than or equal to 600"),
     (with_strategy(type="Canary", canary={"steps": STEPS}, blueGreen={}), "spec.strategy", "of type BlueGreen only"),
     (with_strategy(type="BlueGreen", canary={"steps": STEPS}), "spec.strategy", "of type Canary only"),
     (with_strategy(type="BlueGreen", blueGreen={"warmSeconds": 0}), "warmSeconds", "greater than or equal to 1"),

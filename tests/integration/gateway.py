@@ -155,7 +155,7 @@ class Gateway:
 
         def is_confirmed(uid: str) -> bool:
             serial = self.agent.desired.routes[uid].serial
-            program = self.agent.state([uid]).programs.get(uid)
+            program = self.agent.state({uid: Interest()}).programs.get(uid)
             acked = self.agent.discovery.acked((ROUTES, uid))
             return program is None or (acked and program.listening and program.serial == serial)
 

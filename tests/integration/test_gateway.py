@@ -296,7 +296,7 @@ async def test_what_goes_through_a_preview_is_not_counted(tmp_path: Path, upstre
         await client.close()
         closed = replace(preview, serial=2, backends=())
         await gateway.agent.update(gateway.agent.desired.with_routes(closed))
-        await until(lambda: gateway.agent.state([uid]).programs[uid].serial != 1, "the preview is closed")
+        await until(lambda: gateway.agent.state({uid: Interest()}).programs[uid].serial != 1, "the preview is closed")
         assert set(await ask_many(gateway.url(uid), 5)) == {(503, "")}
 
 

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import bisect
 import random
+import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from dspy_contract.routes import Routes, effective_weights
-from dspy_contract.stat_names import ENDED, OLDER, STARTED
-from dspy_contract.state import EDGES_SECONDS, FAST_EDGES_SECONDS, FEATURES, GatewayState, Poll, ProgramState
+from dspy_contract.routes import TOTAL_WEIGHT, Routes, effective_weights, ranges
+from dspy_contract.stat_names import ENDED, OLDER, STARTED, of_users
+from dspy_contract.state import (
+    EDGES_SECONDS,
+    FAST_EDGES_SECONDS,
+    FEATURES,
+    GatewayState,
+    Poll,
+    ProgramState,
+)
+from dspy_gateway.access_log import UserAnswer
 from dspy_gateway.book import Book
 from dspy_gateway.counts import Key
 from dspy_gateway.switches import Switches
+from dspy_gateway.users import ReleaseUsers
 from tests.simulation.behaviour import Answer
 
 ANSWERED_SECONDS = 0.25
@@ -29,6 +39,8 @@ class Request:
     started_at: float
     ends_at: float
     outcome: str
+    user: str = ""
+    """Whose it is, where users are drawn."""
 
 
 @dataclass
@@ -39,6 +51,8 @@ class CountingEnvoy:
     open: list[Request] = field(default_factory=list)
     aged: dict[int, int] = field(default_factory=dict)
     """By the identity of a request in flight, the next slow edge that it will reach."""
+    told: list[Request] = field(default_factory=list)
+    """The requests of users that have ended: what its access log tells."""
 
     def start(self, request: Request) -> None:
         """Counts a request's start."""
@@ -58,6 +72,8 @@ class CountingEnvoy:
 
     def _end(self, request: Request) -> None:
         self.open.remove(request)
+        if request.user:
+            self.told.append(request)
         del self.aged[id(request)]
         outcome, _, flag = request.outcome.partition("+")
         self.counters[request.table, request.revision, outcome] += 1
@@ -81,6 +97,7 @@ class SimulatedGateway:
     envoy: CountingEnvoy = field(default_factory=CountingEnvoy)
     obeyed: Routes | None = None
     effective: Mapping[str, int] = field(default_factory=dict)
+    users: ReleaseUsers | None = None
     reachable: bool = True
     lag_seconds: float = 0.0
     """How long new routes are on their way."""
@@ -100,14 +117,27 @@ class SimulatedGateway:
         self.book.page(self.obeyed.uid).tables.confirm(newest, now)
         self._look(now)
 
-    def request(self, now: float, chance: random.Random) -> str | None:
-        """Draws one request; the revision that got it."""
+    def request(self, now: float, chance: random.Random, user: str = "") -> str | None:
+        """Draws one request, or finds where its user was drawn; the revision that got it."""
         if self.obeyed is None or not any(self.effective.values()):
             return None
-        revision = chance.choices(list(self.effective), list(self.effective.values()))[0]
+        drawn = self.obeyed.users is not None and bool(user)
+        revision = self._of_user(user) if drawn else chance.choices(*zip(*self.effective.items(), strict=True))[0]
         seconds, outcome = self.answer_of(revision)
-        self.envoy.start(Request(self._newest(), revision, now, now + seconds, outcome))
+        name = of_users(revision) if drawn else revision
+        self.envoy.start(Request(self._newest(), name, now, now + seconds, outcome, user if drawn else ""))
         return revision
+
+    def _of_user(self, user: str) -> str:
+        """As Envoy does: a hash of the user falls into one of the ranges."""
+        assert self.obeyed is not None
+        assert self.obeyed.users is not None
+        at = zlib.crc32(user.encode()) % TOTAL_WEIGHT
+        for revision, width in ranges(self.effective, self.obeyed.candidates, self.obeyed.users.start):
+            at -= width
+            if at < 0:
+                return revision
+        raise AssertionError("ranges sum to all of the traffic")
 
     def answer(self, poll: Poll, now: float) -> GatewayState:
         """The whole state, for whoever asks; renews the switch of what is guarded."""
@@ -115,7 +145,8 @@ class SimulatedGateway:
             if interest.guarding is not None:
                 self.switches.renew(uid, interest.guarding, now)
             self.book.forget_tables(uid, interest.kept, now)
-        programs = {self.obeyed.uid: self._state(self.obeyed, now)} if self.obeyed else {}
+        heard = {uid: interest.heard_of_users for uid, interest in poll.programs.items()}
+        programs = {self.obeyed.uid: self._state(self.obeyed, heard, now)} if self.obeyed else {}
         return GatewayState(self.pod, self.book.incarnation, "", programs, FEATURES)
 
     def restart_envoy(self, now: float) -> None:
@@ -123,9 +154,10 @@ class SimulatedGateway:
         self.envoy = CountingEnvoy()
         self.book.close_all(now)
 
-    def restart_agent(self) -> None:
+    def restart_agent(self, now: float) -> None:
         """The agent ends and cannot read its file: a new incarnation, which knows nothing."""
-        self.book, self.switches, self.obeyed, self.effective = Book(), Switches(), None, {}
+        self.book, self.switches, self.users = Book(), Switches(began_at=now), None
+        self.obeyed, self.effective = None, {}
 
     def _newest(self) -> int:
         assert self.obeyed is not None
@@ -144,8 +176,25 @@ class SimulatedGateway:
         assert self.obeyed is not None
         self.book.page(self.obeyed.uid).sums.take(Counter(self.envoy.counters))
         self.book.settle(self.obeyed.uid, now)
+        told, self.envoy.told = self.envoy.told, []
+        for request in told:
+            self._take_user(self.obeyed, request, now)
 
-    def _state(self, obeyed: Routes, now: float) -> ProgramState:
+    def _take_user(self, obeyed: Routes, request: Request, now: float) -> None:
+        entry = self.book.page(obeyed.uid).tables.entries.get(request.table)
+        if entry is None or entry.release is None or not entry.judged:
+            return
+        if self.users is None or self.users.release < entry.release:
+            self.users = ReleaseUsers(obeyed.uid, entry.release, now)
+        revision = request.revision.partition("/")[0]
+        outcome, _, flag = request.outcome.partition("+")
+        seconds = request.ends_at - request.started_at
+        flags = frozenset({flag} if flag else ())
+        answer = UserAnswer(obeyed.uid, "", request.table, revision, "", "", outcome, flags, seconds)
+        if self.users.release == entry.release:
+            self.users.take(answer, request.user, entry, obeyed.flags, now)
+
+    def _state(self, obeyed: Routes, heard: Mapping[str, tuple[str, int]], now: float) -> ProgramState:
         return ProgramState(
             serial=obeyed.serial,
             content=obeyed.content,
@@ -153,4 +202,5 @@ class SimulatedGateway:
             effective=dict(self.effective),
             totals=self.book.page(obeyed.uid).sums.totals(),
             tables=self.book.tables(obeyed.uid, now),
+            users=self.users.told(heard.get(obeyed.uid, ("", 0)), now) if self.users else None,
         )

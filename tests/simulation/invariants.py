@@ -25,9 +25,11 @@ def check(world: World) -> None:
         candidates = gateway.obeyed.candidates if gateway.obeyed else ()
         stable_can_answer = routes.release is not None and routes.release.stable in world.ready_pods()
         if stable_can_answer and any(gateway.effective.get(candidate, 0) for candidate in candidates):
-            renewed = gateway.switches.renewed.get(routes.uid, (0, 0.0))[1]
+            renewed, longest = gateway.switches.renewed.get(routes.uid, (0, 0.0))[1], SWITCHED_SECONDS
+            if routes.users:
+                renewed, longest = max(renewed, gateway.switches.began_at), longest + routes.users.unseen_seconds
             unseen = world.now - renewed
-            assert unseen <= SWITCHED_SECONDS, f"3: {gateway.pod} sends traffic to a candidate, unseen for {unseen} s"
+            assert unseen <= longest, f"3: {gateway.pod} sends traffic to a candidate, unseen for {unseen} s"
     table = world.api.get("configmaps", NAMESPACE, GATEWAY_NAME)
     if table is not None:
         assert table["metadata"]["labels"][GATEWAY_LABEL] == "true"

@@ -165,7 +165,7 @@ class Disorder(RuleBasedStateMachine):
             case "envoy":
                 gateway.restart_envoy(self.world.now)
             case "agent":
-                gateway.restart_agent()
+                gateway.restart_agent(self.world.now)
             case "lags":
                 gateway.lag_seconds = lag
 

@@ -839,7 +839,7 @@ def test_a_restart_of_every_gateway_promotes_nothing_that_hangs(serving: Serving
     for _ in range(60):
         world.settle(3, rate=2)
         for gateway in world.gateways.values():
-            gateway.restart_envoy(world.now) if how == "envoy" else gateway.restart_agent()
+            gateway.restart_envoy(world.now) if how == "envoy" else gateway.restart_agent(world.now)
     assert world.stable == 1
 
 

@@ -11,12 +11,13 @@ import copy
 import itertools
 import json
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from dspy_contract.routes import CONTENT_KEY, GATEWAY_NAME, REVISION_LABEL, Backend, Routes, load_routes
 from dspy_contract.state import GatewayState, Poll
+from dspy_gateway.switches import Switches
 from dspy_kube.client import ApiException, Kube, Object
 from dspy_operator.agent_client import AgentError
 from dspy_operator.domain.ledger import Ledger
@@ -202,6 +203,10 @@ class World:
         self.surroundings = Surroundings()
         self.gateways: dict[str, SimulatedGateway] = {}
         self.rate = 0.0
+        self.users = 0
+        """How many users the requests are of; 0: nobody tells."""
+        self.met: defaultdict[str, set[int]] = defaultdict(set)
+        """By user, the versions that answered it."""
         self.replicas = replicas
         self.gateway_image = "gateway:1"
         self.reachable = True
@@ -487,9 +492,12 @@ class World:
                 self._request(self.chance.choice(list(self.gateways.values())))
 
     def _request(self, gateway: SimulatedGateway) -> None:
-        revision = gateway.request(self.now, self.chance)
+        user = f"user-{self.chance.randrange(self.users)}" if self.users else ""
+        revision = gateway.request(self.now, self.chance, user)
         if revision is None:
             return
+        if user:
+            self.met[user].add(self._version_of(revision) or 0)
         ready = self.ready_pods()
         if revision not in ready and any(name in ready for name in gateway.effective):
             self.lost.append(f"{revision} got a request and cannot answer")
@@ -503,7 +511,7 @@ class World:
     def _note_what_is_cut(self) -> None:
         deployments = self.api.named("deployments", NAMESPACE)
         for gateway in self.gateways.values():
-            cut = {request.revision for request in gateway.envoy.open} - deployments.keys()
+            cut = {request.revision.partition("/")[0] for request in gateway.envoy.open} - deployments.keys()
             self.lost += [f"{revision} was deleted with requests in flight" for revision in cut]
 
     def _kubelet(self) -> None:
@@ -532,7 +540,9 @@ class World:
                 self._mounts[name] = volume["secret"]["secretName"]
         self.api.put("pods", _pod(name, owner, deployment))
         if owner == GATEWAY_NAME:
-            self.gateways[name] = SimulatedGateway(name, self.ready_pods, self._answer_of)
+            self.gateways[name] = SimulatedGateway(
+                name, self.ready_pods, self._answer_of, switches=Switches(began_at=self.now)
+            )
 
     def _mounted(self, name: str, item: Object) -> bool:
         """True once the Secret that a pod mounts is there; the kubelet says so while it is not."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from dspy_contract.routes import Backend, ReleaseRef, Routes
 from dspy_gateway.book import Book
 from dspy_gateway.persisted import load_book, save_book
+from dspy_gateway.switches import Switches
 from dspy_gateway.tables import ProgramTables
 
 ROUTES = Routes("qa", "uid", 1, 60, (Backend("old", 9_000), Backend("new", 1_000)), ReleaseRef(1, "old", ("new",)))
@@ -101,10 +102,14 @@ def test_no_table_number_is_used_twice_whatever_became_of_the_file(tmp_path: Pat
     file = tmp_path / "book.json"
     book = Book()
     first = book.draw(ROUTES, TENTH, 1, 0.0)
-    save_book(file, book)
-    assert load_book(file).draw(ROUTES, TENTH, 1, 0.0) == first, "the book goes on"
+    switches = Switches()
+    switches.renew(ROUTES.uid, 7, 1.0)
+    save_book(file, book, switches)
+    loaded, watched = load_book(file)
+    assert loaded.draw(ROUTES, TENTH, 1, 0.0) == first, "the book goes on"
+    assert watched == switches
     used = {book.draw(ROUTES, weights, 1, 0.0) for weights in (HALF, TENTH)}  # and ends before it is written again
-    assert load_book(file).draw(ROUTES, HALF, 1, 0.0) not in used
+    assert load_book(file)[0].draw(ROUTES, HALF, 1, 0.0) not in used
     (tmp_path / "book.partial").mkdir()  # nothing can be written any more
-    save_book(file, book)
-    assert load_book(file).incarnation != book.incarnation
+    save_book(file, book, switches)
+    assert load_book(file)[0].incarnation != book.incarnation

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dspy_contract.outcomes import FLAGS_HEADER, MOST_FLAGS, OUTCOME_HEADER
+from dspy_contract.outcomes import FLAGS_HEADER, MOST_FLAGS, OUTCOME_HEADER, USER_HEADER
 from dspy_contract.stat_names import ANSWERS, ENDED, OLDER, PREFIX, STARTED
 from dspy_contract.state import EDGES_SECONDS, FAST_EDGES_SECONDS
 from dspy_gateway.envoy.resource import BUFFER_BYTES, STREAM_IDLE_SECONDS, TYPE, Resource
@@ -14,6 +14,9 @@ FLUSH_SECONDS = 0.25
 
 WINDOW_SECONDS = 0.245
 """Below the flush interval, so that a request is counted at most once at each edge of the grid."""
+
+USERS_FLUSH_SECONDS = 0.1
+"""How long an answer to a user may wait before the agent is told."""
 
 LONGEST_OUTCOME = 14
 """Characters of the runtime's header that reach a statistic: the longest word that means something."""
@@ -36,7 +39,7 @@ def listener(uid: str, port: int, address: str = "::") -> Resource:
             "flush_access_log_on_new_request": True,
             "access_log_flush_interval": f"{FLUSH_SECONDS}s",
         },
-        "access_log": _counters(),
+        "access_log": [*_counters(), _user_log()],
         "stream_idle_timeout": f"{STREAM_IDLE_SECONDS}s",
         "request_headers_timeout": "10s",
         "request_timeout": "60s",
@@ -97,6 +100,28 @@ def _counters() -> list[Resource]:
         window = [_log_type(log_type), _duration("GE", seconds), _duration("LE", end - 0.001)]
         loggers.append(_counter(kind, (("edge", str(edge)),), {"and_filter": {"filters": window}}))
     return loggers
+
+
+def _user_log() -> Resource:
+    """Tells the agent of each answer to a user who was drawn: of nobody, unless a route says that users are."""
+    config = "envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig"
+    drawn = {"header_filter": {"header": {"name": USER_HEADER, "present_match": True}}}
+    return {
+        "name": "envoy.access_loggers.http_grpc",
+        "filter": {"and_filter": {"filters": [_log_type("DownstreamEnd"), drawn]}},
+        "typed_config": {
+            "@type": f"{TYPE}{config}",
+            "common_config": {
+                "log_name": "users",
+                "transport_api_version": "V3",
+                "grpc_service": {"envoy_grpc": {"cluster_name": "agent"}},
+                "buffer_flush_interval": f"{USERS_FLUSH_SECONDS}s",
+            },
+            "additional_request_headers_to_log": [USER_HEADER, "cookie"],
+            "additional_response_headers_to_log": [OUTCOME_HEADER, FLAGS_HEADER],
+            "additional_response_trailers_to_log": [OUTCOME_HEADER, FLAGS_HEADER],
+        },
+    }
 
 
 def _log_type(name: str) -> Resource:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from dspy_contract.outcomes import REVISION_HEADER
-from dspy_contract.routes import TOTAL_WEIGHT, Routes
-from dspy_contract.stat_names import FORCED, OTHER, PREDICT, cluster_name
+from dspy_contract.outcomes import REVISION_HEADER, USER_HEADER
+from dspy_contract.routes import TOTAL_WEIGHT, Routes, Users, ranges
+from dspy_contract.stat_names import FORCED, OTHER, PREDICT, USERS, cluster_name
 from dspy_gateway.envoy.resource import STREAM_IDLE_SECONDS, TYPE, Resource
 
 
@@ -23,6 +23,7 @@ def route_table(routes: Routes, weights: Mapping[str, int], table: str, pod: str
         [
             _misdirected(routes.program, namespace),
             *(_forced(routes, table) if routes.forced else ()),
+            *(_users(routes, routes.users, weights, table) if routes.users and any(weights.values()) else ()),
             {
                 "name": table,
                 "match": _PREDICT,
@@ -56,6 +57,67 @@ def _forced(routes: Routes, table: str) -> list[Resource]:
     unknown = {"prefix": "/", "headers": [{"name": REVISION_HEADER, "present_match": True}]}
     answer = {"status": 404, "body": {"inline_string": message}}
     return [*found, {"name": "unknown", "match": unknown, "direct_response": answer}]
+
+
+BY_HEADER, BY_COOKIE, NEW = "header", "cookie", "new"
+"""How the gateway came to know a user: `x-dspy-user` of a request, and what the log of users is told."""
+
+_NEW_USER = "%REQ(X-REQUEST-ID)%"
+_TOLD = {BY_HEADER: "%REQ({header})%", BY_COOKIE: "", NEW: _NEW_USER}
+"""Who the user is; the cookies of a request are long, and are logged beside."""
+
+
+def _users(routes: Routes, users: Users, weights: Mapping[str, int], table: str) -> list[Resource]:
+    """The routes of requests whose user is drawn: by a header, a cookie, or (the first of a user) the request's id,
+    which becomes the cookie. Envoy takes one hash of all three, so whoever has the cookie is where its first request
+    was."""
+    found: list[Resource] = []
+    if users.header:
+        known = {"name": users.header, "string_match": {"safe_regex": {"regex": ".+"}}}
+        found += _of_users(routes, users, weights, table, BY_HEADER, [known], {"header": {"header_name": users.header}})
+    if users.cookie:
+        cookie = rf"(.*;)?\s*{re.escape(users.cookie)}=[^;]+.*"
+        known = {"name": "cookie", "string_match": {"safe_regex": {"regex": cookie}}}
+        found += _of_users(routes, users, weights, table, BY_COOKIE, [known], {"cookie": {"name": users.cookie}})
+        found += _of_users(routes, users, weights, table, NEW, [], {"header": {"header_name": "x-request-id"}})
+    return found
+
+
+def _of_users(
+    routes: Routes,
+    users: Users,
+    weights: Mapping[str, int],
+    table: str,
+    how: str,
+    known_by: list[Resource],
+    hashed: Resource,
+) -> list[Resource]:
+    laid = ranges(weights, routes.candidates, users.start)
+    found: list[Resource] = []
+    for route, match in ((USERS, _PREDICT), (OTHER, {"prefix": "/"})):
+        action = _action(routes, dict(laid), route)
+        action["weighted_clusters"] = {
+            "clusters": [_cluster(revision, route, width) for revision, width in laid],
+            "use_hash_policy": True,
+        }
+        found.append(
+            {
+                "name": table if route == USERS else OTHER,
+                "match": {**match, "headers": [*match.get("headers", ()), *known_by]},
+                "route": {**action, "hash_policy": [hashed]},
+                "request_headers_to_add": [
+                    _header(USER_HEADER, f"{how} {_TOLD[how].format(header=users.header)}".strip())
+                ],
+                **({"response_headers_to_add": [_cookie(users)]} if how == NEW else {}),
+            }
+        )
+    return found
+
+
+def _cookie(users: Users) -> Resource:
+    """The same for all, whatever was drawn; added to the cookies that the program sets."""
+    value = f"{users.cookie}={_NEW_USER}; Path=/; Max-Age={users.cookie_seconds}; HttpOnly; SameSite=Lax"
+    return {"header": {"key": "set-cookie", "value": value}, "append_action": "APPEND_IF_EXISTS_OR_ADD"}
 
 
 def _misdirected(program: str, namespace: str) -> Resource:
@@ -97,11 +159,7 @@ def _action(routes: Routes, weights: Mapping[str, int], route: str) -> Resource:
     previous = f"{TYPE}envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
     total = sum(weights.values())
     clusters = [
-        {
-            "name": cluster_name(backend.revision, route),
-            "weight": weights.get(backend.revision, 0) if total else TOTAL_WEIGHT,
-            "response_headers_to_add": [_header(REVISION_HEADER, backend.revision)],
-        }
+        _cluster(backend.revision, route, weights.get(backend.revision, 0) if total else TOTAL_WEIGHT)
         for backend in routes.backends
     ]
     return {
@@ -117,6 +175,14 @@ def _action(routes: Routes, weights: Mapping[str, int], route: str) -> Resource:
             ],
         },
         "weighted_clusters": {"clusters": clusters},
+    }
+
+
+def _cluster(revision: str, route: str, weight: int) -> Resource:
+    return {
+        "name": cluster_name(revision, route),
+        "weight": weight,
+        "response_headers_to_add": [_header(REVISION_HEADER, revision)],
     }
 
 

@@ -71,6 +71,7 @@ class Reason(StrEnum):
     POLICY_MISSING = "PolicyMissing"
     PAUSED_BY_USER = "PausedByUser"
     AWAITING_APPROVAL = "AwaitingApproval"
+    AWAITING_DECISION = "AwaitingDecision"
     PROGRESS_DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"
     STEP_DEADLINE_EXCEEDED = "StepDeadlineExceeded"
     STABLE_NOT_READY = "StableNotReady"
@@ -92,6 +93,7 @@ class Reason(StrEnum):
     FLAGGED_MORE_OFTEN = "FlaggedMoreOften"
     CRASHES = "Crashes"
     SMOKE_TEST_FAILED = "SmokeTestFailed"
+    COMPARISON_LOST = "ComparisonLost"
 
     # How a release ends.
     PROMOTED = "Promoted"
@@ -109,6 +111,7 @@ class Reason(StrEnum):
     RELEASE_RESUMED = "ReleaseResumed"
     CANDIDATE_READY = "CandidateReady"
     SMOKE_TEST_PASSED = "SmokeTestPassed"
+    COMPARED = "Compared"
     CANDIDATE_LOWERED = "CandidateLowered"
     LOWERED_TOO_LATE = "LoweredTooLate"
     WEIGHT_SET = "WeightSet"

@@ -100,11 +100,69 @@ class BlueGreen:
     holdback_percent: float = 5.0
 
 
+@dataclass(frozen=True, slots=True)
+class UserCookie:
+    """A cookie that the gateway sets for users whom nothing else tells apart."""
+
+    name: str = "dspy-user"
+    max_age_seconds: int = 31_536_000
+
+
+@dataclass(frozen=True, slots=True)
+class UserIdentity:
+    """What tells users apart: a header, else a cookie. At least one is given."""
+
+    header: str | None = None
+    cookie: UserCookie | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Until:
+    """When a comparison ends that is not decided before: whatever comes first."""
+
+    users: int | None = None
+    requests: int | None = None
+    max_seconds: int = 604_800
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What is compared: the share of users with a bad answer of one stream."""
+
+    stream: str = "failed"
+    confidence_percent: float = 95.0
+
+
+class OnCompared(StrEnum):
+    """What becomes of a candidate by the outcome of its comparison."""
+
+    PROMOTE = "Promote"
+    ROLLBACK = "Rollback"
+    HOLD = "Hold"
+
+
+@dataclass(frozen=True, slots=True)
+class ABTest:
+    """A fixed share of the users for the candidate until the two are told apart, or for as long as was said."""
+
+    users: UserIdentity
+    candidate_percent: float = 50.0
+    compare: Comparison = Comparison()
+    until: Until = Until()
+    on_win: OnCompared = OnCompared.PROMOTE
+    on_loss: OnCompared = OnCompared.ROLLBACK
+    on_tie: OnCompared = OnCompared.HOLD
+    warm_seconds: int = 300
+    holdback_percent: float = 5.0
+    unseen_seconds: int = 120
+
+
 class StrategyType(StrEnum):
     """Which strategy."""
 
     CANARY = "Canary"
     BLUE_GREEN = "BlueGreen"
+    AB_TEST = "ABTest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +172,7 @@ class Strategy:
     type: StrategyType
     canary: Canary = Canary()
     blue_green: BlueGreen = BlueGreen()
+    ab_test: ABTest = ABTest(UserIdentity())
 
 
 @dataclass(frozen=True, slots=True)

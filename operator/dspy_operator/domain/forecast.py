@@ -16,7 +16,7 @@ from dspy_operator.domain.analysis.draws import Draws, rejects
 from dspy_operator.domain.analysis.judge import WATCHED_ALPHA, ceiling_by
 from dspy_operator.domain.analysis.streams import BOUNDS_ANSWERS, Stream, failed_of
 from dspy_operator.domain.ledger import Release
-from dspy_operator.domain.steps import PauseApproval, PauseRequests, PauseSeconds, SmokeTest, Step, Watch
+from dspy_operator.domain.steps import Compare, PauseApproval, PauseRequests, PauseSeconds, SmokeTest, Step, Watch
 
 FAULTS = (0.01, 0.05, 0.2, 1.0)
 """How often the candidate fails, as a fraction."""
@@ -97,6 +97,8 @@ def _name(step: Step) -> str:
             return "pause until approved"
         case SmokeTest():
             return f"smoke test, {len(step.requests)} requests"
+        case Compare():
+            return f"compare {step.stream} by users"
         case Watch(seconds, _):
             return f"watch {seconds} s"
     return f"set weight {step.weight_bp / 100:g} %"
@@ -110,6 +112,8 @@ def _seconds(step: Step, candidate_rate: float) -> float | None:
             return requests / candidate_rate if candidate_rate else None
         case PauseApproval():
             return None
+        case Compare():
+            return float(step.max_seconds)
     return 0.0
 
 

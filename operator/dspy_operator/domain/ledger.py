@@ -9,8 +9,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from dspy_contract.routes import TOTAL_WEIGHT, Pin
-from dspy_operator.api.rollout import Stream
+from dspy_contract.routes import TOTAL_WEIGHT, Pin, Users
+from dspy_operator.api.rollout import OnCompared, Stream
 from dspy_operator.api.times import UnixSeconds
 from dspy_operator.domain.analysis.evidence import Evidence, RequestCounts
 from dspy_operator.domain.steps import Step, Watch
@@ -20,7 +20,7 @@ HEADROOM = 1.2
 """Of a candidate that is sized with its weight."""
 LONGEST_REFUSED = 20
 LONGEST_SERVED = 20
-VERSION = 4
+VERSION = 5
 """Of the ledger's form. One of a newer version is never written over; older ones are migrated."""
 
 
@@ -51,6 +51,16 @@ class Lowering:
 
 
 @dataclass(frozen=True, slots=True)
+class Conclusion:
+    """How a comparison ended: its step, which side won, and what that means for the candidate."""
+
+    step: int
+    result: str
+    action: OnCompared
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Release:
     """One passage of a candidate from weight 0 to stable or to refused. Steps are those of its beginning.
 
@@ -70,6 +80,10 @@ class Release:
     """Whether the candidate has a preview, whatever becomes of the policy."""
     streams: tuple[Stream, ...] = ()
     """What the policy says of the streams that are judged."""
+    users: Users | None = None
+    """How users are drawn; None: requests are."""
+    conclusion: Conclusion | None = None
+    """Of its comparison, if it has one that has ended."""
     steps: tuple[Step, ...] = ()
     step: int = 0
     """The step that is being carried out; equal to len(steps) when all are done."""

@@ -202,6 +202,7 @@ def _desired_routes(snapshot: Snapshot, ledger: Ledger, targets: tuple[Target, .
         refused=tuple(refused.revision for refused in ledger.refused),
         needs=release_needs(release) if release else (),
         flags=release.flags if release else (),
+        users=release.users if release else None,
         releases=ledger.releases,
         pin=ledger.pin,
         forced=program.spec.routing.force_header is ForceHeader.ALLOW,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from dspy_contract.routes import FLAGS_FEATURE, RELEASE_NEEDS
-from dspy_contract.stat_names import forced
+from dspy_contract.routes import FLAGS_FEATURE, RELEASE_NEEDS, USERS_FEATURE
+from dspy_contract.stat_names import forced, of_users
 from dspy_operator.api.reasons import Reason
 from dspy_operator.domain.ledger import Release
 from dspy_operator.domain.snapshot import Gateway, Problem, Snapshot, Workload
@@ -71,7 +71,8 @@ def missing_features(gateway: Gateway, needs: Collection[str]) -> tuple[str, str
 
 def release_needs(release: Release) -> tuple[str, ...]:
     """What a gateway pod must be able to do before a candidate of this release has traffic."""
-    return (*RELEASE_NEEDS, FLAGS_FEATURE) if release.flags else RELEASE_NEEDS
+    flags = (FLAGS_FEATURE,) if release.flags else ()
+    return (*RELEASE_NEEDS, *flags, *((USERS_FEATURE,) if release.users else ()))
 
 
 def requests_in_flight(gateway: Gateway, uid: str, revision: str) -> int | None:
@@ -79,7 +80,8 @@ def requests_in_flight(gateway: Gateway, uid: str, revision: str) -> int | None:
     if not gateway.states or gateway.pods - set(gateway.states):
         return None
     totals = [state.programs[uid].totals for state in gateway.states.values() if uid in state.programs]
-    return sum(each[name].open for each in totals for name in (revision, forced(revision)) if name in each)
+    names = (revision, forced(revision), of_users(revision))
+    return sum(each[name].open for each in totals for name in names if name in each)
 
 
 def listening(gateway: Gateway, uid: str) -> bool:

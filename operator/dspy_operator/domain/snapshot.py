@@ -11,6 +11,7 @@ from dspy_contract.state import GatewayState
 from dspy_operator.api.program import ProgramSpec
 from dspy_operator.api.reasons import Reason
 from dspy_operator.api.rollout import Policy
+from dspy_operator.domain.analysis.users import NO_USERS, UserTotals
 from dspy_operator.domain.ledger import Ledger
 
 Manifest = Mapping[str, Any]
@@ -150,6 +151,8 @@ class Gateway:
     states: Mapping[str, GatewayState] = field(default_factory=dict)
     unseen: frozenset[str] = frozenset()
     """Pods that carry traffic and whose counts are too old for a candidate to have any."""
+    users: UserTotals = NO_USERS
+    """What the users of the release that moves met, where users are drawn."""
     problem: Problem | None = None
     """Why the program gets no gateway, as the gateway's own pass found."""
 

@@ -15,15 +15,19 @@ from dspy_operator.api.convert import to_dict
 from dspy_operator.api.reasons import Reason
 from dspy_operator.api.rollout import Analysis, Policy
 from dspy_operator.api.times import timestamp
+from dspy_operator.domain.analysis.comparison import compare
 from dspy_operator.domain.analysis.evidence import Evidence, RequestCounts
 from dspy_operator.domain.analysis.judge import judge, judge_stream
 from dspy_operator.domain.analysis.streams import Stream, streams_of
+from dspy_operator.domain.analysis.users import NO_USERS
+from dspy_operator.domain.analysis.verdict import Side
 from dspy_operator.domain.ledger import Ledger, Release
 from dspy_operator.domain.readiness import can_serve, problem_of
-from dspy_operator.domain.release.judging import analysis_of
+from dspy_operator.domain.release.in_force import analysis_of
 from dspy_operator.domain.release.messages import step_label
 from dspy_operator.domain.release.rules import current_activity
 from dspy_operator.domain.snapshot import DesiredRevision, Problem, Program, Revision, Snapshot
+from dspy_operator.domain.steps import Compare
 from dspy_operator.domain.writing import checkpoint_seconds, is_program_due, is_rollout_due, live_seconds
 
 RESOLVING = Problem(Reason.RESOLVING, "The model is being looked up")
@@ -150,6 +154,9 @@ def _base(snapshot: Snapshot, ledger: Ledger, conditions: list[Condition], now: 
 
 def _stored(ledger: Ledger) -> Content:
     """The ledger as it is stored. Its history stands beside it, for people, and is not stored twice."""
+    release = ledger.release
+    if release:  # users are told anew by whoever saw them, and are many
+        ledger = replace(ledger, release=replace(release, evidence=replace(release.evidence, users=NO_USERS)))
     stored = {name: value for name, value in to_dict(ledger).items() if name != "history"}
     return {**stored, "version": ledger.version}
 
@@ -331,6 +338,7 @@ def _measured(snapshot: Snapshot, release: Release) -> Content:
             "message": judged.message,
         },
         "streams": [_stream(evidence, analysis, stream) for stream in streams_of(analysis.streams)],
+        **_comparison(release, analysis),
     }
 
 
@@ -342,7 +350,41 @@ def _stream(evidence: Evidence, analysis: Analysis, stream: Stream) -> Content:
         "candidate": {"requests": judged.candidate.requests, "bad": judged.candidate.bad},
         "evidence": _log10(judged.log_e),
         "verdict": str(judged.verdict),
+        **_users(judged.stable_users, judged.candidate_users),
         **({"dryRun": True} if stream.dry_run else {}),
+    }
+
+
+def _users(stable: Side, candidate: Side) -> Content:
+    if not stable.requests and not candidate.requests:
+        return {}
+    return {"users": {"stable": _of_users(stable), "candidate": _of_users(candidate)}}
+
+
+def _of_users(side: Side) -> Content:
+    return {"users": side.requests, "bad": side.bad}
+
+
+def _comparison(release: Release, analysis: Analysis) -> Content:
+    """How the comparison of the release stands."""
+    step = next((each for each in release.steps if isinstance(each, Compare)), None)
+    if step is None:
+        return {}
+    compared = compare(release.evidence, analysis, step.stream, step.alpha)
+    interval, users = compared.interval, release.evidence.users
+    return {
+        "comparison": {
+            "stream": step.stream,
+            "result": release.conclusion.result if release.conclusion else str(compared.result),
+            "stable": _of_users(compared.stable),
+            "candidate": _of_users(compared.candidate),
+            "difference": f"{100 * interval.seen:.2f}",
+            "low": f"{100 * interval.low:.2f}",
+            "high": f"{100 * interval.high:.2f}",
+            "seen": users.number,
+            "moved": users.moved,
+            "message": release.conclusion.message if release.conclusion else compared.message,
+        }
     }
 
 

@@ -17,8 +17,8 @@ LIVE_SECONDS, LIVE_WRITES_A_SECOND = 5.0, 20.0
 CHECKPOINT_SECONDS, CHECKPOINTS_A_SECOND = 10.0, 50.0
 """The same of a program's evidence and clocks: a restart loses no more of a pause than this."""
 
-_NUMBERS = re.compile(r"\d+(\.\d+)?")
-_LIVE = ("measuredAt", "errors", "requests", "judgement", "streams", "effectiveWeights")
+_NUMBERS = re.compile(r"[+-]?\d+(\.\d+)?")
+_LIVE = ("measuredAt", "errors", "requests", "judgement", "streams", "comparison", "effectiveWeights")
 _LEDGER_CLOCKS = ("tickedAt", "checkpointedAt")
 _RELEASE_CLOCKS = ("evidence", "stepSeconds", "blockedSeconds")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -29,7 +30,8 @@ from dspy_operator.api.program import ProgramSpec
 from dspy_operator.api.reasons import Reason
 from dspy_operator.api.rollout import Policy, ProgramRef, RolloutSpec, Strategy, StrategyType, policies_of
 from dspy_operator.descriptions import Descriptions
-from dspy_operator.domain.ledger import Ledger
+from dspy_operator.domain.analysis.users import NO_USERS, UserTotals
+from dspy_operator.domain.ledger import Ledger, Release
 from dspy_operator.domain.release.blocking import blocking_reason
 from dspy_operator.domain.release.smoke import smoke_test_at_hand
 from dspy_operator.domain.requests import refreshes_of
@@ -48,6 +50,7 @@ from dspy_operator.domain.snapshot import (
     Workload,
 )
 from dspy_operator.domain.status import described
+from dspy_operator.domain.steps import Compare
 from dspy_operator.domain.stored_ledger import newer, read_ledger
 from dspy_operator.errors import InvalidSpecError
 from dspy_operator.gateway_poller import Poller
@@ -128,7 +131,7 @@ class Observer:
             workloads=self._workloads(program, found, deployments, services, now),
             routes=read_routes(routes_map),
             routes_version=routes_map["metadata"]["resourceVersion"] if routes_map else None,
-            gateway=self._gateway(namespace, program.uid, ports),
+            gateway=self._gateway(program, ports),
             preview=self._preview(program, ports, services.get(preview_of(name))),
             service_port=target_port(services.get(name)),
             service_changed=self._service_changed(program, services.get(name)),
@@ -265,11 +268,22 @@ class Observer:
         manifest = controller_revision(program, name, version, runtime, refreshed)
         return DesiredRevision(read_revision(manifest), manifest)
 
-    def _gateway(self, namespace: str, uid: str, table: PortTable) -> Gateway:
+    def _gateway(self, program: Program, table: PortTable) -> Gateway:
+        namespace, uid = program.namespace, program.uid
+        release = program.ledger.release if program.ledger else None
         pods, states = self._poller.latest(namespace)
         return Gateway(
-            _living_port(table, uid), pods, states, self._poller.unseen(namespace), self._gateway_problems.get(uid)
+            port=_living_port(table, uid),
+            pods=pods,
+            states=states,
+            unseen=self._poller.unseen(namespace, release.users if release else None),
+            users=self._users(namespace, uid, release) if release and release.users else NO_USERS,
+            problem=self._gateway_problems.get(uid),
         )
+
+    def _users(self, namespace: str, uid: str, release: Release) -> UserTotals:
+        exposures = [step.exposure_seconds for step in release.steps if isinstance(step, Compare)]
+        return self._poller.users(namespace, uid, release.id, release.candidate, min(exposures, default=math.inf))
 
     def _ours(self, program: Program, kind: str, name: str) -> Object | None:
         """An object of that name if it belongs to this program."""

@@ -148,12 +148,13 @@ class Guard:
         _, states = self._poller.latest(key.namespace)
         release = routes.release
         look = Look(routes.uid, release.stable, release.candidates[0], known.release, known.step, self._clock())
-        evidence = accumulate(known.evidence, states, look)
+        users = self._poller.users(key.namespace, routes.uid, known.release, release.candidates[0])
+        evidence = accumulate(known.evidence, states, look, users)
         self._memories.remember(key.namespace, key.name, known.release, evidence)
         if evidence.epoch > release.epoch:
             # From now on slow answers count, once a pass has put the epoch into the routes.
             self._wake_pass(Key("program", key.namespace, key.name))
-        unseen = self._poller.unseen(key.namespace)
+        unseen = self._poller.unseen(key.namespace, routes.users)
         lowered = guard(routes, evidence, known.analysis, unseen, known.answered)
         if lowered is None:
             return None

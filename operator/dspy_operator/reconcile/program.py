@@ -14,7 +14,7 @@ from dspy_operator.descriptions import Descriptions
 from dspy_operator.domain.ledger import Ledger, with_evidence_of
 from dspy_operator.domain.plan import RolloutStatus, needs_polling, plan, starts_release
 from dspy_operator.domain.readiness import routes_acked
-from dspy_operator.domain.release.judging import analysis_of
+from dspy_operator.domain.release.in_force import analysis_of
 from dspy_operator.domain.release.progress import WAITING_SECONDS
 from dspy_operator.domain.snapshot import DesiredRevision, Problem, Program, Snapshot
 from dspy_operator.domain.status import held_status, orphan_status

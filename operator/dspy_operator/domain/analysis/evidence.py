@@ -9,16 +9,17 @@ replica, a late or lost poll give the same totals.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from dspy_contract.outcomes import FAILURES, Outcome
-from dspy_contract.state import Counts, DrawTable, GatewayState
+from dspy_contract.stat_names import of_users
+from dspy_contract.state import WARMUP_SECONDS, Counts, DrawTable, GatewayState
 from dspy_operator.api.times import UnixSeconds
 from dspy_operator.domain.analysis.streams import slow_bounds
+from dspy_operator.domain.analysis.users import NO_USERS, UserTotals
 
 TOTAL_SECONDS = 300.0
-WARMUP_SECONDS = 30.0
 GONE_SECONDS = 60.0
 """A pod that is not heard of for this long is gone, and what it had open is lost."""
 
@@ -83,6 +84,19 @@ class Total:
     step: int
     stable: Counts = Counts()
     candidate: Counts = Counts()
+    users_of_stable: Counts = Counts()
+    users_of_candidate: Counts = Counts()
+    """Requests of users who were drawn: these are counted apart, for none of them was drawn itself."""
+
+    @property
+    def all_of_stable(self) -> Counts:
+        """All of stable's requests."""
+        return add_counts(self.stable, self.users_of_stable)
+
+    @property
+    def all_of_candidate(self) -> Counts:
+        """All of the candidate's requests."""
+        return add_counts(self.candidate, self.users_of_candidate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +166,8 @@ class Evidence:
     stable_overloaded: Recent = Recent()
     candidate_overloaded: Recent = Recent()
     """Requests among the last 50 that the pods had no room for."""
+    users: UserTotals = NO_USERS
+    """As the gateways tell now; never stored."""
 
     @property
     def ordered(self) -> tuple[Total, ...]:
@@ -183,23 +199,25 @@ class Evidence:
     @property
     def history(self) -> RequestCounts:
         """Stable's requests before the release."""
-        return request_counts(add_counts(*(total.stable for total in self.ordered if total.step < 0)))
+        return request_counts(add_counts(*(total.all_of_stable for total in self.ordered if total.step < 0)))
 
     @property
     def stable(self) -> RequestCounts:
         """Stable's requests since the release began."""
-        return request_counts(add_counts(*(total.stable for total in self.ordered if total.step >= 0)))
+        return request_counts(add_counts(*(total.all_of_stable for total in self.ordered if total.step >= 0)))
 
     @property
     def candidate(self) -> RequestCounts:
         """The candidate's requests."""
-        return request_counts(add_counts(*(total.candidate for total in self.ordered)))
+        return request_counts(add_counts(*(total.all_of_candidate for total in self.ordered)))
 
 
-def accumulate(evidence: Evidence, states: Mapping[str, GatewayState], look: Look) -> Evidence:
+def accumulate(
+    evidence: Evidence, states: Mapping[str, GatewayState], look: Look, users: UserTotals = NO_USERS
+) -> Evidence:
     """The evidence after one look at the gateways. Tables of no release, or of another, tell how stable was before.
 
-    `states` holds what each pod said last.
+    `states` holds what each pod said last, `users` what is known of users now.
     """
     tables = dict(evidence.tables)
     incarnations = {pod: state.incarnation for pod, state in states.items()}
@@ -214,7 +232,7 @@ def accumulate(evidence: Evidence, states: Mapping[str, GatewayState], look: Loo
                 total = _total(before, told, opened_at, evidence, look)
                 tables[key] = Table(pod, state.incarnation, told.number, opened_at, look.now, told.settled, total)
     tables = {key: _lost_if_gone(table, incarnations, look.now) for key, table in tables.items()}
-    return _merged(_with_bounds(_with_recent(replace(evidence, tables=tables))))
+    return _merged(_with_bounds(_with_recent(replace(evidence, tables=tables, users=users))))
 
 
 def request_counts(counts: Counts) -> RequestCounts:
@@ -250,8 +268,8 @@ def add_counts(*several: Counts) -> Counts:
 
 def _with_recent(evidence: Evidence) -> Evidence:
     ordered = evidence.ordered
-    stable = add_counts(*(total.stable for total in ordered))
-    candidate = add_counts(*(total.candidate for total in ordered))
+    stable = add_counts(*(total.all_of_stable for total in ordered))
+    candidate = add_counts(*(total.all_of_candidate for total in ordered))
     lost, full = {Outcome.CONNECTION_FAILURE}, {Outcome.OVERLOADED}
     return replace(
         evidence,
@@ -280,6 +298,8 @@ def _total(before: Table | None, told: DrawTable, opened_at: float, evidence: Ev
         step=before.total.step if before else (look.step if own else BEFORE),
         stable=told.counts.get(look.stable, Counts()),
         candidate=told.counts.get(look.candidate, Counts()) if own else Counts(),
+        users_of_stable=told.counts.get(of_users(look.stable), Counts()),
+        users_of_candidate=told.counts.get(of_users(look.candidate), Counts()) if own else Counts(),
     )
 
 
@@ -300,8 +320,7 @@ def _lost_if_gone(table: Table, incarnations: Mapping[str, str], now: float) -> 
     replaced = incarnations.get(table.pod, table.incarnation) != table.incarnation
     if table.settled or not (replaced or now - table.seen_at > GONE_SECONDS):
         return table
-    total = replace(table.total, stable=_lose_open(table.total.stable), candidate=_lose_open(table.total.candidate))
-    return replace(table, settled=True, total=total)
+    return replace(table, settled=True, total=_of_each_side(table.total, _lose_open))
 
 
 def _lose_open(counts: Counts) -> Counts:
@@ -309,11 +328,21 @@ def _lose_open(counts: Counts) -> Counts:
     return replace(counts, outcomes={**counts.outcomes, Outcome.LOST.value: lost}) if counts.open else counts
 
 
+def _of_each_side(total: Total, change: Callable[[Counts], Counts]) -> Total:
+    return replace(
+        total,
+        stable=change(total.stable),
+        candidate=change(total.candidate),
+        users_of_stable=change(total.users_of_stable),
+        users_of_candidate=change(total.users_of_candidate),
+    )
+
+
 def _with_bounds(evidence: Evidence) -> Evidence:
     """The bounds of slow answers, fixed once from stable's first answers; only tables of a new epoch use them."""
     if evidence.bounds or not _stable_answers(evidence):
         return evidence
-    bounds = slow_bounds(add_counts(*(total.stable for total in evidence.ordered)))
+    bounds = slow_bounds(add_counts(*(total.all_of_stable for total in evidence.ordered)))
     return replace(evidence, bounds=bounds, epoch=evidence.epoch + 1) if bounds else evidence
 
 
@@ -362,4 +391,6 @@ def _sum(left: Total, right: Total) -> Total:
         left,
         stable=add_counts(left.stable, right.stable),
         candidate=add_counts(left.candidate, right.candidate),
+        users_of_stable=add_counts(left.users_of_stable, right.users_of_stable),
+        users_of_candidate=add_counts(left.users_of_candidate, right.users_of_candidate),
     )

@@ -25,6 +25,7 @@ from dspy_operator.domain.analysis.streams import (
     failed_of,
     streams_of,
 )
+from dspy_operator.domain.analysis.users import Group
 from dspy_operator.domain.analysis.verdict import Judged, Side, StreamJudged, Verdict
 
 WATCHED_ALPHA = 0.01
@@ -32,6 +33,9 @@ WATCHED_ALPHA = 0.01
 
 CONFIRMS = 0.05
 """A lowered candidate is refused when E is at least 1/0.05 once every answer is in."""
+
+LEAST_USERS = 50
+"""With fewer users nothing is judged by them."""
 
 LEAST_RESERVE = 1e-9
 """Of alpha: less is what rounding leaves."""
@@ -65,7 +69,7 @@ def judge_stream(evidence: Evidence, analysis: Analysis, stream: Stream) -> Stre
         verdict = Verdict.WORSE
     elif _is_no_worse(evidence, analysis, stream):
         verdict = Verdict.NO_WORSE
-    return StreamJudged(verdict, log_e, *_sides(evidence, stream))
+    return StreamJudged(verdict, log_e, *_sides(evidence, stream), *_sides_by_users(evidence, stream))
 
 
 def is_confirmed(judged: Judged) -> bool:
@@ -82,7 +86,8 @@ def is_no_worse(evidence: Evidence, analysis: Analysis) -> bool:
 def is_better(evidence: Evidence, alpha: float) -> bool:
     """True when stable is shown to be the worse one: the same test with the roles exchanged."""
     totals = [total for total in evidence.ordered if total.judged]
-    return rejects(label_test.log_e([each.exchanged() for each in _draws(totals, FAILED.bad)]), alpha)
+    draws = [*_draws(totals, FAILED.bad), *user_draws(evidence, FAILED)]
+    return rejects(label_test.log_e([each.exchanged() for each in draws]), alpha)
 
 
 def ceiling_of(evidence: Evidence, analysis: Analysis, step: int, watched: bool) -> float | None:
@@ -97,7 +102,7 @@ def ceiling_of(evidence: Evidence, analysis: Analysis, step: int, watched: bool)
         return None
     if failed.limit is not None or not watched:
         return failed.limit
-    now = add_counts(*(total.stable for total in evidence.ordered if total.step == step))
+    now = add_counts(*(total.all_of_stable for total in evidence.ordered if total.step == step))
     whole = ceiling_by(analysis, evidence.stable.requests, evidence.stable.failures)
     limit = max(whole, ceiling_by(analysis, now.started, FAILED.bad(now)) if now.started else 0.0)
     return limit if limit < 1 else None
@@ -111,7 +116,7 @@ def ceiling_by(analysis: Analysis, requests: int, bad: int) -> float:
 def above_ceiling(evidence: Evidence, analysis: Analysis, step: int, watched: bool) -> tuple[Stream, float] | None:
     """A stream and its ceiling, where the candidate is shown to be above it in the step at hand; None while it is
     not."""
-    counts = add_counts(*(total.candidate for total in evidence.ordered if total.step == step))
+    counts = add_counts(*(total.all_of_candidate for total in evidence.ordered if total.step == step))
     alpha = max(_alpha(analysis), WATCHED_ALPHA if watched else 0.0)
     for stream in (FAILED, *(each for each in streams_of(analysis.streams) if each.name != FAILED.name)):
         limit = None if stream.dry_run else stream.limit
@@ -146,7 +151,33 @@ def _evidence_of_worse(evidence: Evidence, analysis: Analysis) -> tuple[float, S
 def _log_e_of(evidence: Evidence, totals: Sequence[Total], stream: Stream) -> float:
     if stream.name == SLOW.name:
         return _slow_log_e(evidence, totals, stream.tolerance)
-    return label_test.log_e(_draws(totals, stream.bad), stream.tolerance)
+    return label_test.log_e([*_draws(totals, stream.bad), *user_draws(evidence, stream)], stream.tolerance)
+
+
+def user_draws(evidence: Evidence, stream: Stream, pair: int = MIDDLE_PAIR, compared: bool = False) -> list[Draws]:
+    """Users as draws of one stream, by their weight: bad is who met a bad answer. Empty while there are too few.
+
+    What is slow is known from stable's first answers, for users who came after them. `compared`: those who were there
+    for long enough, and both beyond the same edge, without a tolerance in time.
+    """
+    groups = evidence.users.compared if compared else evidence.users.groups
+    if stream.name == SLOW.name:
+        groups = tuple(each for each in groups if evidence.bounds and each.epoch >= evidence.epoch)
+    if sum(group.users for group in groups) < LEAST_USERS:
+        return []
+    sums: dict[float, list[int]] = {}
+    for group in groups:
+        counts = sums.setdefault(group.weight, [0, 0, 0, 0])
+        counts[group.of_candidate] += group.users
+        if _is_bad(group, stream, evidence, pair, tolerant=not compared):
+            counts[2 + group.of_candidate] += group.users
+    return [Draws(weight, *counts) for weight, counts in sorted(sums.items())]
+
+
+def _is_bad(group: Group, stream: Stream, evidence: Evidence, pair: int, tolerant: bool) -> bool:
+    if stream.name == SLOW.name:
+        return group.edge >= evidence.bounds[pair] + (group.of_candidate and tolerant)
+    return stream.flag in group.flags if stream.flag else bool(stream.outcomes & group.outcomes)
 
 
 def _is_no_worse(evidence: Evidence, analysis: Analysis, stream: Stream) -> bool:
@@ -176,6 +207,15 @@ def _sides(evidence: Evidence, stream: Stream) -> tuple[Side, Side]:
     return Side(stable.started, bad_of_stable), Side(candidate.started, bad)
 
 
+def _sides_by_users(evidence: Evidence, stream: Stream) -> tuple[Side, Side]:
+    """Stable's and the candidate's users, and those among them who met a bad answer."""
+    draws = user_draws(evidence, stream)
+    return (
+        Side(sum(each.stable_requests for each in draws), sum(each.stable_bad for each in draws)),
+        Side(sum(each.candidate_requests for each in draws), sum(each.candidate_bad for each in draws)),
+    )
+
+
 def _in_words(counts: RequestCounts) -> str:
     return f"{counts.failures} failures in {counts.requests} requests"
 
@@ -185,22 +225,33 @@ def _worse(evidence: Evidence, stream: Stream, log_e: float) -> Judged:
     if stream.name == SLOW.name:
         words = f"The candidate is slower: {_slow_words(evidence)}"
     else:
-        stable, candidate = _sides(evidence, stream)
-        pair = f"{candidate.bad} of {candidate.requests} requests of the candidate"
-        words = f"The candidate {stream.verb} more often: {pair} against {stable.bad} of {stable.requests} of stable"
+        words = f"The candidate {stream.verb} more often: {_pairs_in_words(evidence, stream)}"
     return Judged(Verdict.WORSE, stream.reason, stream.name, words, log_e)
 
 
+def _pairs_in_words(evidence: Evidence, stream: Stream) -> str:
+    """The counts on both sides: of users, of requests, or of both where both were drawn."""
+    pairs = (("users", _sides_by_users(evidence, stream)), ("requests", _sides(evidence, stream)))
+    told = [(unit, stable, candidate) for unit, (stable, candidate) in pairs if stable.requests or candidate.requests]
+    return ", and ".join(
+        f"{candidate.bad} of {candidate.requests} {unit} of the candidate against {stable.bad} of {stable.requests} of "
+        "stable"
+        for unit, stable, candidate in told
+    )
+
+
 def _slow_words(evidence: Evidence) -> str:
-    """How many requests became slow on both sides, at the pair of edges that tells them apart best."""
+    """How many requests, or users, became slow on both sides, at the pair of edges that tells them apart best."""
     totals = [total for total in evidence.ordered if total.judged]
     pair = max(range(len(evidence.bounds)), key=lambda each: _pair_log_e(evidence, totals, each))
     edge = evidence.bounds[pair]
-    stable, candidate = _drawn(_counted(totals, pair))
+    drawn = [*_slow_draws(evidence, _counted(totals, pair), pair), *user_draws(evidence, SLOW, pair)]
+    drawn = [each for each in drawn if each.drawn]
+    unit = "users" if evidence.users.groups else "requests"
     return (
-        f"{_slower(candidate, edge + 1)} of {candidate.started} requests of the candidate took over "
-        f"{EDGES_SECONDS[edge + 1]:g} s, {_slower(stable, edge)} of {stable.started} of stable over "
-        f"{EDGES_SECONDS[edge]:g} s"
+        f"{sum(each.candidate_bad for each in drawn)} of {sum(each.candidate_requests for each in drawn)} {unit} of "
+        f"the candidate took over {EDGES_SECONDS[edge + 1]:g} s, {sum(each.stable_bad for each in drawn)} of "
+        f"{sum(each.stable_requests for each in drawn)} of stable over {EDGES_SECONDS[edge]:g} s"
     )
 
 
@@ -260,7 +311,8 @@ def _slow_log_e(evidence: Evidence, totals: Sequence[Total], tolerance: float) -
 
 
 def _pair_log_e(evidence: Evidence, totals: Sequence[Total], pair: int, tolerance: float = 0.0) -> float:
-    return label_test.log_e(_slow_draws(evidence, _counted(totals, pair), pair), tolerance)
+    draws = [*_slow_draws(evidence, _counted(totals, pair), pair), *user_draws(evidence, SLOW, pair)]
+    return label_test.log_e(draws, tolerance)
 
 
 def _counted(totals: Sequence[Total], pair: int) -> list[Total]:

@@ -16,7 +16,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """Requests of one revision, and those among them that went bad in the way of one stream."""
+    """Requests, or users, of one revision, and those among them that went bad in the way of one stream."""
 
     requests: int
     bad: int
@@ -30,6 +30,9 @@ class StreamJudged:
     log_e: float
     stable: Side
     candidate: Side
+    stable_users: Side = Side(0, 0)
+    candidate_users: Side = Side(0, 0)
+    """The same of users, where they are drawn."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,9 @@ from dspy_operator.domain.release.health import (
     spec_is_unresolved,
     stable_is_unhealthy,
 )
-from dspy_operator.domain.release.judging import analysis_of
+from dspy_operator.domain.release.in_force import analysis_of
 from dspy_operator.domain.release.messages import describe_step
-from dspy_operator.domain.release.progress import at_step, awaits_approval, progress_of
+from dspy_operator.domain.release.progress import at_step, awaits_approval, awaits_decision, progress_of
 from dspy_operator.domain.snapshot import Problem, Snapshot
 from dspy_operator.domain.transition import Event, Transition
 
@@ -173,6 +173,9 @@ def _pause(ledger: Ledger, release: Release, snapshot: Snapshot, now: float) -> 
         return Paused(Reason.PROGRESS_DEADLINE_EXCEEDED, blocked.message) if late else None
     if release.ready_once and awaits_approval(release):
         return Paused(Reason.AWAITING_APPROVAL, describe_step(ledger, release, snapshot))
+    if awaits_decision(release) and release.conclusion:
+        choice = f"`promote {release.candidate}/{release.step + 1}` or `abort {release.candidate}`"
+        return Paused(Reason.AWAITING_DECISION, f"Waiting for a decision, {choice}: {release.conclusion.message}")
     deadline = policy.spec.step_deadline_seconds if policy else DEFAULT_STEP_DEADLINE_SECONDS
     if not release.ready_once or release.step_seconds < deadline or not _waits_for_others(ledger, release, snapshot):
         return None

@@ -11,7 +11,7 @@ from dspy_operator.domain.analysis.verdict import Verdict
 from dspy_operator.domain.ledger import Ledger, Release
 from dspy_operator.domain.readiness import fully_ready
 from dspy_operator.domain.release.blocking import blocking_reason
-from dspy_operator.domain.release.judging import analysis_of
+from dspy_operator.domain.release.in_force import analysis_of
 from dspy_operator.domain.release.lifecycle import promote
 from dspy_operator.domain.release.progress import at_step, progress_of, steps_are_answered
 from dspy_operator.domain.snapshot import Snapshot
@@ -68,7 +68,8 @@ def promote_when_gates_open(ledger: Ledger, snapshot: Snapshot, now: float) -> T
         return promote(ledger, snapshot, now, f"Ready, {why}")
     if not steps_are_answered(release) or not _shown_fit(release, snapshot):
         return ledger, ()
-    return promote(ledger, snapshot, now, judge(release.evidence, analysis_of(release, snapshot)).message)
+    shown = judge(release.evidence, analysis_of(release, snapshot)).message
+    return promote(ledger, snapshot, now, release.conclusion.message if release.conclusion else shown)
 
 
 def _may_move(ledger: Ledger, release: Release, snapshot: Snapshot) -> bool:
@@ -89,6 +90,9 @@ def _shown_fit(release: Release, snapshot: Snapshot) -> bool:
     judged = judge(release.evidence, analysis)
     if judged.verdict is Verdict.NO_WORSE:
         return True
+    if release.conclusion:
+        # What was compared was compared for this; the guard has the last word.
+        return judged.verdict is not Verdict.WORSE and not is_confirmed(judged)
     if analysis.on_undecided is not OnUndecided.PROMOTE or judged.verdict is Verdict.WORSE:
         return False
     # What nobody knows is no good answer: a restart of every gateway must not promote a candidate that hangs. Nor is

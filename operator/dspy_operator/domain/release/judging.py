@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from dspy_operator.api.reasons import Reason
-from dspy_operator.api.rollout import Analysis
 from dspy_operator.domain.analysis.evidence import Look, accumulate
-from dspy_operator.domain.ledger import Ledger, Release
+from dspy_operator.domain.ledger import Ledger
+from dspy_operator.domain.release.in_force import analysis_of
 from dspy_operator.domain.release.lifecycle import refuse
 from dspy_operator.domain.snapshot import Snapshot, Workload
 from dspy_operator.domain.transition import Transition
@@ -18,21 +18,13 @@ CRASHES_SECONDS = 1_800.0
 """A pod that ended longer ago is forgotten: one a day is no reason, however long a release takes."""
 
 
-def analysis_of(release: Release, snapshot: Snapshot) -> Analysis:
-    """The analysis in force: the policy's as it stands now, at the strictest alpha since the release began, with the
-    streams of its beginning: evidence was spent on them."""
-    analysis = snapshot.policy.spec.analysis if snapshot.policy else Analysis()
-    alpha = min(analysis.false_rollback_percent, release.false_rollback_percent)
-    return replace(analysis, false_rollback_percent=alpha, streams=release.streams)
-
-
 def collect_evidence(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
     """What the gateways counted goes into the evidence."""
     release = ledger.release
     if release is None or ledger.stable is None:
         return ledger, ()
     look = Look(snapshot.program.uid, ledger.stable, release.candidate, release.id, release.step, now)
-    evidence = accumulate(release.evidence, snapshot.gateway.states, look)
+    evidence = accumulate(release.evidence, snapshot.gateway.states, look, snapshot.gateway.users)
     analysis = analysis_of(release, snapshot)
     release = replace(release, evidence=evidence, false_rollback_percent=analysis.false_rollback_percent)
     return replace(ledger, release=release), ()

@@ -81,6 +81,7 @@ def start_release(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
         false_rollback_percent=(policy.spec.analysis if policy else Analysis()).false_rollback_percent,
         previewed=policy is not None and policy.spec.strategy.type is StrategyType.BLUE_GREEN,
         streams=policy.spec.analysis.streams if policy else (),
+        users=strategies.users_of(policy.spec.strategy, snapshot.program.uid, ledger.releases + 1) if policy else None,
         steps=steps,
         sized_with_weight=policy is not None and policy.spec.strategy.canary.replicas is CanaryReplicas.WITH_WEIGHT,
         crashed_before=tuple(sorted(name for each in snapshot.workloads.values() for name in each.crashed)),

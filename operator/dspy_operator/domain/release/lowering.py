@@ -25,7 +25,7 @@ from dspy_operator.domain.release.health import (
     spec_is_unresolved,
     stable_suffers,
 )
-from dspy_operator.domain.release.judging import analysis_of
+from dspy_operator.domain.release.in_force import analysis_of
 from dspy_operator.domain.release.lifecycle import refuse
 from dspy_operator.domain.snapshot import Problem, Snapshot
 from dspy_operator.domain.transition import Event, Transition

@@ -5,10 +5,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from dspy_operator.api.rollout import OnCompared
+from dspy_operator.domain.analysis.comparison import compare
 from dspy_operator.domain.ledger import Ledger, Release
 from dspy_operator.domain.readiness import refusal_of, routes_acked
+from dspy_operator.domain.release.in_force import analysis_of
 from dspy_operator.domain.snapshot import Snapshot
-from dspy_operator.domain.steps import PauseApproval, Progress
+from dspy_operator.domain.steps import Compare, PauseApproval, Progress
 
 WAITING_SECONDS = 4.0
 """How often a release has a pass that nothing else asks for: deadlines and causes that pass show by time. No longer
@@ -19,6 +22,7 @@ SHORTEST_SECONDS = 0.05
 
 def progress_of(ledger: Ledger, release: Release, snapshot: Snapshot) -> Progress:
     """How far the step at hand is."""
+    step = release.steps[release.step] if release.step < len(release.steps) else None
     routed = snapshot.routes is not None and snapshot.routes.weight(release.candidate) == release.weight_bp
     acked = routes_acked(snapshot, ledger.serial, release.step_seconds)
     return Progress(
@@ -31,15 +35,28 @@ def progress_of(ledger: Ledger, release: Release, snapshot: Snapshot) -> Progres
         smoke_test=snapshot.smoke_test.words if snapshot.smoke_test else "",
         smoke_test_passed=release.passed_step == release.step,
         preview=snapshot.preview_url,
+        comparison=_comparison(release, step, snapshot) if isinstance(step, Compare) else "",
+        concluded=str(release.conclusion.action) if release.conclusion else "",
         refusal=refusal_of(snapshot.gateway, snapshot.program.uid),
     )
+
+
+def _comparison(release: Release, step: Compare, snapshot: Snapshot) -> str:
+    """How a comparison stands, or how it ended."""
+    if release.conclusion:
+        return release.conclusion.message
+    compared = compare(release.evidence, analysis_of(release, snapshot), step.stream, step.alpha)
+    of = f" of {step.users}" if step.users else ""
+    seen = release.evidence.users.number
+    wait = "" if compared.users else f" ({seen} seen, none for {step.exposure_seconds:.0f} s yet)"
+    return f"{compared.users}{of} users{wait}; {compared.message}" if compared.users else f"0{of} users{wait}"
 
 
 def next_pass_seconds(ledger: Ledger, release: Release, snapshot: Snapshot) -> float:
     """In how many seconds the release may go on though no news has come."""
     if release.blocked_seconds or not release.ready_once or release.step >= len(release.steps):
         return WAITING_SECONDS
-    if awaits_approval(release) and release.paused is None:
+    if (awaits_approval(release) or awaits_decision(release)) and release.paused is None:
         return SHORTEST_SECONDS  # to ask for it
     ends_in = release.steps[release.step].may_end_in_seconds(progress_of(ledger, release, snapshot))
     return min(max(ends_in, SHORTEST_SECONDS), WAITING_SECONDS)
@@ -54,6 +71,12 @@ def awaits_approval(release: Release) -> bool:
     """True while the step at hand waits for a person."""
     at_hand = release.steps[release.step] if release.step < len(release.steps) else None
     return isinstance(at_hand, PauseApproval) and release.approved_step != release.step
+
+
+def awaits_decision(release: Release) -> bool:
+    """True while a comparison has ended and a person is to say what becomes of the candidate."""
+    conclusion = release.conclusion
+    return conclusion is not None and conclusion.step == release.step and conclusion.action is OnCompared.HOLD
 
 
 def awaits_answers(release: Release) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dspy_operator.domain.ledger import Ledger
 from dspy_operator.domain.release.blocking import blocking_reason, halve_doubted, update_pause
 from dspy_operator.domain.release.clocks import advance_clocks
+from dspy_operator.domain.release.comparing import conclude_comparison
 from dspy_operator.domain.release.draining import retire_drained
 from dspy_operator.domain.release.gates import advance_steps, note_ready, promote_when_gates_open
 from dspy_operator.domain.release.judging import collect_evidence, refuse_failed_candidate
@@ -38,6 +39,7 @@ RULES: tuple[Callable[[Ledger, Snapshot, float], Transition], ...] = (
     settle_lowered,
     halve_doubted,
     note_ready,
+    conclude_comparison,
     update_pause,
     advance_steps,
     promote_when_gates_open,

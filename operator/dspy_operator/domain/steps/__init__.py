@@ -7,13 +7,24 @@ ledgers or snapshots: what it may look at is a `Progress`.
 from __future__ import annotations
 
 from dspy_operator.api.convert import register_union
+from dspy_operator.domain.steps.compare import Compare
 from dspy_operator.domain.steps.pause import PauseApproval, PauseRequests, PauseSeconds
 from dspy_operator.domain.steps.progress import Progress
 from dspy_operator.domain.steps.set_weight import SetWeight
 from dspy_operator.domain.steps.smoke_test import SmokeTest
 from dspy_operator.domain.steps.watch import Watch
 
-Step = SetWeight | PauseSeconds | PauseRequests | PauseApproval | SmokeTest | Watch
+Step = SetWeight | PauseSeconds | PauseRequests | PauseApproval | SmokeTest | Compare | Watch
 register_union(Step)
 
-__all__ = ["PauseApproval", "PauseRequests", "PauseSeconds", "Progress", "SetWeight", "SmokeTest", "Step", "Watch"]
+__all__ = [
+    "Compare",
+    "PauseApproval",
+    "PauseRequests",
+    "PauseSeconds",
+    "Progress",
+    "SetWeight",
+    "SmokeTest",
+    "Step",
+    "Watch",
+]

@@ -26,5 +26,9 @@ class Progress:
     smoke_test: str = ""
     """What the smoke test waits for, in words."""
     smoke_test_passed: bool = False
+    comparison: str = ""
+    """How a comparison stands, in words."""
+    concluded: str = ""
+    """What a comparison that has ended means for the candidate."""
     refusal: str = ""
     """Which gateway does not take the routes, and why; empty where none refuses them."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dspy_contract.routes import Users
 from dspy_operator.api.rollout import Strategy, StrategyType
 from dspy_operator.domain.steps import Step
-from dspy_operator.domain.strategies import blue_green, canary
+from dspy_operator.domain.strategies import ab_test, blue_green, canary
 
 
 def steps_of(strategy: Strategy) -> tuple[Step, ...]:
@@ -14,3 +15,10 @@ def steps_of(strategy: Strategy) -> tuple[Step, ...]:
             return canary.steps_of(strategy.canary)
         case StrategyType.BLUE_GREEN:
             return blue_green.steps_of(strategy.blue_green)
+        case StrategyType.AB_TEST:
+            return ab_test.steps_of(strategy.ab_test)
+
+
+def users_of(strategy: Strategy, uid: str, release: int) -> Users | None:
+    """How users are drawn in a release of the program; None where requests are."""
+    return ab_test.users_of(strategy.ab_test, uid, release) if strategy.type is StrategyType.AB_TEST else None

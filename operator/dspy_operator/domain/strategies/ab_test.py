@@ -1,0 +1,39 @@
+"""A/B test: a fixed share of the users for the candidate until the two are told apart; the winner takes over, with a
+while to go back."""
+
+from __future__ import annotations
+
+import zlib
+
+from dspy_contract.routes import TOTAL_WEIGHT, Users
+from dspy_operator.api import rollout
+from dspy_operator.domain.steps import Compare, SetWeight, Step, Watch
+from dspy_operator.domain.strategies.canary import basis_points
+
+
+def steps_of(test: rollout.ABTest) -> tuple[Step, ...]:
+    """The steps of a release under this policy."""
+    compare = Compare(
+        test.compare.stream,
+        1 - test.compare.confidence_percent / 100,
+        test.until.max_seconds,
+        test.until.users,
+        test.until.requests,
+        test.on_win,
+        test.on_loss,
+        test.on_tie,
+    )
+    watch = Watch(test.warm_seconds, basis_points(test.holdback_percent))
+    return (SetWeight(basis_points(test.candidate_percent)), compare, watch)
+
+
+def users_of(test: rollout.ABTest, uid: str, release: int) -> Users:
+    """How users are drawn in a release. Where the candidate's range begins depends on program and release alone."""
+    cookie = test.users.cookie
+    return Users(
+        header=test.users.header or "",
+        cookie=cookie.name if cookie else "",
+        cookie_seconds=cookie.max_age_seconds if cookie else 0,
+        start=zlib.crc32(f"{uid}/{release}".encode()) % TOTAL_WEIGHT,
+        unseen_seconds=test.unseen_seconds,
+    )

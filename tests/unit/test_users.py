@@ -1,0 +1,227 @@
+"""Users who are drawn: their places, what gateways tell of them, and what is made of it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dspy_contract.routes import TOTAL_WEIGHT, Users, ranges
+from dspy_contract.state import Met, UserLog
+from dspy_gateway.access_log import UserAnswer
+from dspy_gateway.tables import Entry
+from dspy_gateway.users import MOST_TOLD, ReleaseUsers, user_of
+from dspy_operator.api.rollout import Analysis, Stream
+from dspy_operator.domain.analysis.comparison import Result, compare
+from dspy_operator.domain.analysis.draws import Draws
+from dspy_operator.domain.analysis.evidence import Evidence
+from dspy_operator.domain.analysis.interval import difference
+from dspy_operator.domain.analysis.judge import LEAST_USERS, judge_stream, judge_worse, user_draws
+from dspy_operator.domain.analysis.streams import FAILED, SLOW
+from dspy_operator.domain.analysis.users import LATE_SECONDS, Group, Sample, UserTotals
+
+STABLE, CANDIDATE = "old", "new"
+ALPHA = 0.05
+
+
+def places(weights: Mapping[str, int], start: int) -> list[str]:
+    """The revision at each of the 10,000 places."""
+    laid = ranges(weights, (CANDIDATE,), start)
+    return [revision for revision, width in laid for _ in range(width)]
+
+
+@given(weight=st.integers(0, TOTAL_WEIGHT), more=st.integers(0, TOTAL_WEIGHT), start=st.integers(0, TOTAL_WEIGHT))
+def test_a_candidate_that_gains_weight_moves_nobody_who_need_not(weight: int, more: int, start: int) -> None:
+    less, greater = sorted((weight, more))
+    before = places({STABLE: TOTAL_WEIGHT - less, CANDIDATE: less}, start)
+    after = places({STABLE: TOTAL_WEIGHT - greater, CANDIDATE: greater}, start)
+    assert len(before) == len(after) == TOTAL_WEIGHT
+    assert before.count(CANDIDATE) == less
+    assert all(new == CANDIDATE for old, new in zip(before, after, strict=True) if old == CANDIDATE)
+
+
+def answer(outcome: str = "ok", seconds: float = 0.3, flags: frozenset[str] = frozenset()) -> UserAnswer:
+    return UserAnswer("u", "i", 1, CANDIDATE, "", "", outcome, flags, seconds)
+
+
+def table(**fields: object) -> Entry:
+    entry = Entry(1, 0.0, {STABLE: 5_000, CANDIDATE: 5_000}, 7, 2, warm_seconds=60.0, judged=True, changed_at=0.0)
+    return replace(entry, **fields)  # type: ignore[arg-type]
+
+
+def test_only_what_is_new_for_a_user_is_told() -> None:
+    log = ReleaseUsers("u", 7, 100.0)
+    slow, cold = answer(seconds=1.1), table(warm_seconds=3.0)
+    assert log.take(answer(seconds=1.1), "ann", cold, (), 100.0)
+    assert not log.take(answer(), "ann", cold, (), 101.0)
+    assert log.take(answer(), "ann", table(), (), 102.0), "the first that tells how fast it is"
+    assert not log.take(answer(), "ann", table(), (), 102.5)
+    assert log.take(slow, "ann", table(), (), 103.0)
+    assert not log.take(answer(flags=frozenset({"unasked"})), "ann", table(), ("blocked",), 104.0)
+    assert log.take(answer(flags=frozenset({"blocked", "unasked"})), "ann", table(), ("blocked",), 105.0)
+    assert log.take(answer("program_error"), "ann", table(), (), 106.0)
+    assert log.take(answer(), "bob", table(), (), 107.0)
+    told = log.told(("", 0), 110.0)
+    assert [(met.at, met.outcome, met.flags, met.edge) for met in told.met] == [
+        (0.0, "ok", (), -1),
+        (2.0, "ok", (), 3),
+        (3.0, "ok", (), 7),
+        (5.0, "ok", ("blocked",), 7),
+        (6.0, "program_error", (), 7),
+        (7.0, "ok", (), 3),
+    ]
+    assert {met.weight for met in told.met} == {5_000}
+    assert "ann" not in str(told)
+    assert log.told((told.id, 4), 110.0).met == told.met[4:]
+    assert log.told(("another", 4), 110.0).met == told.met, "one of another log has heard nothing of this"
+
+
+def test_a_user_is_known_across_pods_and_not_across_releases() -> None:
+    first, second, later = (ReleaseUsers("u", release, 0.0) for release in (7, 7, 8))
+    for log in (first, second, later):
+        log.take(answer(), "ann", table(), (), 1.0)
+    hashes = [log.met[0].user for log in (first, second, later)]
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+@pytest.mark.parametrize(
+    ("told", "cookies", "user"),
+    [
+        ("header ann", "dspy-user=x", "header ann"),
+        ("header", "", ""),
+        ("cookie", "a=1; dspy-user=x; b=2", "cookie x"),
+        ("cookie", 'dspy-user="x"', "cookie x"),
+        ("cookie", "not-dspy-user=x", ""),
+        ("new x", "", "cookie x"),
+        ("", "dspy-user=x", ""),
+    ],
+)
+def test_the_first_request_of_a_cookie_is_of_the_same_user(told: str, cookies: str, user: str) -> None:
+    assert user_of(replace(answer(), told=told, cookies=cookies), Users("x-user-id", "dspy-user")) == user
+
+
+def met(user: int, revision: str, outcome: str = "ok", at: float = 0.0, weight: int = 5_000, **fields: int) -> Met:
+    return Met(f"{user:016x}", at, 0.1, revision, weight, 0, outcome, (), fields.get("edge", -1))
+
+
+def log_of(*events: Met, id: str = "a", first: int = 0, age: float = 0.0) -> UserLog:
+    return UserLog(id, 7, age, first, first + len(events), events)
+
+
+def test_a_user_counts_once_whoever_tells_of_it() -> None:
+    sample = Sample(7)
+    events = [met(1, CANDIDATE), met(1, CANDIDATE, "timeout"), met(2, STABLE)]
+    sample.take("p", log_of(*events), 10.0)
+    sample.take("p", log_of(*events), 11.0)
+    sample.take("q", log_of(met(1, CANDIDATE, "timeout"), id="b"), 12.0)
+    totals = sample.totals(CANDIDATE, 12.0)
+    assert totals.number == 2
+    assert [(group.of_candidate, group.outcomes) for group in totals.groups if group.of_candidate] == [
+        (True, frozenset({"ok", "timeout"}))
+    ]
+    assert sample.heard("p") == ("a", 3)
+    sample.take("p", log_of(met(3, STABLE), first=9), 13.0)
+    assert sample.heard("p") == ("a", 3), "nothing is skipped"
+
+
+def test_who_is_moved_is_counted_and_meets_nothing_more() -> None:
+    sample = Sample(7)
+    sample.take("p", log_of(met(1, CANDIDATE, at=5.0), met(1, STABLE, "timeout", at=5.05, weight=10_000)), 10.0)
+    assert sample.totals(CANDIDATE, 10.0).moved == 0, "what began before the user was drawn is no move"
+    sample.take("p", log_of(met(1, STABLE, "timeout", at=9.0), met(1, CANDIDATE, "timeout", at=9.5), first=2), 10.0)
+    sample.take("p", log_of(met(2, STABLE, weight=10_000), first=4), 10.0)
+    totals = sample.totals(CANDIDATE, 10.0)
+    assert totals.moved == 1
+    assert totals.groups == (Group(True, 0.5, 0, frozenset({"ok"}), frozenset(), -1, 1),)
+
+
+def test_users_are_compared_at_equal_age() -> None:
+    sample = Sample(7)
+    events = [met(1, CANDIDATE, at=0.0), met(1, CANDIDATE, "timeout", at=50.0), met(2, STABLE, at=55.0)]
+    sample.take("p", log_of(*events, age=60.0), 1_060.0)
+    assert sample.totals(CANDIDATE, 1_030.0 + LATE_SECONDS - 1, 30.0).compared == ()
+    compared = sample.totals(CANDIDATE, 1_060.0, 30.0).compared
+    assert compared == (Group(True, 0.5, 0, frozenset({"ok"}), frozenset(), -1, 1),), "not what it met later"
+    assert sum(group.users for group in sample.totals(CANDIDATE, 1_100.0, 30.0).compared) == 2
+
+
+def test_a_log_is_told_in_parts() -> None:
+    log, sample = ReleaseUsers("u", 7, 0.0), Sample(7)
+    for user in range(2 * MOST_TOLD + 5):
+        log.take(answer(), str(user), table(), (), 1.0)
+    for _ in range(3):
+        sample.take("p", log.told(sample.heard("p"), 2.0), 2.0)
+    assert sample.totals(CANDIDATE, 2.0).number == 2 * MOST_TOLD + 5
+
+
+def evidence_of(stable: int, candidate: int, stable_bad: int, candidate_bad: int, **met: int) -> Evidence:
+    edge, bad = met.get("edge", -1), frozenset({"ok"} if "edge" in met else {"timeout"})
+    groups = [
+        Group(of_candidate, 0.5, 0, outcomes, frozenset(), edge if is_bad else -1, users)
+        for of_candidate, all_users, bad_users in ((False, stable, stable_bad), (True, candidate, candidate_bad))
+        for outcomes, is_bad, users in ((frozenset({"ok"}), False, all_users - bad_users), (bad, True, bad_users))
+    ]
+    return Evidence(users=UserTotals(tuple(groups), tuple(groups)), bounds=(1, 2, 5, 7, 9))
+
+
+def test_the_guard_judges_by_users() -> None:
+    worse = judge_worse(evidence_of(100, 100, 1, 40), Analysis())
+    assert worse is not None
+    assert worse.message.endswith("40 of 100 users of the candidate against 1 of 100 of stable")
+    assert judge_worse(evidence_of(100, 100, 1, 1), Analysis()) is None
+    few = LEAST_USERS // 2 - 1
+    assert judge_worse(evidence_of(few, few, 0, few), Analysis()) is None, "too few to say anything"
+    slower = judge_worse(evidence_of(100, 100, 1, 60, edge=6), Analysis())
+    assert slower is not None
+    assert "60 of 100 users of the candidate took over" in slower.message
+    assert user_draws(evidence_of(100, 100, 0, 60, edge=5), SLOW) == [Draws(0.5, 100, 100, 0, 0)], "the tolerance"
+    assert user_draws(evidence_of(100, 100, 0, 60, edge=5), SLOW, compared=True) == [Draws(0.5, 100, 100, 0, 60)]
+    assert judge_stream(evidence_of(100, 90, 1, 2), Analysis(), FAILED).candidate_users.requests == 90
+
+
+@pytest.mark.parametrize(
+    ("counts", "result"),
+    [((500, 500, 100, 20), Result.WIN), ((500, 500, 20, 100), Result.LOSS), ((500, 500, 20, 21), Result.UNDECIDED)],
+)
+def test_a_comparison_says_which_is_better(counts: tuple[int, int, int, int], result: Result) -> None:
+    switched_off = Analysis(streams=(Stream("failed", enabled=False),))
+    compared = compare(evidence_of(*counts), switched_off, "failed", ALPHA)
+    assert compared.result is result
+    assert compared.interval.low <= compared.interval.seen <= compared.interval.high
+
+
+@given(
+    weight=st.floats(0.01, 0.99),
+    counts=st.tuples(*[st.integers(0, 500)] * 4),
+)
+def test_an_interval_holds_what_was_seen_and_nothing_impossible(
+    weight: float, counts: tuple[int, int, int, int]
+) -> None:
+    good_of_stable, good_of_candidate, stable_bad, candidate_bad = counts
+    draws = Draws(weight, good_of_stable + stable_bad, good_of_candidate + candidate_bad, stable_bad, candidate_bad)
+    interval = difference((draws,), ALPHA)
+    assert -1 <= interval.low <= interval.high <= 1
+
+
+def test_an_interval_that_is_watched_all_the_time_leaves_the_truth_out_seldom() -> None:
+    """At 95 %, looked at after every 50 users, at several shares and weights; by luck alone 5 of 100 would."""
+    chance = random.Random(1)
+    outside = sum(_leaves_out(chance, *case) for case in ((0.05, 0.03, 0.3), (0.2, 0.2, 0.5), (0.01, 0.1, 0.1)) * 34)
+    assert outside <= 5
+
+
+def _leaves_out(chance: random.Random, stable: float, candidate: float, weight: float) -> bool:
+    counts = [0, 0, 0, 0]
+    for number in range(1, 1_501):
+        drawn = chance.random() < weight
+        counts[drawn] += 1
+        counts[2 + drawn] += chance.random() < (candidate if drawn else stable)
+        if number % 50 == 0:
+            interval = difference((Draws(weight, *counts),), ALPHA)
+            if not interval.low <= candidate - stable <= interval.high:
+                return True
+    return False
