@@ -32,6 +32,7 @@ class Answer:
     outcome: str = ""
     serial: int = 0
     gateway: str = ""
+    user: str = ""
     error: str = ""
 
     @property
@@ -51,6 +52,14 @@ class Traffic:
         found: dict[str, int] = {}
         for answer in list(self.answers):
             found[answer.revision] = found.get(answer.revision, 0) + 1
+        return found
+
+    def sides(self, since: float) -> dict[str, set[str]]:
+        """By user, the revisions that answered what was asked since then."""
+        found: dict[str, set[str]] = {}
+        for answer in [answer for answer in list(self.answers) if answer.asked >= since]:
+            if answer.revision:
+                found.setdefault(answer.user, set()).add(answer.revision)
         return found
 
     def lost(self) -> list[Answer]:
@@ -179,8 +188,8 @@ class World:
             time.sleep(0.1)
 
     @contextmanager
-    def traffic(self, name: str, rate: float = 20.0) -> Iterator[Traffic]:
-        """Steady traffic to a program while the block runs."""
+    def traffic(self, name: str, rate: float = 20.0, users: int = 0) -> Iterator[Traffic]:
+        """Steady traffic to a program while the block runs, of so many users in turn."""
         url = f"http://{name}.{self.namespace}.svc/predict"
         command = [
             "exec",
@@ -196,6 +205,8 @@ class World:
             url,
             "--rate",
             str(rate),
+            "--users",
+            str(users),
         ]
         process = subprocess.Popen(
             [*self.cluster.kubectl(), *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

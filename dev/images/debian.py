@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,6 +30,23 @@ def unpacked(suite: str, packages: Sequence[str], folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     subprocess.run(["tar", "-C", str(folder), "-xf", str(root_file_system(suite, packages))], check=True)
+
+
+def unpacked_package(name: str) -> Path:
+    """A folder with the files of one of this Debian's own packages, from the cache; without what it depends on."""
+    target = CACHE / "debian" / f"package-{name}"
+    if target.exists():
+        return target
+    with tempfile.TemporaryDirectory() as folder:
+        download = ["apt-get", "download", "--quiet", name]
+        if subprocess.run(download, cwd=folder, capture_output=True).returncode != 0:
+            subprocess.run(["apt-get", "update", "--quiet"], check=True, capture_output=True)
+            subprocess.run(download, cwd=folder, check=True, capture_output=True)
+        partial = target.with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        subprocess.run(["dpkg-deb", "-x", str(next(Path(folder).glob("*.deb"))), str(partial)], check=True)
+        partial.rename(target)
+    return target
 
 
 def _make(suite: str, packages: Sequence[str], target: Path) -> None:

@@ -43,9 +43,10 @@ def change(settings: str, url: str) -> None:
 @click.argument("url")
 @click.option("--rate", default=20.0, show_default=True, help="Requests a second.")
 @click.option("--seconds", default=0.0, help="How long; 0: until standard input is closed.")
-def traffic(url: str, rate: float, seconds: float) -> None:
+@click.option("--users", default=0, help="Of how many users, in turn, by the header x-user-id; 0: of nobody.")
+def traffic(url: str, rate: float, seconds: float, users: int) -> None:
     """Sends predictions to a program and prints one JSON line for each answer."""
-    asyncio.run(send(url, rate, seconds))
+    asyncio.run(send(url, rate, seconds, users))
 
 
 if __name__ == "__main__":

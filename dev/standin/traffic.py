@@ -14,8 +14,8 @@ LONGEST_ANSWER = aiohttp.ClientTimeout(total=30, connect=5)
 FIRST_ANSWER = aiohttp.ClientTimeout(total=2)
 
 
-async def send(url: str, rate: float, seconds: float) -> None:
-    """Sends `rate` predictions a second, for that long or until standard input is closed."""
+async def send(url: str, rate: float, seconds: float, users: int) -> None:
+    """Sends `rate` predictions a second, for that long or until standard input is closed, of so many users in turn."""
     closed = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
     await _reachable(url)
     async with aiohttp.ClientSession(timeout=LONGEST_ANSWER, connector=aiohttp.TCPConnector(limit=0)) as session:
@@ -23,7 +23,7 @@ async def send(url: str, rate: float, seconds: float) -> None:
         waiting: set[asyncio.Task[None]] = set()
         sent = 0
         while (not closed.done() or seconds > 0) and (seconds <= 0 or sent < seconds * rate):
-            task = asyncio.create_task(_ask(session, url, sent))
+            task = asyncio.create_task(_ask(session, url, sent, str(sent % users) if users else ""))
             waiting.add(task)
             task.add_done_callback(waiting.discard)
             sent += 1
@@ -48,18 +48,19 @@ async def _reachable(url: str) -> None:
             await asyncio.sleep(0.05)
 
 
-async def _ask(session: aiohttp.ClientSession, url: str, number: int) -> None:
-    line: dict[str, Any] = {"asked": time.time()}
+async def _ask(session: aiohttp.ClientSession, url: str, number: int, user: str) -> None:
+    line: dict[str, Any] = {"asked": time.time(), "user": user}
+    headers = {"x-user-id": user} if user else {}
     try:
-        async with session.post(url, json={"message": f"My bill {number} is wrong"}) as response:
+        async with session.post(url, json={"message": f"My bill {number} is wrong"}, headers=headers) as response:
             await response.read()
-            headers = response.headers
+            told = response.headers
             line |= {
                 "status": response.status,
-                "revision": headers.get("x-dspy-revision", ""),
-                "outcome": headers.get("x-dspy-outcome", ""),
-                "serial": int(headers.get("x-dspy-serial", "0")),
-                "gateway": headers.get("x-dspy-gateway", ""),
+                "revision": told.get("x-dspy-revision", ""),
+                "outcome": told.get("x-dspy-outcome", ""),
+                "serial": int(told.get("x-dspy-serial", "0")),
+                "gateway": told.get("x-dspy-gateway", ""),
             }
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         line |= {"status": 0, "error": repr(error)}

@@ -78,6 +78,7 @@ async def run(settings: Settings) -> None:
         parts.descriptions.close()
         parts.standstills.close()
         parts.smoke_tests.close()
+        await parts.queries.close()
         await parts.notifier.close()
         parts.write_backs.close()
         await runtimes.close()

@@ -30,6 +30,7 @@ from dspy_operator.kube.repairs import Repairs
 from dspy_operator.kube.write import Writer
 from dspy_operator.notifier import Notifier
 from dspy_operator.preview_client import Previews
+from dspy_operator.prometheus_queries import PrometheusQueries
 from dspy_operator.reconcile.controller import Controller
 from dspy_operator.reconcile.gateway import GatewayReconciler
 from dspy_operator.reconcile.guard import LOOK_SECONDS, Guard
@@ -63,6 +64,7 @@ class Parts:
     descriptions: Descriptions
     standstills: Standstills
     smoke_tests: SmokeTests
+    queries: PrometheusQueries
     notifier: Notifier
     write_backs: WriteBacks
     controller: Controller
@@ -153,6 +155,7 @@ def assemble(
     )
     descriptions = Descriptions(runtimes, lambda *program: passes.add(Key("program", *program)))
     standstills = Standstills(runtimes, lambda *program: passes.add(Key("program", *program)))
+    queries = PrometheusQueries(settings.prometheus, lambda *program: passes.add(Key("program", *program)))
     smoke_tests = SmokeTests(previews, lambda *program: passes.add(Key("program", *program)))
     observer = Observer(
         store,
@@ -165,6 +168,7 @@ def assemble(
         descriptions,
         standstills,
         smoke_tests,
+        queries,
         settings,
     )
     memories = Memories()
@@ -179,6 +183,7 @@ def assemble(
         descriptions,
         standstills,
         smoke_tests,
+        queries,
         notifier,
         write_backs,
         memories,
@@ -197,6 +202,7 @@ def assemble(
         descriptions,
         standstills,
         smoke_tests,
+        queries,
         notifier,
         write_backs,
         controller,

@@ -24,6 +24,17 @@ class RegistrySettings(BaseModel):
     own credentials, and programs of other namespaces may follow them."""
 
 
+class PrometheusSettings(BaseModel):
+    """A Prometheus, or whatever has its HTTP API, that rollouts may query."""
+
+    url: str
+    """Where the operator reaches it; `/api/v1/query` is added."""
+    token_file: str = ""
+    """A file with a bearer token."""
+    namespaces: list[str]
+    """The namespaces whose rollouts may query it, and so may learn any number in it; `*`: all."""
+
+
 class ReceiverSettings(BaseModel):
     """Somebody who is told of transitions. Exactly one of `url` and `url_file` is given."""
 
@@ -54,6 +65,8 @@ class Settings(BaseSettings):
     """Registries by the name that `spec.model.registry` uses, as JSON."""
     notifications: dict[str, ReceiverSettings] = Field(default_factory=dict)
     """Receivers of notifications by the name that rollouts use, as JSON."""
+    prometheus: dict[str, PrometheusSettings] = Field(default_factory=dict)
+    """Prometheus servers by the name that `analysis.streams[].prometheus.server` uses, as JSON."""
     registry_poll_seconds: float = 10.0
     """How often an alias is looked up."""
     runtime_image: str = "dspy-operator/runtime:0.1.0-py{python}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import time
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from dev.cluster.deploy import SYSTEM, kubectl
 from dev.cluster.interface import ClusterError
 from dev.images import builder
-from dev.world import World, program, rollout
+from dev.world import Traffic, World, program, rollout
 
 STEPS: list[dict[str, Any]] = [
     {"setWeight": 10},
@@ -42,6 +43,10 @@ def version_of(world: World, which: str) -> str:
 
 def revision_of(world: World, which: str) -> str:
     return str(world.get("dspyprogram", NAME)["status"].get(which, {}).get("revision", ""))
+
+
+def has_answered(traffic: Traffic, number: int) -> bool:
+    return len(traffic.answers) >= number
 
 
 def events(world: World) -> list[str]:
@@ -304,6 +309,37 @@ for url, more in (('{url}', {{}}), ('http://{NAME}.{world.namespace}.svc', {{'x-
         world.wait(lambda: revision_of(world, "stable") == old, "the old version serves again")
     assert not traffic.failed()
     assert {answer.revision for answer in traffic.answers} == {old, revision_of(world, "wanted")}
+
+
+def test_an_ab_test_keeps_every_user_where_it_is(world: World, versions: dict[str, str]) -> None:
+    """2,000 users, while a pod of each kind ends: the gateway, the operator, one of the candidate's."""
+    test = {"users": {"header": "x-user-id"}, "candidatePercent": 30, "until": {"maxSeconds": 3600}, "warmSeconds": 5}
+    policy = rollout(NAME, [], strategy={"type": "ABTest", "abTest": test})
+    world.apply(policy, program(NAME, versions["good"], replicas=2))
+    world.wait_condition(NAME, "Available", "True")
+    with world.traffic(NAME, rate=100, users=2_000) as traffic:
+        world.set_model(NAME, versions["better"])
+        world.wait(lambda: "Comparing failed by users" in str(world.rollout(NAME).get("message")), "the comparison")
+        candidate, began = revision_of(world, "wanted"), time.time()
+        world.wait(lambda: len(traffic.sides(began)) == 2_000, "every user has been answered")
+        for namespace, selector in (
+            (world.namespace, "dspy.dev/gateway=true"),
+            (SYSTEM, "app.kubernetes.io/name=dspy-operator"),
+            (world.namespace, f"dspy.dev/revision={candidate}"),
+        ):
+            pods = kubectl(world.cluster, "get", "pods", "-n", namespace, "-l", selector, "-o", "name").split()
+            kubectl(world.cluster, "delete", "-n", namespace, pods[0], "--wait=true")
+            enough = functools.partial(has_answered, traffic, len(traffic.answers) + 2_500)
+            world.wait(enough, "every user has been answered again")
+        sides = traffic.sides(began)
+        assert len(sides) == 2_000
+        assert [user for user, revisions in sides.items() if len(revisions) > 1] == []
+        assert 500 < sum(revisions == {candidate} for revisions in sides.values()) < 700
+        world.wait(lambda: world.rollout(NAME)["comparison"]["seen"] == 2_000, "all of them are known")
+        assert world.rollout(NAME)["comparison"]["moved"] == 0
+        world.kubectl("annotate", "dspyprogram", NAME, f"dspy.dev/request=promote {candidate} 1")
+        world.wait(lambda: revision_of(world, "stable") == candidate, "a person promotes it")
+    assert not traffic.failed()
 
 
 def test_a_bad_version_goes_back_in_seconds_after_a_blue_green_switch(world: World, versions: dict[str, str]) -> None:

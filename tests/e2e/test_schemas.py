@@ -14,6 +14,8 @@ from dev.world import program, rollout
 
 PAUSE: dict[str, Any] = {"pause": {"requests": 1}}
 STEPS: list[dict[str, Any]] = [{"setWeight": 5}, PAUSE]
+QUERY: dict[str, Any] = {"query": "sum(x)", "max": 3}
+COST: dict[str, Any] = {"name": "cost", "prometheus": QUERY}
 
 
 def with_spec(**spec: Any) -> dict[str, Any]:
@@ -87,6 +89,14 @@ VALID: list[dict[str, Any]] = [
     rollout("qa", [{"watch": {"seconds": 60, "holdbackPercent": 1.5}}]),
     with_strategy(type="Canary", canary={"steps": STEPS, "replicas": "WithWeight"}),
     with_strategy(type="BlueGreen"),
+    with_streams(COST),
+    with_streams(
+        {
+            "name": "cost",
+            "prometheus": {"server": "own", "query": "x{r='$revision'}", "tolerancePercent": 20, "everySeconds": 60},
+            "dryRun": True,
+        }
+    ),
     with_ab_test(),
     with_ab_test(users={"cookie": {}}),
     with_ab_test(
@@ -251,6 +261,15 @@ INVALID: list[tuple[dict[str, Any], str, str]] = [
         "less than or equal to 99",
     ),
     (with_streams({"name": "guarded"}), "spec.analysis.streams[0]", "a stream of your own needs a flag"),
+    (with_streams({"name": "failed", "prometheus": QUERY}), "spec.analysis.streams[0]", "has neither"),
+    (with_streams({"name": "cost", "prometheus": {"query": "x"}}), "streams[0].prometheus", "exactly one of them"),
+    (with_streams({"name": "cost", "prometheus": QUERY, "maxPercent": 3}), "spec.analysis.streams[0]", "no share"),
+    (
+        with_streams({"name": "cost", "prometheus": {"query": "x", "tolerancePercent": 3}}),
+        "spec.analysis.streams[0].prometheus",
+        "must have $revision",
+    ),
+    (with_ab_test(compare={"stream": "cost"}, analysis={"streams": [COST]}), "spec", "with a flag"),
     (with_streams({"name": "slow", "flag": "late"}), "spec.analysis.streams[0]", "a built-in one"),
     (with_streams({"name": "g", "flag": "No Flag"}), "spec.analysis.streams[0].flag", "should match"),
     (with_streams({"name": "left", "sharePercent": 0}), "spec.analysis.streams[0].sharePercent", "at least 0.1"),

@@ -25,6 +25,12 @@ PROMOTING = {"onUndecided": "Promote"}
 BLOCKED = {"name": "guarded", "flag": "blocked"}
 EXAMPLES, STEPS = 60, 25
 SMOKE_TEST = {"requests": [{"input": {"question": "?"}, "expect": {"answer": {"pattern": "^P"}}}]}
+AB_TEST = {
+    "users": {"header": "x-user-id"},
+    "until": {"users": 60, "maxSeconds": 60},
+    "warmSeconds": 10,
+    "unseenSeconds": 10,
+}
 STRATEGIES: dict[str, Any] = {
     "canary": {"type": "Canary", "canary": {"steps": list(CANARY)}},
     "sized": {"type": "Canary", "canary": {"steps": list(CANARY), "replicas": "WithWeight"}},
@@ -32,6 +38,7 @@ STRATEGIES: dict[str, Any] = {
     "approved": {"type": "Canary", "canary": {"steps": [{"setWeight": 20}, {"pause": {"approval": True}}]}},
     "blue-green": {"type": "BlueGreen", "blueGreen": {"warmSeconds": 10}},
     "tried": {"type": "BlueGreen", "blueGreen": {"smokeTest": SMOKE_TEST, "warmSeconds": 10}},
+    "compared": {"type": "ABTest", "abTest": AB_TEST},
 }
 KINDS = ("configmaps", "controllerrevisions", "deployments", "dspyprograms", "dspyrollouts", "pods", "services")
 
@@ -173,6 +180,10 @@ class Disorder(RuleBasedStateMachine):
     def provider_and_clients_change(self, rate: float, patience: float | None) -> None:
         self.world.surroundings.provider_failure_rate = rate
         self.world.surroundings.patience_seconds = patience
+
+    @rule(users=st.sampled_from([0, 30, 1_000]))
+    def clients_tell_who_they_are(self, users: int) -> None:
+        self.world.users = users
 
     @rule(up=st.booleans())
     def the_registry_changes(self, up: bool) -> None:

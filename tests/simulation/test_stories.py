@@ -12,6 +12,8 @@ from syrupy.assertion import SnapshotAssertion
 
 from dspy_contract.routes import CONTENT_KEY, Backend, dump, load_routes
 from dspy_operator.notifier import Notifier
+from dspy_operator.prometheus_queries import PrometheusQueries
+from dspy_operator.settings import PrometheusSettings
 from tests.simulation.api import refusal
 from tests.simulation.transcript import transcript
 from tests.simulation.world import CANARY, NAMESPACE, PROGRAM, RECEIVER, Serving, release
@@ -52,6 +54,35 @@ def test_a_release_that_waits_for_approval(serving: Serving, snapshot: SnapshotA
     assert world.weight(2) == 5_000
     world.ask(f"approve {candidate}/2 d")
     world.settle(60, rate=20)
+    assert world.stable == 2
+    assert transcript(world) == snapshot
+
+
+def test_a_metric_holds_a_release_and_refuses_nothing(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch, snapshot: SnapshotAssertion
+) -> None:
+    """While it is not known, or above its limit; a Prometheus that is away costs no version."""
+    says: dict[str, float | str] = {"cost": "the query has no data"}
+
+    async def number(self: PrometheusQueries, server: PrometheusSettings, query: str) -> float | str:
+        return says[query.partition(" ")[0]]
+
+    monkeypatch.setattr(PrometheusQueries, "_number", number)
+    cost = {"name": "cost", "prometheus": {"query": "cost of $candidate", "max": 0.5, "everySeconds": 5}}
+    steps = ({"setWeight": 10}, {"pause": {"seconds": 10}}, {"setWeight": 80}, {"pause": {"seconds": 30}})
+    world = serving(steps=steps, analysis={"streams": [cost], "onUndecided": "Promote"}, progressDeadlineSeconds=20)
+    release(world)
+    world.settle(60, rate=20)
+    assert (world.weight(2), world.condition("Stalled")[1]) == (1_000, "ProgressDeadlineExceeded")
+    says["cost"] = 0.25
+    world.settle_until(lambda: world.weight(2) == 8_000, 30)
+    says["cost"] = 0.75
+    world.settle(10)
+    assert world.weight(2) == 5_000
+    shown = next(each for each in world.rollout_status["streams"] if each["name"] == "cost")
+    assert shown == {"name": "cost", "verdict": "Worse", "message": "0.75, above 0.5"}
+    says["cost"] = 0.5
+    world.settle(120)
     assert world.stable == 2
     assert transcript(world) == snapshot
 

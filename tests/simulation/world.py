@@ -31,7 +31,7 @@ from dspy_operator.preview_client import PreviewUnheardError
 from dspy_operator.registry.uri import Identity, ModelUri
 from dspy_operator.resources.runtime_pod import CONTAINER
 from dspy_operator.runtime_client import RuntimeUnheardError
-from dspy_operator.settings import ReceiverSettings, RegistrySettings, Settings
+from dspy_operator.settings import PrometheusSettings, ReceiverSettings, RegistrySettings, Settings
 from tests.simulation.api import ApiServer, Call, refusal
 from tests.simulation.behaviour import Answer, Surroundings, Version
 from tests.simulation.clock import VirtualLoop
@@ -427,6 +427,7 @@ class World:
     async def _start_operator(self) -> None:
         settings = Settings(
             registries={"default": RegistrySettings(url="http://registry", write_back_namespaces=[NAMESPACE])},
+            prometheus={"default": PrometheusSettings(url="http://prometheus", namespaces=[NAMESPACE])},
             notifications={RECEIVER: ReceiverSettings(url="http://receiver")},
             gateway_image=self.gateway_image,
         )

@@ -82,6 +82,8 @@ class Reason(StrEnum):
     UNREACHABLE = "Unreachable"
     ABOVE_CEILING = "AboveCeiling"
     OVERLOADED = "Overloaded"
+    METRIC_ABOVE_LIMIT = "MetricAboveLimit"
+    METRIC_UNKNOWN = "MetricUnknown"
     NOT_CONFIRMED = "NotConfirmed"
     SPEC_UNRESOLVED = "SpecUnresolved"
 

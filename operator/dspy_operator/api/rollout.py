@@ -176,8 +176,21 @@ class Strategy:
 
 
 @dataclass(frozen=True, slots=True)
+class PrometheusQuery:
+    """A number that Prometheus knows, and how large it may be: at most `max`, or at most `tolerance_percent` above
+    stable's. `server` is a name from the operator's configuration."""
+
+    query: str
+    server: str = "default"
+    max: float | None = None
+    tolerance_percent: float | None = None
+    every_seconds: int = 15
+
+
+@dataclass(frozen=True, slots=True)
 class Stream:
-    """What is judged of one kind of bad answers: a built-in kind, changed, or a kind of the user's own, by a flag.
+    """What is judged of one kind of bad answers: a built-in kind, changed, or a kind of the user's own, by a flag. Or a
+    number of Prometheus, which is no answer: it holds steps, and is no evidence.
 
     `share_percent` of the release's alpha; `tolerance_percent` more bad answers are no harm. Above `max_percent` a
     candidate is doubted, whatever stable does.
@@ -185,6 +198,7 @@ class Stream:
 
     name: str
     flag: str = ""
+    prometheus: PrometheusQuery | None = None
     enabled: bool = True
     share_percent: float | None = None
     tolerance_percent: float | None = None

@@ -11,6 +11,7 @@ from dspy_contract.state import GatewayState
 from dspy_operator.api.program import ProgramSpec
 from dspy_operator.api.reasons import Reason
 from dspy_operator.api.rollout import Policy
+from dspy_operator.domain.analysis.readings import Reading
 from dspy_operator.domain.analysis.users import NO_USERS, UserTotals
 from dspy_operator.domain.ledger import Ledger
 
@@ -196,6 +197,8 @@ class Snapshot:
     preview: Preview = Preview()
     smoke_test: SmokeReport | None = None
     """Of the step at hand."""
+    readings: Mapping[str, Reading] = field(default_factory=dict)
+    """What Prometheus says, by the names of streams."""
     service_port: int | None = None
     """The target port of the program's Service; None when there is no Service."""
     service_changed: str | None = None

@@ -18,9 +18,10 @@ from dspy_operator.api.times import timestamp
 from dspy_operator.domain.analysis.comparison import compare
 from dspy_operator.domain.analysis.evidence import Evidence, RequestCounts
 from dspy_operator.domain.analysis.judge import judge, judge_stream
+from dspy_operator.domain.analysis.readings import Reading, told
 from dspy_operator.domain.analysis.streams import Stream, streams_of
 from dspy_operator.domain.analysis.users import NO_USERS
-from dspy_operator.domain.analysis.verdict import Side
+from dspy_operator.domain.analysis.verdict import Side, Verdict
 from dspy_operator.domain.ledger import Ledger, Release
 from dspy_operator.domain.readiness import can_serve, problem_of
 from dspy_operator.domain.release.in_force import analysis_of
@@ -337,7 +338,10 @@ def _measured(snapshot: Snapshot, release: Release) -> Content:
             "evidence": _log10(judged.log_e),
             "message": judged.message,
         },
-        "streams": [_stream(evidence, analysis, stream) for stream in streams_of(analysis.streams)],
+        "streams": [
+            *(_stream(evidence, analysis, stream) for stream in streams_of(analysis.streams)),
+            *_metrics(analysis, snapshot.readings),
+        ],
         **_comparison(release, analysis),
     }
 
@@ -353,6 +357,18 @@ def _stream(evidence: Evidence, analysis: Analysis, stream: Stream) -> Content:
         **_users(judged.stable_users, judged.candidate_users),
         **({"dryRun": True} if stream.dry_run else {}),
     }
+
+
+def _metrics(analysis: Analysis, readings: Mapping[str, Reading]) -> list[Content]:
+    """What Prometheus says: it decides nothing, and so has no evidence."""
+    verdicts = {True: Verdict.WORSE, False: Verdict.NO_WORSE, None: Verdict.UNDECIDED}
+    found = []
+    for stream in analysis.streams:
+        if stream.prometheus and stream.enabled:
+            reads = told(stream.prometheus, readings.get(stream.name, Reading()))
+            dry = {"dryRun": True} if stream.dry_run else {}
+            found.append({"name": stream.name, "verdict": str(verdicts[reads.above]), "message": reads.message, **dry})
+    return found
 
 
 def _users(stable: Side, candidate: Side) -> Content:

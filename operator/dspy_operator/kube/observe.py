@@ -30,6 +30,7 @@ from dspy_operator.api.program import ProgramSpec
 from dspy_operator.api.reasons import Reason
 from dspy_operator.api.rollout import Policy, ProgramRef, RolloutSpec, Strategy, StrategyType, policies_of
 from dspy_operator.descriptions import Descriptions
+from dspy_operator.domain.analysis.readings import Reading
 from dspy_operator.domain.analysis.users import NO_USERS, UserTotals
 from dspy_operator.domain.ledger import Ledger, Release
 from dspy_operator.domain.release.blocking import blocking_reason
@@ -58,6 +59,7 @@ from dspy_operator.kube.archives import Archives
 from dspy_operator.kube.name_conflicts import NameConflicts
 from dspy_operator.kube.pods import container_statuses, workload
 from dspy_operator.kube.repairs import Repairs
+from dspy_operator.prometheus_queries import PrometheusQueries
 from dspy_operator.registry.compatibility import mismatch_of
 from dspy_operator.registry.follower import Follower
 from dspy_operator.resources import program as manifests
@@ -86,6 +88,7 @@ class Observer:
         descriptions: Descriptions,
         standstills: Standstills,
         smoke_tests: SmokeTests,
+        queries: PrometheusQueries,
         settings: Settings,
     ) -> None:
         self._store = store
@@ -96,6 +99,7 @@ class Observer:
         self._descriptions = descriptions
         self._standstills = standstills
         self._smoke_tests = smoke_tests
+        self._queries = queries
         self._follower = follower
         self._poller = poller
         self._settings = settings
@@ -144,7 +148,15 @@ class Observer:
         addresses = self._addresses(program)
         standstills = self._standstills.of(namespace, name, addresses)
         snapshot = replace(snapshot, description=self._description(snapshot, addresses), standstills=standstills)
+        snapshot = replace(snapshot, readings=self._readings(program))
         return replace(snapshot, smoke_test=self._smoke_test(snapshot))
+
+    def _readings(self, program: Program) -> Mapping[str, Reading]:
+        """What Prometheus says of a candidate that has traffic."""
+        ledger = program.ledger or Ledger()
+        release = ledger.release if ledger.release and ledger.release.weight_bp else None
+        streams, candidate = (release.streams, release.candidate) if release else ((), "")
+        return self._queries.of(program.namespace, program.name, streams, str(ledger.stable), candidate)
 
     def _unknown_receivers(self, policy: Policy | None) -> tuple[str, ...]:
         named = {each.receiver for each in policy.spec.notifications} if policy else set()

@@ -25,6 +25,7 @@ from dspy_operator.kube.execute import Executor
 from dspy_operator.kube.name_conflicts import NameConflicts
 from dspy_operator.kube.observe import Observer, read_program, stored_kept
 from dspy_operator.notifier import Notifier
+from dspy_operator.prometheus_queries import PrometheusQueries
 from dspy_operator.reconcile.memory import Memories, Memory, Shown
 from dspy_operator.registry.follower import Follower
 from dspy_operator.smoke_tests import SmokeTests
@@ -51,6 +52,7 @@ class ProgramReconciler:
         descriptions: Descriptions,
         standstills: Standstills,
         smoke_tests: SmokeTests,
+        queries: PrometheusQueries,
         notifier: Notifier,
         write_backs: WriteBacks,
         memories: Memories,
@@ -64,6 +66,7 @@ class ProgramReconciler:
         self._descriptions = descriptions
         self._standstills = standstills
         self._smoke_tests = smoke_tests
+        self._queries = queries
         self._notifier = notifier
         self._write_backs = write_backs
         self._clock = clock
@@ -81,6 +84,7 @@ class ProgramReconciler:
             self._descriptions.forget(namespace, name)
             self._standstills.forget(namespace, name)
             self._smoke_tests.forget(namespace, name)
+            self._queries.forget(namespace, name)
             self._poller.follow(namespace, name, None)
             await self._orphans(namespace, name)
             return None

@@ -87,7 +87,7 @@ BOUNDS_ANSWERS = 200
 @lru_cache(maxsize=1024)
 def streams_of(given: tuple[rollout.Stream, ...]) -> tuple[Stream, ...]:
     """The streams of a policy: the built-in ones as it changes them, then its own. Shares sum to 1 at most."""
-    changes = {each.name: each for each in given if not each.flag}
+    changes = {each.name: each for each in given if not each.flag and not each.prometheus}
     own = [each for each in given if each.flag]
     streams = [_changed(stream, changes.get(stream.name)) for stream in BUILT_IN]
     streams += [_changed(_own(each, len(own)), each) for each in own]

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from dspy_operator.api.reasons import Reason
 from dspy_operator.domain.analysis.judge import above_ceiling, is_better
+from dspy_operator.domain.analysis.readings import worst
 from dspy_operator.domain.ledger import Ledger, Paused, Release
 from dspy_operator.domain.readiness import can_serve, fully_ready, missing_features, problem_of, release_needs
 from dspy_operator.domain.release.health import (
@@ -34,6 +35,7 @@ SHOWN_AT_ONCE = frozenset(
         Reason.UNREADABLE,
         Reason.ABOVE_CEILING,
         Reason.OVERLOADED,
+        Reason.METRIC_ABOVE_LIMIT,
         Reason.SPEC_UNRESOLVED,
     }
 )
@@ -126,7 +128,9 @@ def _candidate_not_ready(release: Release, snapshot: Snapshot) -> Paused | None:
 
 
 def _undecidable(ledger: Ledger, release: Release, snapshot: Snapshot) -> Paused | None:
-    return _stable_in_trouble(ledger, release, snapshot) or _doubted(release, snapshot)
+    return (
+        _stable_in_trouble(ledger, release, snapshot) or _doubted(release, snapshot) or _unmeasured(release, snapshot)
+    )
 
 
 def _stable_in_trouble(ledger: Ledger, release: Release, snapshot: Snapshot) -> Paused | None:
@@ -153,6 +157,10 @@ def _doubted(release: Release, snapshot: Snapshot) -> Paused | None:
         share = release.evidence.candidate_overloaded.share
         message = f"The candidate's pods have no room for {share:.0%} of its recent requests: it needs more capacity"
         return Paused(Reason.OVERLOADED, message)
+    return _above_ceiling(release, snapshot) or _above_limit(release, snapshot)
+
+
+def _above_ceiling(release: Release, snapshot: Snapshot) -> Paused | None:
     above = above_ceiling(release.evidence, analysis_of(release, snapshot), release.step, release.watched)
     if above is None:
         return None
@@ -160,6 +168,23 @@ def _doubted(release: Release, snapshot: Snapshot) -> Paused | None:
     limit = f"The candidate {stream.verb} more often than {100 * ceiling:.3g}%"
     message = f"{limit}: it keeps at most half of the traffic"
     return Paused(Reason.ABOVE_CEILING, f"{message}, where the test decides")
+
+
+def _above_limit(release: Release, snapshot: Snapshot) -> Paused | None:
+    """While a number of Prometheus is above its limit."""
+    above = worst(release.streams, snapshot.readings, above=True)
+    if above is None or release.weight_bp == 0:
+        return None
+    message = f"The metric {above[0]} of the candidate is {above[1]}: it keeps at most half of the traffic"
+    return Paused(Reason.METRIC_ABOVE_LIMIT, f"{message}. A metric refuses nothing: wait, or abort")
+
+
+def _unmeasured(release: Release, snapshot: Snapshot) -> Paused | None:
+    """While a number of Prometheus is not known; without traffic there is none."""
+    unknown = worst(release.streams, snapshot.readings, above=None)
+    if unknown is None or release.weight_bp == 0:
+        return None
+    return Paused(Reason.METRIC_UNKNOWN, f"Waiting for the metric {unknown[0]}: {unknown[1]}")
 
 
 def _pause(ledger: Ledger, release: Release, snapshot: Snapshot, now: float) -> Paused | None:
