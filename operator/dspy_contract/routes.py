@@ -23,6 +23,9 @@ RELEASE_NEEDS = ("tables", "switch")
 FLAGS_FEATURE = "flags"
 """Needed as well where flags are judged: whoever does not count them sees none."""
 
+TOKENS_FEATURE = "tokens"
+"""Needed as well where tokens are judged."""
+
 USERS_FEATURE = "users"
 """Needed as well where users are drawn: whoever draws requests would change their revision all the time."""
 

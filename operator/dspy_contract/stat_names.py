@@ -14,7 +14,7 @@ from dspy_contract.outcomes import FLAG
 
 PREFIX = "dspy"
 PREDICT, OTHER, FORCED, USERS = "predict", "other", "forced", "users"
-STARTED, ANSWERS, OLDER, ENDED = "started", "answers", "older", "ended"
+STARTED, ANSWERS, OLDER, ENDED, TOKENS = "started", "answers", "older", "ended", "tokens"
 
 _NAME = re.compile(
     rf"^{PREFIX}\.(?P<kind>[a-z]+)\.table\.(?P<uid>[^.@]+)@(?P<incarnation>[^.-]+)-(?P<number>\d+)"
@@ -93,7 +93,7 @@ def parse(name: str) -> Name | None:
     revision = match["revision"] if match["route"] == PREDICT else cluster_name(match["revision"], match["route"])
     parts = (match["kind"], match["uid"], match["incarnation"], int(match["number"]), revision)
     tags = match["tags"] or ""
-    if match["kind"] == STARTED:
+    if match["kind"] in (STARTED, TOKENS):
         return Name(*parts)
     if match["kind"] in (OLDER, ENDED) and tags.startswith("edge."):
         return Name(*parts, edge=int(tags.removeprefix("edge.")))

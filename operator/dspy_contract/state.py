@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from dspy_contract.routes import FLAGS_FEATURE, RELEASE_NEEDS, USERS_FEATURE
+from dspy_contract.routes import FLAGS_FEATURE, RELEASE_NEEDS, TOKENS_FEATURE, USERS_FEATURE
 
-FEATURES = (*RELEASE_NEEDS, FLAGS_FEATURE, USERS_FEATURE)
+FEATURES = (*RELEASE_NEEDS, FLAGS_FEATURE, USERS_FEATURE, TOKENS_FEATURE)
 """What this version of the agent can do, as it tells every operator that asks."""
 
 FAST_EDGES_SECONDS = (0.02, 0.05, 0.1, 0.2, 0.35)
@@ -33,12 +33,13 @@ EDGES_SECONDS = FAST_EDGES_SECONDS + SLOW_EDGES_SECONDS
 @dataclass(frozen=True, slots=True)
 class Counts:
     """Requests of one revision under one draw. `older` counts, per edge of the grid, those that became that old;
-    `flags`, by name, the answers that carried that flag."""
+    `flags`, by name, the answers that carried that flag; `tokens` what all answers together cost."""
 
     started: int = 0
     outcomes: Mapping[str, int] = field(default_factory=dict)
     older: Mapping[int, int] = field(default_factory=dict)
     flags: Mapping[str, int] = field(default_factory=dict)
+    tokens: int = 0
 
     @property
     def answered(self) -> int:

@@ -72,6 +72,7 @@ class Agent:
         self._refusals: dict[str, str] = {}
         self._polled_at: dict[str, float] = {}
         self._users: dict[str, ReleaseUsers] = {}
+        self._secret = settings.token_file.read_bytes().strip() if settings.token_file else b""
         self._changes = Changes()
         self._wake = asyncio.Event()
         self._unsaved = False
@@ -95,6 +96,7 @@ class Agent:
         self.desired, self.has_state = desired, True
         self.book.forget_programs(desired.ports.ports)
         self._forget_programs()
+        self._forget_users()
         self.publisher.mark(changed)
         persisted.save_desired(self._desired_file, desired)
         await self.open()
@@ -105,6 +107,13 @@ class Agent:
                 del memory[uid]
         self._switches.forget_programs(self.desired.ports.ports)
         self._changes.forget_programs(self.desired.ports.ports)
+
+    def _forget_users(self) -> None:
+        """Forgets the users of releases that have ended."""
+        for uid, log_of in list(self._users.items()):
+            routes = self.desired.routes.get(uid)
+            if routes is None or routes.release is None or routes.release.id != log_of.release:
+                del self._users[uid]
 
     async def open(self) -> None:
         """Opens the xDS socket, once, when there is something to tell: Envoy would drop what it is not told of."""
@@ -145,8 +154,8 @@ class Agent:
         return self.state({uid: poll.programs[uid] for uid in changed})
 
     def state(self, asked: Mapping[str, Interest] | None = None) -> GatewayState:
-        """What the pod says of some programs, or of all."""
-        chosen = dict.fromkeys(self.desired.ports.ports, Interest()) if asked is None else asked
+        """What the pod says of some programs, or of all (but not what their users met)."""
+        chosen = dict.fromkeys(self.desired.ports.ports) if asked is None else asked
         return GatewayState(
             pod=self.settings.pod,
             incarnation=self.book.incarnation,
@@ -160,9 +169,9 @@ class Agent:
             counts_age_seconds=round(min(time.monotonic() - self._looked_at, 1e9), 3),
         )
 
-    def _program_state(self, uid: str, interest: Interest) -> ProgramState:
+    def _program_state(self, uid: str, interest: Interest | None) -> ProgramState:
         users = self._users.get(uid)
-        log = users.told(interest.heard_of_users, time.monotonic()) if users else None
+        log = users.told(interest.heard_of_users, time.monotonic()) if users and interest else None
         if log and log.first + len(log.met) < log.length:
             self._changes.note({uid}, urgent=True)  # there is more to tell
         serial, content, _ = obeyed(self.discovery.confirmed_version((xds.ROUTES, uid)))
@@ -310,12 +319,12 @@ class Agent:
         if routes is None or routes.users is None or entry is None or answer.incarnation != self.book.incarnation:
             return
         user = user_of(answer, routes.users)
-        if entry.release is None or not entry.judged or not user:
+        if routes.release is None or entry.release != routes.release.id or not entry.judged or not user:
             return
         log_of = self._users.get(answer.uid)
-        if log_of is None or log_of.release < entry.release:
-            log_of = self._users[answer.uid] = ReleaseUsers(answer.uid, entry.release, now)
-        if log_of.release == entry.release and log_of.take(answer, user, entry, routes.flags, now):
+        if log_of is None:
+            log_of = self._users[answer.uid] = ReleaseUsers(answer.uid, entry.release, now, self._secret)
+        if log_of.take(answer, user, entry, routes.flags, now):
             self._changes.note({answer.uid}, urgent=answer.outcome not in (Outcome.OK, Outcome.CANCELLED))
 
     async def _tick_for_ever(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from dspy_contract.outcomes import Outcome, outcome_of
-from dspy_contract.stat_names import ANSWERS, ENDED, OLDER, PREFIX, STARTED, parse
+from dspy_contract.stat_names import ANSWERS, ENDED, OLDER, PREFIX, STARTED, TOKENS, parse
 from dspy_contract.state import EDGES_SECONDS, FAST_EDGES_SECONDS, Counts
 
 MOST_FILTERED = 50
@@ -21,7 +21,7 @@ MOST_FILTERED = 50
 
 _FLAGGED = "said."
 Key = tuple[int, str, str]
-"""Table number, revision, and `started`, an outcome, `said.<flag>`, or `older.<edge>` / `ended.<edge>`."""
+"""Table number, revision, and `started`, `tokens`, an outcome, `said.<flag>`, or `older.<edge>` / `ended.<edge>`."""
 
 
 def statistics_query(uids: Collection[str] | None) -> str:
@@ -41,7 +41,7 @@ def read_statistics(content: Mapping[str, Any], incarnation: str) -> dict[str, C
         if name.kind == ANSWERS:
             what = str(outcome_of(name.outcome, name.code, name.flags, name.trailer))
         else:
-            what = STARTED if name.kind == STARTED else f"{name.kind}.{name.edge}"
+            what = name.kind if name.kind in (STARTED, TOKENS) else f"{name.kind}.{name.edge}"
         counters[name.uid][name.number, name.revision, what] += statistic["value"]
         for flag in name.said:
             counters[name.uid][name.number, name.revision, f"{_FLAGGED}{flag}"] += statistic["value"]
@@ -131,7 +131,7 @@ class Sums:
 
     def bad_answers(self) -> int:
         """Answers that were neither good nor the client's leaving: what a waiting poll is woken by."""
-        unremarkable = (STARTED, Outcome.OK, Outcome.CANCELLED)
+        unremarkable = (STARTED, TOKENS, Outcome.OK, Outcome.CANCELLED)
         return sum(
             count
             for part in (self.base, self.latest)
@@ -149,7 +149,7 @@ def _ends(what: str) -> bool:
     return what != STARTED and not what.startswith(_BESIDE)
 
 
-_BESIDE = (OLDER, ENDED, _FLAGGED)
+_BESIDE = (OLDER, ENDED, _FLAGGED, TOKENS)
 """What is counted of requests besides their start and end."""
 
 
@@ -166,4 +166,5 @@ def _counts(what: Mapping[str, int]) -> Counts:
     for edge in range(first_slow):
         # Answers that ended between the edge and the first of the slow ones, plus all that became older than that.
         older[edge] = what.get(f"{ENDED}.{edge}", 0) + reached
-    return Counts(what.get(STARTED, 0), outcomes, {edge: older[edge] for edge in sorted(older) if older[edge]}, flags)
+    ages = {edge: older[edge] for edge in sorted(older) if older[edge]}
+    return Counts(what.get(STARTED, 0), outcomes, ages, flags, what.get(TOKENS, 0))

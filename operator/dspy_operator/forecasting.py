@@ -99,6 +99,11 @@ def _show(found: Forecast, rate: float, failing: float) -> None:
     console.print(
         "Of each fault: how soon the candidate loses its traffic if it begins with the step (bad answers until then)."
     )
+    if found.by_users:
+        console.print(
+            "Users are drawn and counted, 50 at least: the table takes each request for another user's, so a fault is "
+            "seen later where users come often."
+        )
     if found.proof_seconds is not None:
         proof = f"{_duration(found.proof_seconds)} and {found.proof_requests} requests of the candidate"
         console.print(f"To be shown no worse, a candidate that is as good as stable needs {proof} at the last weight.")

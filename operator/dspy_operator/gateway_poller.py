@@ -119,10 +119,12 @@ class Poller:
     ) -> UserTotals:
         """What the users of a release met, as far as its gateways have told."""
         known = self._namespaces.get(namespace)
+        pods, told = self.latest(namespace)
         sample = known.samples.get(uid) if known else None
         if sample is None or sample.release != release:
-            return NO_USERS
-        return sample.totals(candidate, _now(), exposure_seconds)
+            return replace(NO_USERS, complete=pods <= told.keys())
+        complete = pods <= told.keys() and sample.is_complete(told)
+        return replace(sample.totals(candidate, _now(), exposure_seconds), complete=complete)
 
     def unseen(self, namespace: str, users: Users | None) -> frozenset[str]:
         """The pods that carry traffic and have not been heard of for too long: longer where users are drawn."""

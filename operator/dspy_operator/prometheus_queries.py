@@ -58,7 +58,7 @@ class PrometheusQueries:
                 for each in asked
                 if each.prometheus
             ]
-        return known.readings
+        return dict(known.readings)
 
     def forget(self, namespace: str, program: str) -> None:
         """Asks no more about a program."""
@@ -78,7 +78,12 @@ class PrometheusQueries:
     ) -> None:
         while True:
             before = told(query, known.readings.get(stream, Reading()))
-            reading = known.readings[stream] = await self._read(query, names)
+            try:
+                reading = await self._read(query, names)
+            except Exception:  # whatever a server answers, it must not end the query: an old number would stand
+                log.exception("An answer of Prometheus could not be taken in", server=query.server)
+                reading = Reading(problem="the answer of Prometheus cannot be read")
+            known.readings[stream] = reading
             after = told(query, reading)
             if after.above != before.above or (after.above is None and after != before):
                 self._wake(*key)

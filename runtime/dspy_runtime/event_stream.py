@@ -12,7 +12,7 @@ from pydantic_core import to_json
 from starlette.responses import StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dspy_contract.outcomes import FLAGS_HEADER, OUTCOME_HEADER
+from dspy_contract.outcomes import FLAGS_HEADER, OUTCOME_HEADER, TOKENS_HEADER
 from dspy_runtime import endings
 from dspy_runtime.exchange import Exchange, Parts
 
@@ -47,6 +47,8 @@ class EventStream(StreamingResponse):
             told = [(OUTCOME_HEADER.encode(), self._exchange.ending.outcome.encode())]
             if self._exchange.flags:
                 told.append((FLAGS_HEADER.encode(), ",".join(self._exchange.flags).encode()))
+            if self._exchange.tokens:
+                told.append((TOKENS_HEADER.encode(), str(self._exchange.tokens).encode()))
             await send({"type": "http.response.trailers", "headers": told, "more_trailers": False})
         finally:
             abandon(self._exchange, self._work)

@@ -124,6 +124,8 @@ class Exchange:
     answer: bytes = b""
     flags: tuple[str, ...] = ()
     """What the program says of its answer besides."""
+    tokens: int = 0
+    """What it cost, as far as language models told."""
     ending: Ending | None = None
     abandoned: bool = False
     """Whether nobody waits for it any more."""

@@ -13,6 +13,7 @@ from dspy_runtime.admission import Admission
 from dspy_runtime.exchange import chained
 from dspy_runtime.lm.models import LanguageModels
 from dspy_runtime.lm.replace import replace_models
+from dspy_runtime.lm.scope import SCOPE
 from dspy_runtime.load import Loaded
 from dspy_runtime.metrics import Metrics
 from dspy_runtime.own_dspy import own_dspy
@@ -86,3 +87,6 @@ class PredictionService:
 
     def _record_tokens(self, lm: str, usage: Usage) -> None:
         self.metrics.record_tokens(lm, usage.input_tokens, usage.output_tokens)
+        scope = SCOPE.get()
+        if scope is not None:
+            scope.tokens += (usage.input_tokens or 0) + (usage.output_tokens or 0)

@@ -64,6 +64,7 @@ def admit(admission: Admission, seconds: float) -> Stage:
             with scope.entered():
                 await inner(exchange)
         finally:
+            exchange.tokens = scope.tokens
             exchange.place.leave()
 
     return stage

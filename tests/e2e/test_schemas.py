@@ -89,7 +89,7 @@ VALID: list[dict[str, Any]] = [
     rollout("qa", [{"watch": {"seconds": 60, "holdbackPercent": 1.5}}]),
     with_strategy(type="Canary", canary={"steps": STEPS, "replicas": "WithWeight"}),
     with_strategy(type="BlueGreen"),
-    with_streams(COST),
+    with_streams(COST, {"name": "tokens", "tolerancePercent": 25}),
     with_streams(
         {
             "name": "cost",
@@ -261,6 +261,7 @@ INVALID: list[tuple[dict[str, Any], str, str]] = [
         "less than or equal to 99",
     ),
     (with_streams({"name": "guarded"}), "spec.analysis.streams[0]", "a stream of your own needs a flag"),
+    (with_streams({"name": "tokens", "maxPercent": 3}), "spec.analysis.streams[0]", "tokens are no share"),
     (with_streams({"name": "failed", "prometheus": QUERY}), "spec.analysis.streams[0]", "has neither"),
     (with_streams({"name": "cost", "prometheus": {"query": "x"}}), "streams[0].prometheus", "exactly one of them"),
     (with_streams({"name": "cost", "prometheus": QUERY, "maxPercent": 3}), "spec.analysis.streams[0]", "no share"),

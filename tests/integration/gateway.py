@@ -59,6 +59,7 @@ class Upstream:
     status: int = 200
     delay_seconds: float = 0.0
     flags: str = ""
+    tokens: str = ""
     seen: Counter[str] = field(default_factory=Counter)
 
     @asynccontextmanager
@@ -83,7 +84,8 @@ class Upstream:
             await runner.cleanup()
 
     def _headers(self) -> dict[str, str]:
-        return {"x-dspy-outcome": self.outcome, **({"x-dspy-flags": self.flags} if self.flags else {})}
+        said = {"x-dspy-outcome": self.outcome, "x-dspy-flags": self.flags, "x-dspy-tokens": self.tokens}
+        return {name: value for name, value in said.items() if value}
 
     @property
     def endpoint(self) -> Endpoint:

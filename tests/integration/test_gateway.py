@@ -267,6 +267,15 @@ async def test_the_programs_flags_are_counted(gateway: Gateway, upstreams: dict[
     await until_counted(gateway, {"old": Counts(10, {"ok": 10}, flags=flags)}, "flags are counted beside outcomes")
 
 
+async def test_what_answers_cost_is_summed(gateway: Gateway, upstreams: dict[str, Upstream], tmp_path: Path) -> None:
+    for tokens, requests in (("120", 4), ("3", 2), ("", 3), ("-5", 2), ("many", 2)):
+        upstreams["old"].tokens = tokens
+        await ask_many(gateway.url(UID), requests)
+    expected = {"old": Counts(13, {"ok": 13}, tokens=486)}
+    await until_counted(gateway, expected, "numbers are summed, and what is none is passed over")
+    assert "error" not in await asyncio.to_thread((tmp_path / "envoy.log").read_text)
+
+
 async def test_what_goes_through_a_preview_is_not_counted(tmp_path: Path, upstreams: dict[str, Upstream]) -> None:
     inputs = inputs_of(UID, 1, {"old": 10_000, "new": 0}, upstreams, free_port())
     uid = preview_of(UID)

@@ -98,8 +98,17 @@ async def test_a_program_answers_with_its_fields_and_the_configured_lm_and_key(
 ) -> None:
     status, body, headers = await runtime.predict(question="why?", limit=3)
     assert (status, headers["x-dspy-outcome"]) == (200, "ok")
+    assert int(headers["x-dspy-tokens"]) == sum(_tokens(await runtime.get("/metrics")))
     assert body == {"reasoning": "A helpful answer.", "answer": "A helpful answer."}
     assert provider.provider.keys == {f"Bearer {KEY}"}
+
+
+def _tokens(metrics: str) -> list[int]:
+    found = [
+        int(float(line.split()[-1])) for line in metrics.splitlines() if line.startswith("dspy_runtime_tokens_total{")
+    ]
+    assert len(found) == 2, "of the prompt and of the completion"
+    return found
 
 
 async def test_a_program_flags_its_answers(

@@ -29,6 +29,8 @@ class Version:
     """Requests that it never answers: the gateway gives up after the program's time-out."""
     blocked_rate: float = 0.0
     """Good answers that it flags as blocked."""
+    tokens: int = 0
+    """What an answer costs: half as much to half as much again."""
     latency_seconds: float = 0.2
     latency_sigma: float = 0.0
     """Of log-normal answers around the latency; 0: evenly between half of it and half as much again."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from dspy_contract.routes import TOTAL_WEIGHT, Routes, effective_weights, ranges
-from dspy_contract.stat_names import ENDED, OLDER, STARTED, of_users
+from dspy_contract.stat_names import ENDED, OLDER, STARTED, TOKENS, of_users
 from dspy_contract.state import (
     EDGES_SECONDS,
     FAST_EDGES_SECONDS,
@@ -39,6 +39,7 @@ class Request:
     started_at: float
     ends_at: float
     outcome: str
+    tokens: int = 0
     user: str = ""
     """Whose it is, where users are drawn."""
 
@@ -77,6 +78,8 @@ class CountingEnvoy:
         del self.aged[id(request)]
         outcome, _, flag = request.outcome.partition("+")
         self.counters[request.table, request.revision, outcome] += 1
+        if request.tokens:
+            self.counters[request.table, request.revision, TOKENS] += request.tokens
         if flag:
             self.counters[request.table, request.revision, f"said.{flag}"] += 1
         reached = bisect.bisect_right(EDGES_SECONDS, request.ends_at - request.started_at)
@@ -97,6 +100,7 @@ class SimulatedGateway:
     envoy: CountingEnvoy = field(default_factory=CountingEnvoy)
     obeyed: Routes | None = None
     effective: Mapping[str, int] = field(default_factory=dict)
+    tokens_of: Callable[[str], int] = lambda _: 0
     users: ReleaseUsers | None = None
     reachable: bool = True
     lag_seconds: float = 0.0
@@ -125,7 +129,8 @@ class SimulatedGateway:
         revision = self._of_user(user) if drawn else chance.choices(*zip(*self.effective.items(), strict=True))[0]
         seconds, outcome = self.answer_of(revision)
         name = of_users(revision) if drawn else revision
-        self.envoy.start(Request(self._newest(), name, now, now + seconds, outcome, user if drawn else ""))
+        tokens = round(self.tokens_of(revision) * chance.uniform(0.5, 1.5)) if self.tokens_of(revision) else 0
+        self.envoy.start(Request(self._newest(), name, now, now + seconds, outcome, tokens, user if drawn else ""))
         return revision
 
     def _of_user(self, user: str) -> str:

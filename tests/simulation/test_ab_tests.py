@@ -115,16 +115,42 @@ def test_no_user_changes_sides(serving: Serving) -> None:
     assert world.rollout_status["comparison"]["seen"] > 1_500
 
 
-def test_a_user_who_was_moved_leaves_the_sample(serving: Serving) -> None:
-    world = compared(serving, until={"users": 20_000, "maxSeconds": 3_600})
-    release(world)
+def test_a_candidate_gains_nothing_by_sending_its_users_away(serving: Serving) -> None:
+    """Whose pods are away for two minutes: what its users then meet at stable is met by its users."""
+    world = compared(serving, until={"users": 20_000, "maxSeconds": 600}, users=300)
+    for number in (1, 2):
+        world.publish(number, failure_rate=0.004)
+    world.want(2)
     world.settle(1, rate=40)
     world.settle_until(lambda: world.traffic(2) > 0, 30)
-    world.settle(60)
-    world.versions[1].failure_rate = 1.0  # what those meet who come to stable is no failure of the candidate's users
-    world.take_down(2, 10)
-    world.settle(20)
+    world.settle(30)
+    world.take_down(2, 120)
+    world.settle(200)
     comparison = world.rollout_status["comparison"]
-    assert comparison["moved"] > 10
-    failed = next(each for each in world.rollout_status["streams"] if each["name"] == "failed")
-    assert failed["users"]["candidate"]["bad"] == 0
+    assert comparison["moved"] > 100
+    assert comparison["result"] == "Undecided"
+    assert world.ledger.release is not None
+
+
+def test_a_person_who_has_seen_enough_goes_on(serving: Serving) -> None:
+    """Before the comparison has ended: it needs no proof that there cannot be."""
+    world = compared(serving, until={"users": 20_000, "maxSeconds": 3_600})
+    release(world)
+    world.settle(1, rate=20)
+    world.settle_until(lambda: "Comparing" in str(world.rollout_status.get("message")), 30)
+    world.ask(f"promote {world.revision(2)}/2 a")
+    world.settle(60)
+    assert world.stable == 2
+    assert world.ledger.history[-1].message == "A person went on"
+
+
+def test_a_lowered_candidate_waits_until_every_gateway_has_told_all(serving: Serving) -> None:
+    """An operator that has just started knows a part of the users: that is no reason to give it its traffic again."""
+    world = compared(serving, users=20_000)
+    release(world, failure_rate=0.3)
+    world.settle(1, rate=100)
+    world.settle_until(lambda: world.ledger.release is not None and world.ledger.release.lowered is not None, 60)
+    world.restart_operator()
+    world.settle(30)
+    assert "ReleaseResumed" not in world.events()
+    assert world.refused(2)

@@ -4,6 +4,7 @@ transcripts."""
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -56,6 +57,26 @@ def test_a_release_that_waits_for_approval(serving: Serving, snapshot: SnapshotA
     world.settle(60, rate=20)
     assert world.stable == 2
     assert transcript(world) == snapshot
+
+
+def test_a_candidate_that_spends_more_tokens(serving: Serving) -> None:
+    """Where a policy judges that: by a fifth is not found at a tolerance of a fifth, by half is."""
+    tokens = {"name": "tokens", "tolerancePercent": 20}
+    steps = ({"setWeight": 10}, {"pause": {"seconds": 600}})
+    world = serving(steps=steps, analysis={"streams": [tokens], "onUndecided": "Promote"})
+    world.versions[1].tokens = 400
+    release(world, tokens=480)
+    world.settle(700, rate=20)
+    assert world.stable == 2
+    release(world, 3, tokens=800)
+    world.settle(5)
+    world.settle_until(lambda: world.refused(3), 900)
+    refused = world.ledger.refusal(world.revision(3))
+    assert refused is not None
+    assert (refused.outcome, refused.reason) == ("RolledBack", "SpendsMore")
+    assert re.fullmatch(
+        r"The candidate spends more tokens: [78]\d\d tokens a request .* 4[678]\d of stable", refused.message
+    )
 
 
 def test_a_metric_holds_a_release_and_refuses_nothing(

@@ -542,7 +542,11 @@ class World:
         self.api.put("pods", _pod(name, owner, deployment))
         if owner == GATEWAY_NAME:
             self.gateways[name] = SimulatedGateway(
-                name, self.ready_pods, self._answer_of, switches=Switches(began_at=self.now)
+                name,
+                self.ready_pods,
+                self._answer_of,
+                switches=Switches(began_at=self.now),
+                tokens_of=lambda revision: self.versions[self._version_of(revision) or 1].tokens,
             )
 
     def _mounted(self, name: str, item: Object) -> bool:

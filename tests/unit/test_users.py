@@ -80,12 +80,24 @@ def test_only_what_is_new_for_a_user_is_told() -> None:
     assert log.told(("another", 4), 110.0).met == told.met, "one of another log has heard nothing of this"
 
 
+def test_who_could_not_be_drawn_takes_no_place_in_the_log() -> None:
+    log, all_at_stable = ReleaseUsers("u", 7, 0.0), table(weights={STABLE: 10_000, CANDIDATE: 0})
+    at_stable = replace(answer("program_error"), revision=STABLE)
+    assert not log.take(at_stable, "ann", all_at_stable, (), 1.0)
+    assert log.take(answer(), "ann", table(), (), 2.0)
+    assert log.take(at_stable, "ann", all_at_stable, (), 3.0), "a user who was moved"
+    assert log.told(("", 0), 4.0).length == 2
+
+
 def test_a_user_is_known_across_pods_and_not_across_releases() -> None:
     first, second, later = (ReleaseUsers("u", release, 0.0) for release in (7, 7, 8))
     for log in (first, second, later):
         log.take(answer(), "ann", table(), (), 1.0)
     hashes = [log.met[0].user for log in (first, second, later)]
     assert hashes[0] == hashes[1] != hashes[2]
+    keyed = ReleaseUsers("u", 7, 0.0, secret=b"of the namespace" * 20)
+    keyed.take(answer(), "ann", table(), (), 1.0)
+    assert keyed.met[0].user != hashes[0], "who does not know the secret cannot try"
 
 
 @pytest.mark.parametrize(
@@ -128,7 +140,8 @@ def test_a_user_counts_once_whoever_tells_of_it() -> None:
     assert sample.heard("p") == ("a", 3), "nothing is skipped"
 
 
-def test_who_is_moved_is_counted_and_meets_nothing_more() -> None:
+def test_who_is_moved_still_counts_where_it_was_drawn() -> None:
+    """Else a candidate that sends its users away would gain by it, and stable's would be watched for longer."""
     sample = Sample(7)
     sample.take("p", log_of(met(1, CANDIDATE, at=5.0), met(1, STABLE, "timeout", at=5.05, weight=10_000)), 10.0)
     assert sample.totals(CANDIDATE, 10.0).moved == 0, "what began before the user was drawn is no move"
@@ -136,7 +149,7 @@ def test_who_is_moved_is_counted_and_meets_nothing_more() -> None:
     sample.take("p", log_of(met(2, STABLE, weight=10_000), first=4), 10.0)
     totals = sample.totals(CANDIDATE, 10.0)
     assert totals.moved == 1
-    assert totals.groups == (Group(True, 0.5, 0, frozenset({"ok"}), frozenset(), -1, 1),)
+    assert totals.groups == (Group(True, 0.5, 0, frozenset({"ok", "timeout"}), frozenset(), -1, 1),)
 
 
 def test_users_are_compared_at_equal_age() -> None:
@@ -147,6 +160,9 @@ def test_users_are_compared_at_equal_age() -> None:
     compared = sample.totals(CANDIDATE, 1_060.0, 30.0).compared
     assert compared == (Group(True, 0.5, 0, frozenset({"ok"}), frozenset(), -1, 1),), "not what it met later"
     assert sum(group.users for group in sample.totals(CANDIDATE, 1_100.0, 30.0).compared) == 2
+    sample.take("q", log_of(met(1, CANDIDATE, "program_error", at=20.0), id="b", age=120.0), 1_120.0)
+    late = sample.totals(CANDIDATE, 1_120.0, 30.0).compared
+    assert frozenset({"ok", "program_error"}) in {group.outcomes for group in late}, "also what was told late"
 
 
 def test_a_log_is_told_in_parts() -> None:
@@ -155,6 +171,8 @@ def test_a_log_is_told_in_parts() -> None:
         log.take(answer(), str(user), table(), (), 1.0)
     for _ in range(3):
         sample.take("p", log.told(sample.heard("p"), 2.0), 2.0)
+        assert sample.is_complete(["q"])
+        assert sample.is_complete(["p"]) is (sample.heard("p")[1] > 2 * MOST_TOLD)
     assert sample.totals(CANDIDATE, 2.0).number == 2 * MOST_TOLD + 5
 
 

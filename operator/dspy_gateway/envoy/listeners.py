@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from dspy_contract.outcomes import FLAGS_HEADER, MOST_FLAGS, OUTCOME_HEADER, USER_HEADER
-from dspy_contract.stat_names import ANSWERS, ENDED, OLDER, PREFIX, STARTED
+from dspy_contract.outcomes import FLAGS_HEADER, MOST_FLAGS, OUTCOME_HEADER, TOKENS_HEADER, USER_HEADER
+from dspy_contract.stat_names import ANSWERS, ENDED, OLDER, PREFIX, STARTED, TOKENS
 from dspy_contract.state import EDGES_SECONDS, FAST_EDGES_SECONDS
 from dspy_gateway.envoy.resource import BUFFER_BYTES, STREAM_IDLE_SECONDS, TYPE, Resource
 
@@ -17,6 +17,8 @@ WINDOW_SECONDS = 0.245
 
 USERS_FLUSH_SECONDS = 0.1
 """How long an answer to a user may wait before the agent is told."""
+
+ONE: Mapping[str, object] = {"value_fixed": 1}
 
 LONGEST_OUTCOME = 14
 """Characters of the runtime's header that reach a statistic: the longest word that means something."""
@@ -92,6 +94,8 @@ def _counters() -> list[Resource]:
     loggers = [
         _counter(STARTED, (), _log_type("DownstreamStart")),
         _counter(ANSWERS, _ANSWER_TAGS, _log_type("DownstreamEnd")),
+        _sum(TOKENS, f"%RESPONSE_HEADER({TOKENS_HEADER})%", "headers"),
+        _sum(TOKENS, f"%TRAILER({TOKENS_HEADER})%", "trailers"),
     ]
     for edge, seconds in enumerate(EDGES_SECONDS):
         fast = edge < len(FAST_EDGES_SECONDS)
@@ -133,15 +137,32 @@ def _duration(operator: str, seconds: float) -> Resource:
     return {"duration_filter": {"comparison": {"op": operator, "value": value}}}
 
 
-def _counter(name: str, tags: Sequence[tuple[str, str]], condition: Resource) -> Resource:
+def _sum(name: str, number: str, where: str) -> Resource:
+    """The sum of what answers say in a header or trailer. Those that do not say a number are passed over: Envoy would
+    log an error for each."""
+    cel = "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter"
+    says = f"'{TOKENS_HEADER}' in response.{where} && response.{where}['{TOKENS_HEADER}'].matches('^[0-9]{{1,9}}$')"
+    expression = {
+        "@type": f"{TYPE}xds.type.v3.TypedStruct",
+        "type_url": f"{TYPE}{cel}",
+        "value": {"expression": says},
+    }
+    told = {"extension_filter": {"name": "envoy.access_loggers.extension_filters.cel", "typed_config": expression}}
+    condition = {"and_filter": {"filters": [_log_type("DownstreamEnd"), told]}}
+    return _counter(name, (), condition, {"value_format": number})
+
+
+def _counter(
+    name: str, tags: Sequence[tuple[str, str]], condition: Resource, value: Mapping[str, object] = ONE
+) -> Resource:
     """A counter of Envoy's stats access logger, tagged by draw table and revision."""
     all_tags = (("table", "%ROUTE_NAME%"), ("cluster", "%UPSTREAM_CLUSTER_RAW%"), *tags)
-    value = {
+    config = {
         "stats_scope": {"prefix": PREFIX, "enable_eviction": True},
         "counters": [
             {
                 "stat": {"name": name, "tags": [{"name": key, "value_format": each} for key, each in all_tags]},
-                "value_fixed": 1,
+                **value,
             }
         ],
     }
@@ -152,6 +173,6 @@ def _counter(name: str, tags: Sequence[tuple[str, str]], condition: Resource) ->
         "typed_config": {
             "@type": f"{TYPE}xds.type.v3.TypedStruct",
             "type_url": f"{TYPE}envoy.extensions.access_loggers.stats.v3.Config",
-            "value": value,
+            "value": config,
         },
     }

@@ -92,6 +92,7 @@ def _of_users(
     known_by: list[Resource],
     hashed: Resource,
 ) -> list[Resource]:
+    told = f"{how} {_TOLD[how].format(header=users.header)}".strip()
     laid = ranges(weights, routes.candidates, users.start)
     found: list[Resource] = []
     for route, match in ((USERS, _PREDICT), (OTHER, {"prefix": "/"})):
@@ -105,9 +106,7 @@ def _of_users(
                 "name": table if route == USERS else OTHER,
                 "match": {**match, "headers": [*match.get("headers", ()), *known_by]},
                 "route": {**action, "hash_policy": [hashed]},
-                "request_headers_to_add": [
-                    _header(USER_HEADER, f"{how} {_TOLD[how].format(header=users.header)}".strip())
-                ],
+                "request_headers_to_add": [_header(USER_HEADER, told)] if route == USERS else [],
                 **({"response_headers_to_add": [_cookie(users)]} if how == NEW else {}),
             }
         )
@@ -150,6 +149,7 @@ def _table(uid: str, pod: str, serial: int, routes: list[Resource]) -> Resource:
     return {
         "name": uid,
         "response_headers_to_add": [_header("x-dspy-gateway", pod), _header("x-dspy-serial", str(serial))],
+        "request_headers_to_remove": [USER_HEADER],
         "most_specific_header_mutations_wins": True,
         "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}],
     }

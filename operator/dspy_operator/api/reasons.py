@@ -93,6 +93,7 @@ class Reason(StrEnum):
     CLIENTS_LEAVE = "ClientsLeave"
     SLOWER = "Slower"
     FLAGGED_MORE_OFTEN = "FlaggedMoreOften"
+    SPENDS_MORE = "SpendsMore"
     CRASHES = "Crashes"
     SMOKE_TEST_FAILED = "SmokeTestFailed"
     COMPARISON_LOST = "ComparisonLost"

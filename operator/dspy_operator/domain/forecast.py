@@ -51,11 +51,13 @@ class StepForecast:
 @dataclass(frozen=True, slots=True)
 class Forecast:
     """A release. `proof_seconds` is how long it takes to show, at the last step's weight, that a candidate is no worse
-    which is not; None without traffic to both."""
+    which is not; None without traffic to both, and where users are compared instead. `by_users`: these are counted, as
+    if each request were another user's."""
 
     steps: tuple[StepForecast, ...]
     proof_seconds: float | None
     proof_requests: int | None
+    by_users: bool = False
 
     @property
     def seconds(self) -> float | None:
@@ -84,6 +86,8 @@ def forecast(spec: RolloutSpec, replicas: int, rate: float, failing: float) -> F
         )
         found.append(StepForecast(_name(step), weight * 100, pods, seconds, seen))
         stable_requests += (seconds or 0.0) * rate * (1 - weight)
+    if any(isinstance(step, Compare) for step in steps):
+        return Forecast(tuple(found), None, None, by_users=True)
     return Forecast(tuple(found), *_proof(spec.analysis, failing, rate, release.weight_bp / TOTAL_WEIGHT))
 
 

@@ -13,6 +13,7 @@ from dspy_contract.routes import TOTAL_WEIGHT, Pin, Users
 from dspy_operator.api.rollout import OnCompared, Stream
 from dspy_operator.api.times import UnixSeconds
 from dspy_operator.domain.analysis.evidence import Evidence, RequestCounts
+from dspy_operator.domain.analysis.streams import TOKENS
 from dspy_operator.domain.steps import Step, Watch
 
 LONGEST_HISTORY = 10
@@ -127,6 +128,11 @@ class Release:
     def flags(self) -> tuple[str, ...]:
         """The flags of answers by which it is judged."""
         return tuple(sorted({stream.flag for stream in self.streams if stream.flag and stream.enabled}))
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether it is judged by what answers cost."""
+        return any(stream.name == TOKENS.name and stream.enabled for stream in self.streams)
 
     @property
     def watched(self) -> bool:

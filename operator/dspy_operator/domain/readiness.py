@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from dspy_contract.routes import FLAGS_FEATURE, RELEASE_NEEDS, USERS_FEATURE
+from dspy_contract.routes import FLAGS_FEATURE, RELEASE_NEEDS, TOKENS_FEATURE, USERS_FEATURE
 from dspy_contract.stat_names import forced, of_users
 from dspy_operator.api.reasons import Reason
 from dspy_operator.domain.ledger import Release
@@ -72,7 +72,8 @@ def missing_features(gateway: Gateway, needs: Collection[str]) -> tuple[str, str
 def release_needs(release: Release) -> tuple[str, ...]:
     """What a gateway pod must be able to do before a candidate of this release has traffic."""
     flags = (FLAGS_FEATURE,) if release.flags else ()
-    return (*RELEASE_NEEDS, *flags, *((USERS_FEATURE,) if release.users else ()))
+    tokens = (TOKENS_FEATURE,) if release.counts_tokens else ()
+    return (*RELEASE_NEEDS, *flags, *tokens, *((USERS_FEATURE,) if release.users else ()))
 
 
 def requests_in_flight(gateway: Gateway, uid: str, revision: str) -> int | None:

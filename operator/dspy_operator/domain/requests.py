@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 
 from dspy_contract.routes import Pin
 from dspy_operator.api.reasons import Reason
-from dspy_operator.domain.ledger import Ledger, Release
+from dspy_operator.api.rollout import OnCompared
+from dspy_operator.domain.ledger import Conclusion, Ledger, Release
 from dspy_operator.domain.readiness import fully_ready
 from dspy_operator.domain.release.lifecycle import cancel, promote, refuse
 from dspy_operator.domain.release.messages import step_label
 from dspy_operator.domain.release.progress import at_step, awaits_approval
 from dspy_operator.domain.snapshot import Revision, Snapshot
+from dspy_operator.domain.steps import Compare
 from dspy_operator.domain.transition import Event, Transition
 
 
@@ -83,6 +85,9 @@ def _next_step(ledger: Ledger, snapshot: Snapshot, request: Request, release: Re
         return _ignored(ledger, request, f"the step at hand is {release.candidate}/{release.step + 1}")
     if not fully_ready(snapshot, release):
         return _ignored(ledger, request, "not every pod of the candidate is ready")
+    if isinstance(release.steps[release.step], Compare):
+        went_on = Conclusion(release.step, "Undecided", OnCompared.PROMOTE, "A person went on")
+        release = replace(release, conclusion=went_on if release.conclusion is None else release.conclusion)
     message = f"Step {step_label(release)} of {snapshot.label(request.revision)} is skipped"
     return replace(ledger, release=at_step(release, release.step + 1)), (Event(Reason.REQUEST_DONE, message),)
 

@@ -17,7 +17,7 @@ from dspy_operator.api.rollout import Analysis, Policy
 from dspy_operator.api.times import timestamp
 from dspy_operator.domain.analysis.comparison import compare
 from dspy_operator.domain.analysis.evidence import Evidence, RequestCounts
-from dspy_operator.domain.analysis.judge import judge, judge_stream
+from dspy_operator.domain.analysis.judge import judge, judge_stream, spent_in_words
 from dspy_operator.domain.analysis.readings import Reading, told
 from dspy_operator.domain.analysis.streams import Stream, streams_of
 from dspy_operator.domain.analysis.users import NO_USERS
@@ -355,6 +355,7 @@ def _stream(evidence: Evidence, analysis: Analysis, stream: Stream) -> Content:
         "evidence": _log10(judged.log_e),
         "verdict": str(judged.verdict),
         **_users(judged.stable_users, judged.candidate_users),
+        **({"message": spent_in_words(evidence)} if stream.spends else {}),
         **({"dryRun": True} if stream.dry_run else {}),
     }
 
@@ -398,6 +399,7 @@ def _comparison(release: Release, analysis: Analysis) -> Content:
             "low": f"{100 * interval.low:.2f}",
             "high": f"{100 * interval.high:.2f}",
             "seen": users.number,
+            **({"full": True} if users.full else {}),
             "moved": users.moved,
             "message": release.conclusion.message if release.conclusion else compared.message,
         }

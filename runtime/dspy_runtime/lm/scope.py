@@ -31,6 +31,8 @@ class RequestScope:
         self._end = time.monotonic() + seconds
         self._trace = trace
         self.place: Place | None = None
+        self.tokens = 0
+        """What its answers of language models cost, as far as they told."""
         self.memory: dict[int, Any] = {}
         """What modules that requests share remember of this one, by their identity."""
         self._loop = asyncio.get_running_loop()

@@ -9,7 +9,7 @@ from dspy_operator.api.rollout import Analysis
 from dspy_operator.domain.analysis.evidence import Evidence
 from dspy_operator.domain.analysis.interval import Interval, difference
 from dspy_operator.domain.analysis.judge import user_draws
-from dspy_operator.domain.analysis.streams import BUILT_IN, Stream, streams_of
+from dspy_operator.domain.analysis.streams import stream_named
 from dspy_operator.domain.analysis.verdict import Side
 
 
@@ -30,6 +30,8 @@ class Compared:
     candidate: Side
     interval: Interval
     alpha: float
+    grown: int
+    """Users who have been there for long enough, be they enough or not."""
 
     @property
     def result(self) -> Result:
@@ -37,11 +39,6 @@ class Compared:
         if self.interval.high < 0:
             return Result.WIN
         return Result.LOSS if self.interval.low > 0 else Result.UNDECIDED
-
-    @property
-    def users(self) -> int:
-        """Of both sides."""
-        return self.stable.requests + self.candidate.requests
 
     @property
     def message(self) -> str:
@@ -55,12 +52,8 @@ class Compared:
 
 def compare(evidence: Evidence, analysis: Analysis, stream: str, alpha: float) -> Compared:
     """How the users stand who have been there for long enough."""
-    draws = user_draws(evidence, _stream(analysis, stream), compared=True)
+    draws = user_draws(evidence, stream_named(analysis.streams, stream), compared=True)
     stable = Side(sum(each.stable_requests for each in draws), sum(each.stable_bad for each in draws))
     candidate = Side(sum(each.candidate_requests for each in draws), sum(each.candidate_bad for each in draws))
-    return Compared(stable, candidate, difference(tuple(draws), alpha), alpha)
-
-
-def _stream(analysis: Analysis, name: str) -> Stream:
-    """One that is switched off is compared as it is by default."""
-    return next(each for each in (*streams_of(analysis.streams), *BUILT_IN) if each.name == name)
+    grown = sum(group.users for group in evidence.users.compared)
+    return Compared(stable, candidate, difference(tuple(draws), alpha), alpha, grown)

@@ -16,6 +16,7 @@ from dspy_contract.outcomes import FAILURES, Outcome
 from dspy_contract.stat_names import of_users
 from dspy_contract.state import WARMUP_SECONDS, Counts, DrawTable, GatewayState
 from dspy_operator.api.times import UnixSeconds
+from dspy_operator.domain.analysis.mean_test import Bets, Spent, added, bets
 from dspy_operator.domain.analysis.streams import slow_bounds
 from dspy_operator.domain.analysis.users import NO_USERS, UserTotals
 
@@ -66,6 +67,8 @@ class Look:
     release: int
     step: int
     now: float
+    tokens_tolerance: float | None = None
+    """How much more an answer may cost, as a fraction, where that is judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,9 @@ class Total:
     users_of_stable: Counts = Counts()
     users_of_candidate: Counts = Counts()
     """Requests of users who were drawn: these are counted apart, for none of them was drawn itself."""
+
+    bets: Bets = ()
+    """That the candidate costs more."""
 
     @property
     def all_of_stable(self) -> Counts:
@@ -232,7 +238,7 @@ def accumulate(
                 total = _total(before, told, opened_at, evidence, look)
                 tables[key] = Table(pod, state.incarnation, told.number, opened_at, look.now, told.settled, total)
     tables = {key: _lost_if_gone(table, incarnations, look.now) for key, table in tables.items()}
-    return _merged(_with_bounds(_with_recent(replace(evidence, tables=tables, users=users))))
+    return _merged(_with_bounds(_with_recent(replace(evidence, tables=tables, users=users))), look.tokens_tolerance)
 
 
 def request_counts(counts: Counts) -> RequestCounts:
@@ -263,7 +269,8 @@ def add_counts(*several: Counts) -> Counts:
             older[edge] = older.get(edge, 0) + count
         for flag, count in counts.flags.items():
             flags[flag] = flags.get(flag, 0) + count
-    return Counts(sum(counts.started for counts in several), outcomes, older, flags)
+    tokens = sum(counts.tokens for counts in several)
+    return Counts(sum(counts.started for counts in several), outcomes, older, flags, tokens)
 
 
 def _with_recent(evidence: Evidence) -> Evidence:
@@ -346,15 +353,23 @@ def _with_bounds(evidence: Evidence) -> Evidence:
     return replace(evidence, bounds=bounds, epoch=evidence.epoch + 1) if bounds else evidence
 
 
-def _merged(evidence: Evidence) -> Evidence:
+def _merged(evidence: Evidence, tokens_tolerance: float | None) -> Evidence:
     totals, tables, kept = list(evidence.totals), dict(evidence.tables), dict(evidence.kept)
     for table in evidence.waiting:
         if not table.settled:
             break
         kept[table.series] = max(kept.get(table.series, 0), table.number)
         del tables[f"{table.series}/{table.number}"]
-        _merge_into(totals, table.total)
+        _merge_into(totals, _with_bets(table.total, tokens_tolerance))
     return replace(evidence, totals=tuple(_shortened(totals)), tables=tables, kept=kept)
+
+
+def _with_bets(total: Total, tolerance: float | None) -> Total:
+    if tolerance is None or not total.judged or not 0 < total.weight < 1:
+        return total
+    sides = total.stable, total.candidate
+    spent = Spent(*(side.started for side in sides), *(side.tokens for side in sides))
+    return replace(total, bets=bets(spent, tolerance))
 
 
 def _merge_into(totals: list[Total], total: Total) -> None:
@@ -393,4 +408,5 @@ def _sum(left: Total, right: Total) -> Total:
         candidate=add_counts(left.candidate, right.candidate),
         users_of_stable=add_counts(left.users_of_stable, right.users_of_stable),
         users_of_candidate=add_counts(left.users_of_candidate, right.users_of_candidate),
+        bets=added(left.bets, right.bets),
     )

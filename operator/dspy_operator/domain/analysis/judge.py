@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import reduce
 
 from dspy_contract.outcomes import Outcome
 from dspy_contract.state import EDGES_SECONDS, Counts
 from dspy_operator.api.rollout import Analysis
-from dspy_operator.domain.analysis import ceiling, label_test, no_worse
+from dspy_operator.domain.analysis import ceiling, label_test, mean_test, no_worse
 from dspy_operator.domain.analysis.draws import Draws, log_sum, rejects
 from dspy_operator.domain.analysis.evidence import Evidence, RequestCounts, Total, add_counts
 from dspy_operator.domain.analysis.streams import (
@@ -67,7 +68,7 @@ def judge_stream(evidence: Evidence, analysis: Analysis, stream: Stream) -> Stre
     verdict = Verdict.UNDECIDED
     if share and rejects(log_e + math.log(share), _alpha(analysis)):
         verdict = Verdict.WORSE
-    elif _is_no_worse(evidence, analysis, stream):
+    elif not stream.spends and _is_no_worse(evidence, analysis, stream):
         verdict = Verdict.NO_WORSE
     return StreamJudged(verdict, log_e, *_sides(evidence, stream), *_sides_by_users(evidence, stream))
 
@@ -79,7 +80,7 @@ def is_confirmed(judged: Judged) -> bool:
 
 def is_no_worse(evidence: Evidence, analysis: Analysis) -> bool:
     """True when every stream that is judged is shown no worse by its margin, on settled tables in their order."""
-    judged = [stream for stream in streams_of(analysis.streams) if not stream.dry_run]
+    judged = [stream for stream in streams_of(analysis.streams) if not stream.dry_run and not stream.spends]
     return bool(judged) and all(_is_no_worse(evidence, analysis, stream) for stream in judged)
 
 
@@ -151,7 +152,16 @@ def _evidence_of_worse(evidence: Evidence, analysis: Analysis) -> tuple[float, S
 def _log_e_of(evidence: Evidence, totals: Sequence[Total], stream: Stream) -> float:
     if stream.name == SLOW.name:
         return _slow_log_e(evidence, totals, stream.tolerance)
+    if stream.spends:
+        return mean_test.log_e(reduce(mean_test.added, (total.bets for total in evidence.totals), ()))
     return label_test.log_e([*_draws(totals, stream.bad), *user_draws(evidence, stream)], stream.tolerance)
+
+
+def spent_in_words(evidence: Evidence) -> str:
+    """Tokens a request, on both sides."""
+    stable, candidate = _drawn([total for total in evidence.ordered if total.judged])
+    means = [each.tokens / each.started if each.started else 0.0 for each in (candidate, stable)]
+    return f"{means[0]:.0f} tokens a request of the candidate against {means[1]:.0f} of stable"
 
 
 def user_draws(evidence: Evidence, stream: Stream, pair: int = MIDDLE_PAIR, compared: bool = False) -> list[Draws]:
@@ -224,6 +234,8 @@ def _worse(evidence: Evidence, stream: Stream, log_e: float) -> Judged:
     """The verdict, naming the stream that decided and its counts on both sides."""
     if stream.name == SLOW.name:
         words = f"The candidate is slower: {_slow_words(evidence)}"
+    elif stream.spends:
+        words = f"The candidate {stream.verb}: {spent_in_words(evidence)}"
     else:
         words = f"The candidate {stream.verb} more often: {_pairs_in_words(evidence, stream)}"
     return Judged(Verdict.WORSE, stream.reason, stream.name, words, log_e)

@@ -61,8 +61,11 @@ def filled(query: str, names: Mapping[str, str]) -> str:
     return Template(query).safe_substitute(names)
 
 
-def number_of(answer: Mapping[str, Any]) -> float | str:
-    """The one number of an answer of Prometheus' HTTP API, or why there is none."""
+def number_of(answer: Any) -> float | str:
+    """The one number of an answer of Prometheus' HTTP API, or why there is none. Raises ValueError, KeyError,
+    IndexError or TypeError for what is no such answer."""
+    if not isinstance(answer, Mapping):
+        raise TypeError(f"a {type(answer).__name__} is no answer")
     if answer.get("status") != "success":
         return f"Prometheus refuses the query: {answer.get('error', 'no reason given')}"
     kind, found = answer["data"]["resultType"], answer["data"]["result"]

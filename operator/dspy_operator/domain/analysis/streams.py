@@ -30,11 +30,15 @@ class Stream:
     verb: str
     outcomes: frozenset[str] = frozenset()
     flag: str = ""
+    spends: bool = False
+    """Whether it is no kind of bad answers, but what answers cost on average, in tokens."""
     limit: float | None = None
     dry_run: bool = False
 
     def bad(self, counts: Counts) -> int:
         """Bad answers of this kind; never more than started. Of the slow ones, see SLOW."""
+        if self.spends:
+            return 0
         bad = counts.flags.get(self.flag, 0) if self.flag else counts.ended_as(self.outcomes)
         return min(bad, counts.started)
 
@@ -67,6 +71,11 @@ SLOW = Stream(name="slow", share=0.2, tolerance=0.0, reason=Reason.SLOWER, verb=
 """Bad is what becomes older than a bound that stable's quantiles set."""
 
 BUILT_IN = (FAILED, REFUSED, LEFT, SLOW)
+TOKENS = Stream(
+    name="tokens", share=0.05, tolerance=0.1, reason=Reason.SPENDS_MORE, verb="spends more tokens", spends=True
+)
+"""Judged where a policy names it: a new version may well be allowed to cost more."""
+
 OWN_SHARE, OWN_TOLERANCE = 0.05, 0.001
 """Of all streams that users define, unless they say otherwise; without any it is a reserve that bets on nothing."""
 
@@ -89,16 +98,28 @@ def streams_of(given: tuple[rollout.Stream, ...]) -> tuple[Stream, ...]:
     """The streams of a policy: the built-in ones as it changes them, then its own. Shares sum to 1 at most."""
     changes = {each.name: each for each in given if not each.flag and not each.prometheus}
     own = [each for each in given if each.flag]
-    streams = [_changed(stream, changes.get(stream.name)) for stream in BUILT_IN]
+    asked = (TOKENS,) if TOKENS.name in changes else ()
+    streams = [_changed(stream, changes.get(stream.name)) for stream in (*BUILT_IN, *asked)]
     streams += [_changed(_own(each, len(own)), each) for each in own]
     kept = [stream for stream in streams if stream is not None]
     total = sum(stream.share for stream in kept if not stream.dry_run)
     return tuple(replace(stream, share=stream.share / max(total, 1.0)) for stream in kept)
 
 
+def stream_named(given: tuple[rollout.Stream, ...], name: str) -> Stream:
+    """A stream of a policy by its name, be it judged or not."""
+    own = next((each for each in given if each.name == name and each.flag), None)
+    return _own(own, 1) if own else next(each for each in (*BUILT_IN, TOKENS) if each.name == name)
+
+
 def failed_of(given: tuple[rollout.Stream, ...]) -> Stream | None:
     """The stream of failures as a policy has it; None where it decides nothing."""
     return next((each for each in streams_of(given) if each.name == FAILED.name and not each.dry_run), None)
+
+
+def tokens_tolerance(given: tuple[rollout.Stream, ...]) -> float | None:
+    """How much more an answer may cost, as a fraction; None where a policy does not judge that."""
+    return next((each.tolerance for each in streams_of(given) if each.spends), None)
 
 
 def slow_bounds(stable: Counts) -> tuple[int, ...]:

@@ -1,15 +1,15 @@
 """What the users of a release met who were drawn, each once: the unit of a test where not requests are drawn.
 
 `Sample` joins what gateway pods tell. It may be lost, and is then told anew: nothing is counted twice, since all that
-is judged is made of it as it is now. A user who turns up at the other revision was moved: what it met before stays
-with the revision that it was drawn for, and what it meets after says nothing of the draw.
+is judged is made of it as it is now. Whatever a user meets counts for the revision that it was drawn for first, also
+after it was moved to the other one: so both sides are watched alike, and nobody leaves by what it met.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from dspy_contract.routes import TOTAL_WEIGHT
@@ -42,12 +42,14 @@ class Group:
 @dataclass(frozen=True, slots=True)
 class UserTotals:
     """All users, by what they met. `compared`: those who have been there for long enough to be compared, by what they
-    met in that time. `moved`: those who were seen at both revisions. `full`: users who came later are not counted."""
+    met in that time. `moved`: those who were seen at both revisions. `full`: users who came later are not counted.
+    Not `complete`: some gateway pod has more to tell."""
 
     groups: tuple[Group, ...] = ()
     compared: tuple[Group, ...] = ()
     moved: int = 0
     full: bool = False
+    complete: bool = True
 
     @property
     def number(self) -> int:
@@ -63,12 +65,13 @@ Kind = tuple[str, int, int, frozenset[str], frozenset[str], int]
 
 @dataclass(slots=True)
 class _User:
-    """One user. What it met is of the revision that it was seen at first, since then."""
+    """One user, from when it was drawn. `until`: what it met so long is compared; None while it is too young."""
 
     first: Met
     since: float
     met: list[tuple[float, Met]] = field(default_factory=list)
     moved: bool = False
+    until: float | None = None
 
     def kind(self, until: float = math.inf) -> Kind:
         """Which users it is like, by what it met until then."""
@@ -90,6 +93,8 @@ class Sample:
     full: bool = False
     _users: dict[str, _User] = field(default_factory=dict)
     _heard: dict[str, tuple[str, int]] = field(default_factory=dict)
+    _behind: set[str] = field(default_factory=set)
+    """The pods that have more to tell."""
     _moved: int = 0
     _kinds: Counter[Kind] = field(default_factory=Counter)
     _compared: Counter[Kind] = field(default_factory=Counter)
@@ -110,12 +115,18 @@ class Sample:
         for met in log.met[has - log.first :]:
             self._take(met, now - (log.age_seconds - met.at))
         self._heard[pod] = (log.id, max(has, log.first + len(log.met)))
+        (self._behind.add if self._heard[pod][1] < log.length else self._behind.discard)(pod)
+
+    def is_complete(self, pods: Collection[str]) -> bool:
+        """True when these pods have told all."""
+        return not self._behind & set(pods)
 
     def totals(self, candidate: str, now: float, exposure_seconds: float = math.inf) -> UserTotals:
         """What is known now. `exposure_seconds`: how long a user is there before it is compared; one for a release."""
         while self._young and now - self._young[0].since >= exposure_seconds + LATE_SECONDS:
             user = self._young.popleft()
-            self._compared[user.kind(user.since + exposure_seconds)] += 1
+            user.until = user.since + exposure_seconds
+            self._compared[user.kind(user.until)] += 1
         return UserTotals(_groups(self._kinds, candidate), _groups(self._compared, candidate), self._moved, self.full)
 
     def _take(self, met: Met, at: float) -> None:
@@ -123,19 +134,21 @@ class Sample:
         drawn = 0 < met.weight < TOTAL_WEIGHT
         if user is None and drawn:
             user = self._add(met, at)
-        if user is None or user.moved:
-            return
-        if met.revision != user.first.revision:
-            # What began before the user was drawn is no sign of a move.
-            user.moved = at - met.seconds > user.since
-            self._moved += user.moved
-        elif drawn:
-            before = user.kind() if user.met else None
-            user.since = min(user.since, at)
-            user.met.append((at, met))
-            self._kinds[user.kind()] += 1
-            if before is not None:
-                self._kinds[before] -= 1
+        if user is None or (not drawn and at - met.seconds < user.since):
+            return  # it could not have been at the other one, or not yet
+        if met.revision != user.first.revision and not user.moved:
+            user.moved = True
+            self._moved += 1
+        if user.met:
+            self._count(user, -1)
+        user.since = min(user.since, at) if user.until is None else user.since
+        user.met.append((at, met))
+        self._count(user, 1)
+
+    def _count(self, user: _User, number: int) -> None:
+        self._kinds[user.kind()] += number
+        if user.until is not None:
+            self._compared[user.kind(user.until)] += number
 
     def _add(self, met: Met, at: float) -> _User | None:
         if len(self._users) >= MOST_USERS:

@@ -21,12 +21,12 @@ def conclude_comparison(ledger: Ledger, snapshot: Snapshot, now: float) -> Trans
     """A comparison that is decided, or over, is concluded once."""
     release = ledger.release
     step = _at_hand(release)
-    if release is None or step is None or blocking_reason(ledger, snapshot):
+    if release is None or step is None or not release.evidence.users.complete or blocking_reason(ledger, snapshot):
         return ledger, ()
     compared = compare(release.evidence, analysis_of(release, snapshot), step.stream, step.alpha)
     result = compared.result
     if result is Result.UNDECIDED:
-        if not step.is_over(progress_of(ledger, release, snapshot), compared.users):
+        if not step.is_over(progress_of(ledger, release, snapshot), compared.grown):
             return ledger, ()
         result = Result.TIE
     action = {Result.WIN: step.on_win, Result.LOSS: step.on_loss, Result.TIE: step.on_tie}[result]
@@ -34,7 +34,8 @@ def conclude_comparison(ledger: Ledger, snapshot: Snapshot, now: float) -> Trans
     release = replace(release, conclusion=Conclusion(release.step, str(result), action, message))
     ledger = replace(ledger, release=release)
     if action is OnCompared.ROLLBACK:
-        return refuse(ledger, snapshot, now, Reason.ROLLED_BACK, Reason.COMPARISON_LOST, message)
+        reason = Reason.COMPARISON_LOST if result is Result.LOSS else Reason.COMPARED
+        return refuse(ledger, snapshot, now, Reason.ROLLED_BACK, reason, message)
     return ledger, (Event(Reason.COMPARED, message),)
 
 

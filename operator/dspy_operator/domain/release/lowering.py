@@ -151,6 +151,8 @@ def _confirm(ledger: Ledger, release: Release, lowered: Lowering, snapshot: Snap
     drawn = [table for table in release.evidence.tables.values() if table.total.weight > 0]
     if not acked or any(not table.settled for table in drawn):
         return ledger, ()
+    if release.users and not release.evidence.users.complete:
+        return ledger, ()
     judged = judge(release.evidence, analysis_of(release, snapshot))
     if not is_confirmed(judged):
         return _resume(ledger, release, lowered, snapshot) if fully_ready(snapshot, release) else (ledger, ())

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 from dspy_operator.api.rollout import OnCompared
 from dspy_operator.domain.analysis.comparison import compare
+from dspy_operator.domain.analysis.judge import LEAST_USERS
+from dspy_operator.domain.analysis.streams import BOUNDS_ANSWERS
 from dspy_operator.domain.ledger import Ledger, Release
 from dspy_operator.domain.readiness import refusal_of, routes_acked
 from dspy_operator.domain.release.in_force import analysis_of
@@ -46,10 +48,13 @@ def _comparison(release: Release, step: Compare, snapshot: Snapshot) -> str:
     if release.conclusion:
         return release.conclusion.message
     compared = compare(release.evidence, analysis_of(release, snapshot), step.stream, step.alpha)
-    of = f" of {step.users}" if step.users else ""
-    seen = release.evidence.users.number
-    wait = "" if compared.users else f" ({seen} seen, none for {step.exposure_seconds:.0f} s yet)"
-    return f"{compared.users}{of} users{wait}; {compared.message}" if compared.users else f"0{of} users{wait}"
+    grown = f"{compared.grown}{f' of {step.users}' if step.users else ''} users"
+    if compared.grown < LEAST_USERS:
+        seen = release.evidence.users.number
+        return f"{grown} ({seen} seen; {LEAST_USERS} must have been there for {step.exposure_seconds:.0f} s)"
+    if not compared.stable.requests and not compared.candidate.requests:
+        return f"{grown}; what is slow is not known before stable has answered {BOUNDS_ANSWERS} requests"
+    return f"{grown}; {compared.message}"
 
 
 def next_pass_seconds(ledger: Ledger, release: Release, snapshot: Snapshot) -> float:
