@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import click
 
-from benchmarks import gateway, judgement, moving, programs, releases, runtime, scale
+from benchmarks import gateway, judgement, moving, programs, releases, runtime, scale, streams
 
 BENCHES: dict[str, Callable[[], None]] = {
     "runtime": runtime.main,
@@ -15,6 +15,7 @@ BENCHES: dict[str, Callable[[], None]] = {
     "moving": moving.main,
     "releases": releases.main,
     "judgement": judgement.main,
+    "streams": streams.main,
     "scale": scale.main,
 }
 

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
 from benchmarks.load import cpu_seconds, load
 from benchmarks.runtime import FAST_LM_SECONDS, FIELDS, provider, save
 from benchmarks.show import percentile, show
+from dspy_contract.routes import ReleaseRef, Users
 from dspy_gateway.resources import Endpoint
-from tests.integration.gateway import Upstream, free_port, inputs_of, running_gateway
+from tests.integration.gateway import Gateway, Upstream, free_port, inputs_of, running_gateway, until
 from tests.integration.runtime import running_runtime
 
 UID = "0b5c6d7e-0000-4000-8000-000000000001"
 ROUNDS, REQUESTS = 7, 600
+USER_ROUNDS, USER_REQUESTS, USERS = 7, 8_000, 2_000
 
 
 def main() -> None:
@@ -29,6 +33,7 @@ async def _main(folder: Path) -> None:
         save(folder / "model", base)
         async with running_runtime(folder / "model", base, folder) as runtime:
             await _compare(folder / "gateway", int(runtime.url.rpartition(":")[2]), runtime.process.pid)
+    await _users(folder / "users")
 
 
 async def _compare(folder: Path, port: int, runtime_pid: int) -> None:
@@ -50,6 +55,56 @@ async def _compare(folder: Path, port: int, runtime_pid: int) -> None:
         ["CPU a request, Envoy beside the runtime's own", f"+{median(cpu_ms):.3f} ms", f"{median(cpu_ratios):.3f}x"],
     ]
     show(f"Gateway, paired with the direct path (median of {ROUNDS} rounds)", ["", "added", "ratio"], rows)
+
+
+async def _users(folder: Path) -> None:
+    """What it costs to draw users instead of requests: the same requests through the same gateway, in turns.
+
+    The agent lives in this process, beside the client and the program's stand-in, whose work is the same in both.
+    """
+    async with Upstream("only").running() as upstream:
+        inputs = inputs_of(
+            UID, 1, {"old": 5_000, "new": 5_000}, {"old": upstream, "new": replace(upstream, name="new")}, free_port()
+        )
+        drawn = Users(header="x-user-id", cookie="dspy-user", cookie_seconds=3600)
+        release = ReleaseRef(1, "old", ("new",))
+        async with running_gateway(folder, inputs) as gateway:
+            found: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
+            for round_number in range(2 * USER_ROUNDS):
+                by_users = bool(round_number % 2)
+                routes = gateway.agent.desired.routes[UID]
+                users = drawn if by_users else None
+                asked = replace(routes, serial=routes.serial + 1, release=release, users=users)
+                await gateway.serve(gateway.agent.desired.with_routes(asked))
+                await until(lambda: _has_weight(gateway), "the candidate has its weight")
+                found[by_users].append(await _gateway_cpu(gateway))
+    rows = []
+    for name, which in (("Envoy", 0), ("agent, client and stand-in together", 1)):
+        plain, sticky = (median(each[which] for each in found[by_users]) for by_users in (False, True))
+        ratio = median(b[which] / a[which] for a, b in zip(found[False], found[True], strict=True))
+        rows.append([f"CPU a request, {name}", f"{plain:.3f} ms", f"{sticky:.3f} ms", f"{ratio:.3f}x", "<= 1.05x"])
+    title = f"Users drawn instead of requests ({USERS:,} users, median of {USER_ROUNDS} pairs)"
+    show(title, ["", "requests", "users", "ratio", "aim"], rows)
+
+
+async def _has_weight(gateway: Gateway) -> bool:
+    return (await gateway.poll(UID, guarding=1)).effective.get("new", 0) > 0 and await _is_obeyed(gateway)
+
+
+async def _is_obeyed(gateway: Gateway) -> bool:
+    newest = gateway.agent.book.page(UID).tables.newest
+    return newest is not None and newest.confirmed and newest.judged
+
+
+async def _gateway_cpu(gateway: Gateway) -> tuple[float, float]:
+    """Envoy's and this process' CPU, in milliseconds a request."""
+    assert gateway.envoy is not None
+    envoy, own = cpu_seconds(gateway.envoy.pid), time.process_time()
+    await load(gateway.url(UID), FIELDS, USER_REQUESTS, 16, users=USERS)
+    return (
+        (cpu_seconds(gateway.envoy.pid) - envoy) * 1000 / USER_REQUESTS,
+        (time.process_time() - own) * 1000 / USER_REQUESTS,
+    )
 
 
 async def _measure(url: str, envoy_pid: int, runtime_pid: int) -> tuple[float, float, float]:

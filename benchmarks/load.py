@@ -27,8 +27,8 @@ class Result:
     failures: int
 
 
-async def load(url: str, body: Any, requests: int, clients: int, spread_seconds: float = 0.0) -> Result:
-    """Sends `requests` over `clients` connections, each as soon as its last was answered.
+async def load(url: str, body: Any, requests: int, clients: int, spread_seconds: float = 0.0, users: int = 0) -> Result:
+    """Sends `requests` over `clients` connections, each as soon as its last was answered, of so many users in turn.
 
     Clients begin within `spread_seconds`: all at once they would stay a wave for ever. The rate is that of the answers
     from when the last has begun until there is nothing more to send.
@@ -41,9 +41,10 @@ async def load(url: str, body: Any, requests: int, clients: int, spread_seconds:
     async def client(session: aiohttp.ClientSession, number: int) -> None:
         nonlocal failures, sent_at
         await asyncio.sleep(spread_seconds * number / clients)
-        for _ in left:
+        for each in left:
+            headers = {"x-user-id": str(each % users)} if users else {}
             sent_at = started = time.perf_counter()
-            async with session.post(url, json=body) as response:
+            async with session.post(url, json=body, headers=headers) as response:
                 await response.read()
                 failures += response.status != 200
             ended.append(time.perf_counter())

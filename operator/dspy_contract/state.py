@@ -100,7 +100,7 @@ class Met:
 @dataclass(frozen=True, slots=True)
 class UserLog:
     """What the users of one release met in one gateway pod, in its order, from `first` on. A log of another `id` begins
-    anew. `length`: how much there is in all; `full`: users that came later are not in it."""
+    anew. `length`: how much there is in all; `halvings`: see `is_sampled`."""
 
     id: str
     release: int
@@ -108,7 +108,13 @@ class UserLog:
     first: int = 0
     length: int = 0
     met: tuple[Met, ...] = ()
-    full: bool = False
+    halvings: int = 0
+
+
+def is_sampled(user: str, halvings: int) -> bool:
+    """Whether a user, by its hash, belongs to the sample: to all of them, or half, or a quarter ... So a sample stays
+    bounded and has newcomers as well, and nobody is in it or not by what it met."""
+    return int(user, 16) >> (64 - halvings) == 0
 
 
 @dataclass(frozen=True, slots=True)

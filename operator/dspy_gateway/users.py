@@ -13,16 +13,20 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from dspy_contract.routes import TOTAL_WEIGHT, Users
-from dspy_contract.state import EDGES_SECONDS, WARMUP_SECONDS, Met, UserLog
+from dspy_contract.state import EDGES_SECONDS, WARMUP_SECONDS, Met, UserLog, is_sampled
 from dspy_gateway.access_log import UserAnswer
 from dspy_gateway.envoy.route_tables import BY_COOKIE, BY_HEADER
 from dspy_gateway.tables import Entry
 
 MOST_USERS = 20_000
-"""Of one release in one gateway pod. Those who come later are drawn as well, and belong to no sample."""
+"""Of one release in one gateway pod. With more the sample is halved; the others are drawn as well, and not counted."""
 
 MOST_TOLD = 2_000
 """What one answer to the operator holds; the rest comes with the next."""
+
+
+def _new_id() -> str:
+    return secrets.token_hex(4)
 
 
 @dataclass(slots=True)
@@ -43,9 +47,9 @@ class ReleaseUsers:
     began_at: float
     secret: bytes = b""
     """Of the namespace's gateways: without it nobody finds a user's hash by trying."""
-    id: str = field(default_factory=lambda: secrets.token_hex(4))
+    id: str = field(default_factory=_new_id)
     met: list[Met] = field(default_factory=list)
-    full: bool = False
+    halvings: int = 0
     _users: dict[str, dict[tuple[str, bool], _User]] = field(default_factory=dict)
     """By hash; then by revision, and whether it was drawn from several."""
 
@@ -55,11 +59,8 @@ class ReleaseUsers:
         weight, epoch = table.weights.get(answer.revision, 0), table.epoch
         cold = table.warm_seconds < WARMUP_SECONDS
         name = self._hash(user)
-        if name not in self._users and not 0 < weight < TOTAL_WEIGHT:
-            return False  # it could not have been at the other one
-        if name not in self._users and len(self._users) >= MOST_USERS:
-            self.full = True
-            return False
+        if not is_sampled(name, self.halvings) or (name not in self._users and not 0 < weight < TOTAL_WEIGHT):
+            return False  # not of the sample, or it could not have been at the other one
         of_user = self._users.setdefault(name, {})
         place = (answer.revision, weight < TOTAL_WEIGHT)
         new = place not in of_user
@@ -74,14 +75,23 @@ class ReleaseUsers:
         at = round(now - self.began_at, 3)
         met = (answer.revision, weight, epoch, answer.outcome, tuple(sorted(said)), known.edge)
         self.met.append(Met(name, at, round(answer.seconds, 3), *met))
+        while len(self._users) > MOST_USERS:
+            self._halve()
         return True
+
+    def _halve(self) -> None:
+        """Lets half of the users go, by their hashes. The log begins anew with what is left."""
+        self.halvings += 1
+        self._users = {name: user for name, user in self._users.items() if is_sampled(name, self.halvings)}
+        self.met = [met for met in self.met if is_sampled(met.user, self.halvings)]
+        self.id = _new_id()
 
     def told(self, heard: tuple[str, int], now: float) -> UserLog:
         """The log from where the operator has heard it."""
         first = min(heard[1], len(self.met)) if heard[0] == self.id else 0
         some = tuple(self.met[first : first + MOST_TOLD])
         age = round(now - self.began_at, 3)
-        return UserLog(self.id, self.release, age, first, len(self.met), some, self.full)
+        return UserLog(self.id, self.release, age, first, len(self.met), some, self.halvings)
 
     def _hash(self, user: str) -> str:
         """The same in every gateway pod, and another one in each release."""

@@ -115,16 +115,22 @@ class Poller:
         return known.carrying, fresh
 
     def users(
-        self, namespace: str, uid: str, release: int, candidate: str, exposure_seconds: float = math.inf
+        self,
+        namespace: str,
+        uid: str,
+        release: int,
+        candidate: str,
+        exposure_seconds: float = math.inf,
+        late_seconds: float = 0.0,
     ) -> UserTotals:
-        """What the users of a release met, as far as its gateways have told."""
+        """What the users of a release met, as far as its gateways have told; see `Sample.totals`."""
         known = self._namespaces.get(namespace)
         pods, told = self.latest(namespace)
         sample = known.samples.get(uid) if known else None
         if sample is None or sample.release != release:
             return replace(NO_USERS, complete=pods <= told.keys())
         complete = pods <= told.keys() and sample.is_complete(told)
-        return replace(sample.totals(candidate, _now(), exposure_seconds), complete=complete)
+        return replace(sample.totals(candidate, _now(), exposure_seconds, late_seconds), complete=complete)
 
     def unseen(self, namespace: str, users: Users | None) -> frozenset[str]:
         """The pods that carry traffic and have not been heard of for too long: longer where users are drawn."""

@@ -89,6 +89,7 @@ VALID: list[dict[str, Any]] = [
     rollout("qa", [{"watch": {"seconds": 60, "holdbackPercent": 1.5}}]),
     with_strategy(type="Canary", canary={"steps": STEPS, "replicas": "WithWeight"}),
     with_strategy(type="BlueGreen"),
+    rollout("qa", [{"pause": {"approval": True}}, {"setWeight": 5}, PAUSE]),
     with_streams(COST, {"name": "tokens", "tolerancePercent": 25}),
     with_streams(
         {
@@ -192,7 +193,7 @@ INVALID: list[tuple[dict[str, Any], str, str]] = [
     (rollout("qa", [{"setWeight": 100}]), "spec.strategy.canary.steps[0].setWeight", "at most 99: without any traffic"),
     (rollout("qa", [{"setWeight": 0}]), "spec.strategy.canary.steps", "a weight above 0"),
     (rollout("qa", [{"pause": {"seconds": 1}}]), "spec.strategy.canary.steps", "a weight above 0"),
-    (rollout("qa", [PAUSE, {"setWeight": 5}]), "spec.strategy.canary.steps", "must begin with a setWeight"),
+    (rollout("qa", [PAUSE, {"setWeight": 5}]), "spec.strategy.canary.steps", "must come after a setWeight"),
     (rollout("qa", [{"setWeight": 5}, {"setWeight": 0}, PAUSE]), "spec.strategy.canary.steps", "none may be 0"),
     (with_spec(pod={"labels": {"dspy.dev/gateway": "true"}}), "spec.pod.labels", "the operator's own"),
     (with_spec(pod={"labels": {"app.kubernetes.io/name": "x"}}), "spec.pod.labels", "the operator's own"),

@@ -128,7 +128,12 @@ async def test_numbers_of_a_real_prometheus(prometheus: str, tmp_path: Path) -> 
 
 async def test_a_prometheus_that_is_away_or_silent_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dspy_operator.prometheus_queries.ANSWER_SECONDS", 0.3)
-    silent = await asyncio.start_server(lambda reader, writer: asyncio.sleep(5), "127.0.0.1", 0)
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()  # until the client goes
+        writer.close()
+
+    silent = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
     port = silent.sockets[0].getsockname()[1]
     servers = {
         "away": PrometheusSettings(url=f"http://127.0.0.1:{free_port()}", namespaces=["*"]),
@@ -139,3 +144,38 @@ async def test_a_prometheus_that_is_away_or_silent_is_said_so(monkeypatch: pytes
             await read(servers, PrometheusQuery("1", name, max=1.0))
         ).problem == f"Prometheus does not answer: {kind}"
     silent.close()
+
+
+async def test_an_odd_answer_is_not_known_and_the_next_is_asked_for() -> None:
+    """An old number must not stand for ever."""
+    good = '{"status": "success", "data": {"resultType": "scalar", "result": [0, "%d"]}}'
+    odd = ["null", "[]", '"x"', "{", good % 10**400, "[" * 200_000, '{"status": "success", "data": 3}']
+    answers = iter([text for each in odd for text in (good % 1, each)])
+    asked = 0
+
+    async def answer(_: web.Request) -> web.Response:
+        nonlocal asked
+        asked += 1
+        return web.Response(text=next(answers, good % 9), content_type="application/json")
+
+    app, port = web.Application(), free_port()
+    app.router.add_post("/api/v1/query", answer)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    told_apart: list[str] = []
+    servers = {"default": PrometheusSettings(url=f"http://127.0.0.1:{port}", namespaces=["*"])}
+    streams = (Stream("cost", prometheus=PrometheusQuery("1", max=5.0, every_seconds=0)),)
+    queries = PrometheusQueries(servers, lambda *_: told_apart.append(known().problem))
+
+    def known() -> Reading:
+        return queries.of("ns", "qa", streams, "old", "new")["cost"]
+
+    try:
+        queries.of("ns", "qa", streams, "old", "new")
+        await until(lambda: asked > 2 * len(odd), "it goes on asking")
+        await until(lambda: known().candidate == 9.0, "the last number counts")
+    finally:
+        await queries.close()
+        await runner.cleanup()
+    assert sum(bool(problem) for problem in told_apart) == len(odd)

@@ -310,9 +310,9 @@ async def test_the_gateway_counts_an_outcome_that_comes_after_the_first_byte(
 
             async def are_counted() -> bool:
                 counts = (await gateway.counted("uid-1"))["told"]
-                return counts.outcomes == {"ok": 1, "upstream_error": 1}
+                return counts.outcomes == {"ok": 1, "upstream_error": 1} and counts.tokens > 0
 
-            await until(are_counted, "one good and one failed answer are counted")
+            await until(are_counted, "one good and one failed answer are counted, and what they cost")
     assert [name for name, _ in good.events][-1] == "prediction"
     assert (bad.status, bad.events[-1][0]) == (200, "error")
     assert good.text("answer").strip() == ANSWER

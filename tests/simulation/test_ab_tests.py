@@ -154,3 +154,16 @@ def test_a_lowered_candidate_waits_until_every_gateway_has_told_all(serving: Ser
     world.settle(30)
     assert "ReleaseResumed" not in world.events()
     assert world.refused(2)
+
+
+def test_equal_versions_are_not_told_apart_by_a_change_of_weights(serving: Serving) -> None:
+    """While the winner is watched most of stable's users come to it, and all go on to meet what they always met."""
+    until = {"users": 300, "maxSeconds": 100}
+    world = compared(serving, until=until, onTie="Promote", warmSeconds=300, users=600)
+    world.versions[1].failure_rate = 0.03
+    release(world, failure_rate=0.03)
+    world.settle(1, rate=20)
+    world.settle_until(lambda: world.traffic(2) == 9_500, 200)
+    world.settle(280)
+    assert world.rollout_status["comparison"]["moved"] > 100
+    assert "CandidateLowered" not in world.events()

@@ -143,7 +143,7 @@ def test_a_user_counts_once_whoever_tells_of_it() -> None:
 def test_who_is_moved_still_counts_where_it_was_drawn() -> None:
     """Else a candidate that sends its users away would gain by it, and stable's would be watched for longer."""
     sample = Sample(7)
-    sample.take("p", log_of(met(1, CANDIDATE, at=5.0), met(1, STABLE, "timeout", at=5.05, weight=10_000)), 10.0)
+    sample.take("p", log_of(met(1, CANDIDATE, at=5.0), met(1, STABLE, "timeout", at=4.95, weight=10_000)), 10.0)
     assert sample.totals(CANDIDATE, 10.0).moved == 0, "what began before the user was drawn is no move"
     sample.take("p", log_of(met(1, STABLE, "timeout", at=9.0), met(1, CANDIDATE, "timeout", at=9.5), first=2), 10.0)
     sample.take("p", log_of(met(2, STABLE, weight=10_000), first=4), 10.0)
@@ -163,6 +163,41 @@ def test_users_are_compared_at_equal_age() -> None:
     sample.take("q", log_of(met(1, CANDIDATE, "program_error", at=20.0), id="b", age=120.0), 1_120.0)
     late = sample.totals(CANDIDATE, 1_120.0, 30.0).compared
     assert frozenset({"ok", "program_error"}) in {group.outcomes for group in late}, "also what was told late"
+
+
+def test_an_answer_that_takes_long_is_of_the_time_in_which_it_began() -> None:
+    """Or a candidate that hangs would have no bad answer in time."""
+    sample = Sample(7)
+    hangs = replace(met(1, CANDIDATE, "timeout", at=61.0), seconds=61.0)
+    sample.take("p", log_of(hangs, age=61.0), 1_061.0)
+    assert sample.totals(CANDIDATE, 1_030.0 + LATE_SECONDS, 30.0, late_seconds=61.0).compared == ()
+    (group,) = sample.totals(CANDIDATE, 1_101.0, 30.0, late_seconds=61.0).compared
+    assert group.outcomes == {"timeout"}
+
+
+def test_a_sample_of_very_many_users_is_halved_and_has_newcomers() -> None:
+    log, sample = ReleaseUsers("u", 7, 0.0), Sample(7)
+    for user in range(30_000):
+        log.take(answer("timeout" if user >= 25_000 else "ok"), str(user), table(), (), 1.0)
+        if user % 500 == 0:
+            sample.take("p", log.told(sample.heard("p"), 2.0), 2.0)
+    while not sample.is_complete(["p"]) or sample.heard("p")[1] < log.told(("", 0), 2.0).length:
+        sample.take("p", log.told(sample.heard("p"), 2.0), 2.0)
+    totals = sample.totals(CANDIDATE, 2.0)
+    assert totals.halvings == 1
+    assert 14_000 < totals.number < 16_000
+    late = sum(group.users for group in totals.groups if "timeout" in group.outcomes)
+    assert 2_200 < late < 2_800, "half of the newcomers"
+
+
+def test_what_is_told_again_counts_once() -> None:
+    sample, log = Sample(7), ReleaseUsers("u", 7, 0.0)
+    for outcome in ("ok", "timeout"):
+        log.take(answer(outcome), "ann", table(), (), 1.0)
+    for _ in range(3):
+        log.id += "x"
+        sample.take("p", log.told(sample.heard("p"), 2.0), 2.0)
+    assert [len(user.met) for user in sample._users.values()] == [2]
 
 
 def test_a_log_is_told_in_parts() -> None:

@@ -76,7 +76,7 @@ def _users(routes: Routes, users: Users, weights: Mapping[str, int], table: str)
         known = {"name": users.header, "string_match": {"safe_regex": {"regex": ".+"}}}
         found += _of_users(routes, users, weights, table, BY_HEADER, [known], {"header": {"header_name": users.header}})
     if users.cookie:
-        cookie = rf"(.*;)?\s*{re.escape(users.cookie)}=[^;]+.*"
+        cookie = rf"(.*;)? *{re.escape(users.cookie)}=\"?[^;\" ]+.*"
         known = {"name": "cookie", "string_match": {"safe_regex": {"regex": cookie}}}
         found += _of_users(routes, users, weights, table, BY_COOKIE, [known], {"cookie": {"name": users.cookie}})
         found += _of_users(routes, users, weights, table, NEW, [], {"header": {"header_name": "x-request-id"}})

@@ -399,7 +399,7 @@ def _comparison(release: Release, analysis: Analysis) -> Content:
             "low": f"{100 * interval.low:.2f}",
             "high": f"{100 * interval.high:.2f}",
             "seen": users.number,
-            **({"full": True} if users.full else {}),
+            **({"sampled": f"{100 / 2**users.halvings:g}%"} if users.halvings else {}),
             "moved": users.moved,
             "message": release.conclusion.message if release.conclusion else compared.message,
         }

@@ -282,20 +282,21 @@ class Observer:
 
     def _gateway(self, program: Program, table: PortTable) -> Gateway:
         namespace, uid = program.namespace, program.uid
-        release = program.ledger.release if program.ledger else None
+        release, timeout = program.ledger.release if program.ledger else None, program.spec.serving.timeout_seconds
         pods, states = self._poller.latest(namespace)
         return Gateway(
             port=_living_port(table, uid),
             pods=pods,
             states=states,
             unseen=self._poller.unseen(namespace, release.users if release else None),
-            users=self._users(namespace, uid, release) if release and release.users else NO_USERS,
+            users=self._users(namespace, uid, release, timeout) if release and release.users else NO_USERS,
             problem=self._gateway_problems.get(uid),
         )
 
-    def _users(self, namespace: str, uid: str, release: Release) -> UserTotals:
+    def _users(self, namespace: str, uid: str, release: Release, timeout_seconds: float) -> UserTotals:
         exposures = [step.exposure_seconds for step in release.steps if isinstance(step, Compare)]
-        return self._poller.users(namespace, uid, release.id, release.candidate, min(exposures, default=math.inf))
+        exposure, late = min(exposures, default=math.inf), timeout_seconds
+        return self._poller.users(namespace, uid, release.id, release.candidate, exposure, late)
 
     def _ours(self, program: Program, kind: str, name: str) -> Object | None:
         """An object of that name if it belongs to this program."""

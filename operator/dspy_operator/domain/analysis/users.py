@@ -13,10 +13,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from dspy_contract.routes import TOTAL_WEIGHT
-from dspy_contract.state import Met, UserLog
+from dspy_contract.state import Met, UserLog, is_sampled
 
 MOST_USERS = 20_000
-"""Of one release. Those who come later belong to no sample."""
+"""Of one release, over all gateway pods. With more the sample is halved."""
 
 LATE_SECONDS = 10.0
 """How long what a user met may be on its way from a gateway pod."""
@@ -42,13 +42,13 @@ class Group:
 @dataclass(frozen=True, slots=True)
 class UserTotals:
     """All users, by what they met. `compared`: those who have been there for long enough to be compared, by what they
-    met in that time. `moved`: those who were seen at both revisions. `full`: users who came later are not counted.
-    Not `complete`: some gateway pod has more to tell."""
+    met in that time. `moved`: those who were seen at both revisions. `halvings`: how often the sample was halved. Not
+    `complete`: some gateway pod has more to tell."""
 
     groups: tuple[Group, ...] = ()
     compared: tuple[Group, ...] = ()
     moved: int = 0
-    full: bool = False
+    halvings: int = 0
     complete: bool = True
 
     @property
@@ -65,7 +65,8 @@ Kind = tuple[str, int, int, frozenset[str], frozenset[str], int]
 
 @dataclass(slots=True)
 class _User:
-    """One user, from when it was drawn. `until`: what it met so long is compared; None while it is too young."""
+    """One user, from when its first request was drawn. `until`: what began before is compared; None while it is too
+    young."""
 
     first: Met
     since: float
@@ -73,9 +74,18 @@ class _User:
     moved: bool = False
     until: float | None = None
 
+    def knows(self, met: Met) -> bool:
+        """Whether it met the like before: a log that begins anew tells it again."""
+        return any(
+            (each.revision, each.outcome) == (met.revision, met.outcome)
+            and set(met.flags) <= set(each.flags)
+            and met.edge <= each.edge
+            for _, each in self.met
+        )
+
     def kind(self, until: float = math.inf) -> Kind:
         """Which users it is like, by what it met until then."""
-        met = [each for at, each in self.met if at <= until]
+        met = [each for began, each in self.met if began <= until]
         outcomes = frozenset(each.outcome for each in met)
         flags = frozenset(flag for each in met for flag in each.flags)
         edge = max((each.edge for each in met), default=-1)
@@ -90,7 +100,7 @@ class Sample:
     """
 
     release: int
-    full: bool = False
+    halvings: int = 0
     _users: dict[str, _User] = field(default_factory=dict)
     _heard: dict[str, tuple[str, int]] = field(default_factory=dict)
     _behind: set[str] = field(default_factory=set)
@@ -111,7 +121,7 @@ class Sample:
         has = known[1] if known[0] == log.id else 0
         if log.first > has:
             return  # of another question: what lies between comes with the next
-        self.full = self.full or log.full
+        self._halve(log.halvings)
         for met in log.met[has - log.first :]:
             self._take(met, now - (log.age_seconds - met.at))
         self._heard[pod] = (log.id, max(has, log.first + len(log.met)))
@@ -121,40 +131,57 @@ class Sample:
         """True when these pods have told all."""
         return not self._behind & set(pods)
 
-    def totals(self, candidate: str, now: float, exposure_seconds: float = math.inf) -> UserTotals:
-        """What is known now. `exposure_seconds`: how long a user is there before it is compared; one for a release."""
-        while self._young and now - self._young[0].since >= exposure_seconds + LATE_SECONDS:
+    def totals(
+        self, candidate: str, now: float, exposure_seconds: float = math.inf, late_seconds: float = 0.0
+    ) -> UserTotals:
+        """What is known now. `exposure_seconds`: how long a user is there before it is compared, one for a release;
+        `late_seconds`: how long an answer may take."""
+        while self._young and now - self._young[0].since >= exposure_seconds + late_seconds + LATE_SECONDS:
             user = self._young.popleft()
             user.until = user.since + exposure_seconds
-            self._compared[user.kind(user.until)] += 1
-        return UserTotals(_groups(self._kinds, candidate), _groups(self._compared, candidate), self._moved, self.full)
+            if is_sampled(user.first.user, self.halvings):
+                self._compared[user.kind(user.until)] += 1
+        groups, compared = _groups(self._kinds, candidate), _groups(self._compared, candidate)
+        return UserTotals(groups, compared, self._moved, self.halvings)
+
+    def _halve(self, halvings: int) -> None:
+        """Lets the users go who are not of the smaller sample."""
+        if halvings <= self.halvings:
+            return
+        self.halvings = halvings
+        for name, user in list(self._users.items()):
+            if not is_sampled(name, halvings):
+                self._count(user, -1)
+                self._moved -= user.moved
+                del self._users[name]
 
     def _take(self, met: Met, at: float) -> None:
+        if not is_sampled(met.user, self.halvings):
+            return
         user = self._users.get(met.user)
         drawn = 0 < met.weight < TOTAL_WEIGHT
         if user is None and drawn:
             user = self._add(met, at)
-        if user is None or (not drawn and at - met.seconds < user.since):
+        if user is None or user.knows(met) or (not drawn and at - met.seconds < user.since):
             return  # it could not have been at the other one, or not yet
         if met.revision != user.first.revision and not user.moved:
             user.moved = True
             self._moved += 1
         if user.met:
             self._count(user, -1)
-        user.since = min(user.since, at) if user.until is None else user.since
-        user.met.append((at, met))
+        user.since = min(user.since, at - met.seconds) if user.until is None else user.since
+        user.met.append((at - met.seconds, met))
         self._count(user, 1)
+        while len(self._users) > MOST_USERS:
+            self._halve(self.halvings + 1)
 
     def _count(self, user: _User, number: int) -> None:
         self._kinds[user.kind()] += number
         if user.until is not None:
             self._compared[user.kind(user.until)] += number
 
-    def _add(self, met: Met, at: float) -> _User | None:
-        if len(self._users) >= MOST_USERS:
-            self.full = True
-            return None
-        user = self._users[met.user] = _User(met, at)
+    def _add(self, met: Met, at: float) -> _User:
+        user = self._users[met.user] = _User(met, at - met.seconds)
         self._young.append(user)
         return user
 
