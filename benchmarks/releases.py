@@ -190,7 +190,8 @@ def _route_changes(cluster: Cluster, uris: list[str]) -> None:
         ],
         ["  95th percentile", f"{1000 * percentile(seconds, 95):.1f} ms", ""],
     ]
-    show("Route change (one client for each gateway pod)", ["", "median", "aim"], rows)
+    title = "Route change: a blue-green switch, and the way back (one client for each gateway pod)"
+    show(title, ["", "median", "aim"], rows)
 
 
 async def _change(cluster: Cluster, world: World) -> list[float]:

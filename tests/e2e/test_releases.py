@@ -317,7 +317,7 @@ def test_an_ab_test_keeps_every_user_where_it_is(world: World, versions: dict[st
     policy = rollout(NAME, [], strategy={"type": "ABTest", "abTest": test})
     world.apply(policy, program(NAME, versions["good"], replicas=2))
     world.wait_condition(NAME, "Available", "True")
-    with world.traffic(NAME, rate=100, users=2_000) as traffic:
+    with world.traffic(NAME, rate=60, users=2_000) as traffic:
         world.set_model(NAME, versions["better"])
         world.wait(lambda: "Comparing failed by users" in str(world.rollout(NAME).get("message")), "the comparison")
         candidate, began = revision_of(world, "wanted"), time.time()
@@ -329,7 +329,7 @@ def test_an_ab_test_keeps_every_user_where_it_is(world: World, versions: dict[st
         ):
             pods = kubectl(world.cluster, "get", "pods", "-n", namespace, "-l", selector, "-o", "name").split()
             kubectl(world.cluster, "delete", "-n", namespace, pods[0], "--wait=true")
-            enough = functools.partial(has_answered, traffic, len(traffic.answers) + 2_500)
+            enough = functools.partial(has_answered, traffic, len(traffic.answers) + 2_300)
             world.wait(enough, "every user has been answered again")
         sides = traffic.sides(began)
         assert len(sides) == 2_000
