@@ -22,6 +22,7 @@ from dspy_operator.domain.snapshot import Revision
 from dspy_operator.gateway_poller import Poller
 from dspy_operator.kube import cache
 from dspy_operator.kube.archives import Archives
+from dspy_operator.kube.beside import Beside
 from dspy_operator.kube.events import emit
 from dspy_operator.kube.execute import Executor
 from dspy_operator.kube.observe import Observer, read_routes
@@ -61,10 +62,7 @@ class Parts:
     resources: Mapping[str, Watch]
     """Of the two custom resources, for listing: kopf follows their changes, which `take` hears."""
     follower: Follower
-    descriptions: Descriptions
-    standstills: Standstills
-    smoke_tests: SmokeTests
-    queries: PrometheusQueries
+    beside: Beside
     notifier: Notifier
     write_backs: WriteBacks
     controller: Controller
@@ -128,6 +126,9 @@ def assemble(
         if news.obeyed or (news.answered and memories.awaits_answers(namespace, program)):
             passes.add(Key("program", namespace, program))
 
+    def wake_program(namespace: str, program: str) -> None:
+        passes.add(Key("program", namespace, program))
+
     def on_conflict(namespace: str, program: str) -> None:
         passes.add(Key("program", namespace, program) if program else Key("gateway", namespace))
 
@@ -150,13 +151,14 @@ def assemble(
     repairs = Repairs()
     executor = Executor(kube, store, writer, repairs, archive)
     gateways = GatewayReconciler(store, writer, settings, token)
-    follower = Follower(
-        registries, settings.registry_poll_seconds, lambda *program: passes.add(Key("program", *program))
+    follower = Follower(registries, settings.registry_poll_seconds, wake_program)
+    beside = Beside(
+        store,
+        Descriptions(runtimes, wake_program),
+        Standstills(runtimes, wake_program),
+        SmokeTests(previews, wake_program),
+        PrometheusQueries(settings.prometheus, wake_program),
     )
-    descriptions = Descriptions(runtimes, lambda *program: passes.add(Key("program", *program)))
-    standstills = Standstills(runtimes, lambda *program: passes.add(Key("program", *program)))
-    queries = PrometheusQueries(settings.prometheus, lambda *program: passes.add(Key("program", *program)))
-    smoke_tests = SmokeTests(previews, lambda *program: passes.add(Key("program", *program)))
     observer = Observer(
         store,
         follower,
@@ -165,10 +167,7 @@ def assemble(
         writer.conflicts,
         repairs,
         archives,
-        descriptions,
-        standstills,
-        smoke_tests,
-        queries,
+        beside,
         settings,
     )
     memories = Memories()
@@ -180,10 +179,7 @@ def assemble(
         writer.conflicts,
         poller,
         follower,
-        descriptions,
-        standstills,
-        smoke_tests,
-        queries,
+        beside,
         notifier,
         write_backs,
         memories,
@@ -199,10 +195,7 @@ def assemble(
         {kind: watch(kind, query) for kind, query in cache.CHILDREN.items()},
         {kind: watch(kind, {}) for kind in cache.RESOURCES},
         follower,
-        descriptions,
-        standstills,
-        smoke_tests,
-        queries,
+        beside,
         notifier,
         write_backs,
         controller,

@@ -455,9 +455,7 @@ class World:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.parts.poller.close()
         await self.parts.follower.close()
-        self.parts.descriptions.close()
-        self.parts.standstills.close()
-        self.parts.smoke_tests.close()
+        await self.parts.beside.close()
         await self.parts.notifier.close()
         self.parts.write_backs.close()
 

@@ -22,52 +22,42 @@ from dspy_contract.routes import (
     routes_name,
 )
 from dspy_kube.client import Object
-from dspy_kube.objects import is_ready
 from dspy_kube.store import Store
 from dspy_operator.api.convert import from_dict
 from dspy_operator.api.names import REQUEST_ANNOTATION
 from dspy_operator.api.program import ProgramSpec
 from dspy_operator.api.reasons import Reason
 from dspy_operator.api.rollout import Policy, ProgramRef, RolloutSpec, Strategy, StrategyType, policies_of
-from dspy_operator.descriptions import Descriptions
-from dspy_operator.domain.analysis.readings import Reading
 from dspy_operator.domain.analysis.users import NO_USERS, UserTotals
 from dspy_operator.domain.ledger import Ledger, Release
-from dspy_operator.domain.release.blocking import blocking_reason
-from dspy_operator.domain.release.smoke import smoke_test_at_hand
 from dspy_operator.domain.requests import refreshes_of
 from dspy_operator.domain.smoke import problem_of
 from dspy_operator.domain.snapshot import (
-    Description,
     DesiredRevision,
     Gateway,
     Preview,
     Problem,
     Program,
     Revision,
-    SmokeReport,
     Snapshot,
     Version,
     Workload,
 )
-from dspy_operator.domain.status import described
 from dspy_operator.domain.steps import Compare
 from dspy_operator.domain.stored_ledger import newer, read_ledger
 from dspy_operator.errors import InvalidSpecError
 from dspy_operator.gateway_poller import Poller
 from dspy_operator.kube.archives import Archives
+from dspy_operator.kube.beside import Beside
 from dspy_operator.kube.name_conflicts import NameConflicts
 from dspy_operator.kube.pods import container_statuses, workload
 from dspy_operator.kube.repairs import Repairs
-from dspy_operator.prometheus_queries import PrometheusQueries
 from dspy_operator.registry.compatibility import mismatch_of
 from dspy_operator.registry.follower import Follower
 from dspy_operator.resources import program as manifests
 from dspy_operator.resources.revision import controller_revision, read_revision, revision_name, version_of
 from dspy_operator.resources.runtime_pod import Runtime
 from dspy_operator.settings import Settings
-from dspy_operator.smoke_tests import SmokeTests
-from dspy_operator.standstills import Standstills
 
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 _SECRET = re.compile(r'(secret|configmap) "[^"]+" not found|references non-existent (secret|config) key: \S+')
@@ -85,10 +75,7 @@ class Observer:
         conflicts: NameConflicts,
         repairs: Repairs,
         archives: Archives,
-        descriptions: Descriptions,
-        standstills: Standstills,
-        smoke_tests: SmokeTests,
-        queries: PrometheusQueries,
+        beside: Beside,
         settings: Settings,
     ) -> None:
         self._store = store
@@ -96,10 +83,7 @@ class Observer:
         self._conflicts = conflicts
         self._repairs = repairs
         self._archives = archives
-        self._descriptions = descriptions
-        self._standstills = standstills
-        self._smoke_tests = smoke_tests
-        self._queries = queries
+        self._beside = beside
         self._follower = follower
         self._poller = poller
         self._settings = settings
@@ -145,52 +129,11 @@ class Observer:
         snapshot = replace(snapshot, unknown_receivers=self._unknown_receivers(snapshot.policy))
         refreshes = refreshes_of(program.ledger or Ledger(), found)
         snapshot = replace(snapshot, asked=self._asked(program, found, refreshes))
-        addresses = self._addresses(program)
-        standstills = self._standstills.of(namespace, name, addresses)
-        snapshot = replace(snapshot, description=self._description(snapshot, addresses), standstills=standstills)
-        snapshot = replace(snapshot, readings=self._readings(program))
-        return replace(snapshot, smoke_test=self._smoke_test(snapshot))
-
-    def _readings(self, program: Program) -> Mapping[str, Reading]:
-        """What Prometheus says of a candidate that has traffic."""
-        ledger = program.ledger or Ledger()
-        release = ledger.release if ledger.release and ledger.release.weight_bp else None
-        streams, candidate = (release.streams, release.candidate) if release else ((), "")
-        return self._queries.of(program.namespace, program.name, streams, str(ledger.stable), candidate)
+        return self._beside.learnt(snapshot)
 
     def _unknown_receivers(self, policy: Policy | None) -> tuple[str, ...]:
         named = {each.receiver for each in policy.spec.notifications} if policy else set()
         return tuple(sorted(named - self._settings.notifications.keys()))
-
-    def _smoke_test(self, snapshot: Snapshot) -> SmokeReport | None:
-        """How far the smoke test of the step at hand is."""
-        program, port = snapshot.program, snapshot.preview.port
-        at_hand = smoke_test_at_hand(program.ledger)
-        if at_hand and port is None:
-            self._smoke_tests.forget(program.namespace, program.name)
-            return SmokeReport(at_hand[0].id, at_hand[0].step, "the gateway has no port for the preview yet")
-        pods = self._store.list("Pod", program.namespace, "")
-        carrying = (pod for pod in pods if pod["metadata"]["name"] in snapshot.gateway.pods)
-        gateways = [pod["status"]["podIP"] for pod in carrying if is_ready(pod) and pod["status"].get("podIP")]
-        blocked = program.ledger is not None and blocking_reason(program.ledger, snapshot) is not None
-        return self._smoke_tests.of(program.namespace, program.name, at_hand, blocked, port or 0, gateways)
-
-    def _addresses(self, program: Program) -> dict[str, str]:
-        """Of one Ready pod of each revision."""
-        pods = self._store.list("Pod", program.namespace, program.name)
-        ready = (pod for pod in pods if is_ready(pod) and pod["status"].get("podIP"))
-        return {pod["metadata"]["labels"].get(REVISION_LABEL, ""): pod["status"]["podIP"] for pod in ready}
-
-    def _description(self, snapshot: Snapshot, addresses: Mapping[str, str]) -> Description | None:
-        """Of the revision that the spec asks for, as soon as a pod of it is Ready, if its status does not tell yet."""
-        program, desired = snapshot.program, snapshot.desired_revision
-        if desired is None:
-            return None
-        if described(program.status) == desired.name:
-            self._descriptions.forget(program.namespace, program.name)
-            return None
-        address = addresses.get(desired.name)
-        return self._descriptions.of(program.namespace, program.name, desired.name, address) if address else None
 
     def _workloads(
         self,

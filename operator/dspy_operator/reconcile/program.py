@@ -10,7 +10,6 @@ from dataclasses import replace
 from dspy_contract.logs import Logger
 from dspy_kube.client import UNREACHABLE, ApiException, ConflictException
 from dspy_operator.api.reasons import Reason
-from dspy_operator.descriptions import Descriptions
 from dspy_operator.domain.ledger import Ledger, with_evidence_of
 from dspy_operator.domain.plan import RolloutStatus, needs_polling, plan, starts_release
 from dspy_operator.domain.readiness import routes_acked
@@ -21,15 +20,13 @@ from dspy_operator.domain.status import held_status, orphan_status
 from dspy_operator.domain.write_back import wishes
 from dspy_operator.errors import InvalidSpecError, RetryError
 from dspy_operator.gateway_poller import Poller
+from dspy_operator.kube.beside import Beside
 from dspy_operator.kube.execute import Executor
 from dspy_operator.kube.name_conflicts import NameConflicts
 from dspy_operator.kube.observe import Observer, read_program, stored_kept
 from dspy_operator.notifier import Notifier
-from dspy_operator.prometheus_queries import PrometheusQueries
 from dspy_operator.reconcile.memory import Memories, Memory, Shown
 from dspy_operator.registry.follower import Follower
-from dspy_operator.smoke_tests import SmokeTests
-from dspy_operator.standstills import Standstills
 from dspy_operator.write_backs import WriteBacks
 
 REFUSAL_SECONDS = 10.0
@@ -49,10 +46,7 @@ class ProgramReconciler:
         conflicts: NameConflicts,
         poller: Poller,
         follower: Follower,
-        descriptions: Descriptions,
-        standstills: Standstills,
-        smoke_tests: SmokeTests,
-        queries: PrometheusQueries,
+        beside: Beside,
         notifier: Notifier,
         write_backs: WriteBacks,
         memories: Memories,
@@ -63,10 +57,7 @@ class ProgramReconciler:
         self._conflicts = conflicts
         self._poller = poller
         self._follower = follower
-        self._descriptions = descriptions
-        self._standstills = standstills
-        self._smoke_tests = smoke_tests
-        self._queries = queries
+        self._beside = beside
         self._notifier = notifier
         self._write_backs = write_backs
         self._clock = clock
@@ -81,10 +72,7 @@ class ProgramReconciler:
             self._moving.discard((namespace, name))
             self._conflicts.forget(namespace, name)
             self._follower.leave((namespace, name))
-            self._descriptions.forget(namespace, name)
-            self._standstills.forget(namespace, name)
-            self._smoke_tests.forget(namespace, name)
-            self._queries.forget(namespace, name)
+            self._beside.forget(namespace, name)
             self._poller.follow(namespace, name, None)
             await self._orphans(namespace, name)
             return None
@@ -145,7 +133,7 @@ class ProgramReconciler:
         failure: Exception | None = None
         try:
             await self._executor.execute(program, decided, now)
-            self._standstills.told(program.namespace, program.name, snapshot.standstills)
+            self._beside.told(snapshot)
         except ConflictException:
             raise
         except (ApiException, RetryError, *UNREACHABLE) as error:
