@@ -286,7 +286,15 @@ def dry_run(cluster: Cluster, manifest: dict[str, Any]) -> None:
     kubectl(cluster, "create", "--dry-run=server", "--validate=strict", "-f", "-", stdin=yaml.safe_dump(manifest))
 
 
-@pytest.mark.parametrize("manifest", VALID, ids=lambda manifest: str(manifest["spec"])[:60])
+EXAMPLES = [
+    item
+    for file in sorted((REPOSITORY / "manifests" / "examples").glob("*.yaml"))
+    for item in yaml.safe_load_all(file.read_text())
+    if item["kind"].startswith("DSPy")
+]
+
+
+@pytest.mark.parametrize("manifest", [*VALID, *EXAMPLES], ids=lambda manifest: str(manifest["spec"])[:60])
 def test_valid(cluster: Cluster, manifest: dict[str, Any]) -> None:
     dry_run(cluster, manifest)
 
