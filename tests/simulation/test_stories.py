@@ -118,6 +118,10 @@ def test_receivers_are_told_of_what_a_release_does(serving: Serving, monkeypatch
     notifying = next(each for each in world.rollout_status["conditions"] if each["type"] == "Notifying")
     assert (notifying["status"], notifying["reason"]) == ("False", "ReceiverUnknown")
     assert notifying["message"].endswith("not configured in the operator: nobody")
+    world.set_policy(CANARY, notifications=[{"receiver": RECEIVER, "reasons": ["Promoted", "Promotd"]}])
+    world.settle(5)
+    notifying = next(each for each in world.rollout_status["conditions"] if each["type"] == "Notifying")
+    assert (notifying["reason"], notifying["message"][-9:]) == ("ReasonUnknown", ": Promotd")
 
 
 def test_the_registry_is_told_where_a_rollout_asks_for_it(serving: Serving) -> None:

@@ -122,6 +122,7 @@ class Reason(StrEnum):
     WRITTEN_BACK = "WrittenBack"
     WRITE_BACK_FAILED = "WriteBackFailed"
     RECEIVER_UNKNOWN = "ReceiverUnknown"
+    REASON_UNKNOWN = "ReasonUnknown"
     REPAIRED = "Repaired"
     REQUEST_DONE = "RequestDone"
     UNDO_ENDED = "UndoEnded"

@@ -21,6 +21,7 @@ TOLD = frozenset(
     {
         Reason.RELEASE_STARTED,
         Reason.RELEASE_PAUSED,
+        Reason.COMPARED,
         Reason.CANDIDATE_LOWERED,
         Reason.PROMOTED,
         Reason.ROLLED_BACK,

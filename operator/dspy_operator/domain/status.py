@@ -299,10 +299,7 @@ def _rollout(snapshot: Snapshot, ledger: Ledger, policy: Policy, now: float) -> 
     if policy.unreadable:
         accepted = false("Accepted", Reason.UNREADABLE, policy.unreadable)
     conditions = [accepted]
-    if snapshot.unknown_receivers:
-        unknown = ", ".join(snapshot.unknown_receivers)
-        words = f"spec.notifications names receivers that are not configured in the operator: {unknown}"
-        conditions.append(false("Notifying", Reason.RECEIVER_UNKNOWN, words))
+    conditions += _notifying(snapshot, policy)
     content = _rollout_base(policy, phase, message, conditions, now)
     stable, other = snapshot.revisions.get(str(ledger.stable)), snapshot.revision(candidate)
     content["stable"] = f"v{stable.version}" if stable else ""
@@ -316,6 +313,17 @@ def _rollout(snapshot: Snapshot, ledger: Ledger, policy: Policy, now: float) -> 
     elif refused:
         content |= {"step": refused.step, "errors": errors(refused.candidate, refused.stable)}
     return content
+
+
+def _notifying(snapshot: Snapshot, policy: Policy) -> list[Condition]:
+    """Names in spec.notifications that nothing has."""
+    if snapshot.unknown_receivers:
+        unknown = ", ".join(snapshot.unknown_receivers)
+        words = f"spec.notifications names receivers that are not configured in the operator: {unknown}"
+        return [false("Notifying", Reason.RECEIVER_UNKNOWN, words)]
+    unknown = ", ".join(sorted({each for one in policy.spec.notifications for each in one.reasons} - set(Reason)))
+    words = f"spec.notifications names reasons that no event has: {unknown}"
+    return [false("Notifying", Reason.REASON_UNKNOWN, words)] if unknown else []
 
 
 def _conflict(policy: Policy, governing: Policy, now: float) -> Content:
