@@ -127,9 +127,10 @@ class Poller:
         known = self._namespaces.get(namespace)
         pods, told = self.latest(namespace)
         sample = known.samples.get(uid) if known else None
+        heard = bool(pods) and pods <= told.keys()
         if sample is None or sample.release != release:
-            return replace(NO_USERS, complete=pods <= told.keys())
-        complete = pods <= told.keys() and sample.is_complete(told)
+            return replace(NO_USERS, complete=heard)
+        complete = heard and sample.is_complete(told)
         return replace(sample.totals(candidate, _now(), exposure_seconds, late_seconds), complete=complete)
 
     def unseen(self, namespace: str, users: Users | None) -> frozenset[str]:
