@@ -14,7 +14,7 @@ from benchmarks.runtime import FAST_LM_SECONDS, FIELDS, provider, save
 from benchmarks.show import percentile, show
 from dspy_contract.routes import ReleaseRef, Users
 from dspy_gateway.resources import Endpoint
-from tests.integration.gateway import Gateway, Upstream, free_port, inputs_of, running_gateway, until
+from tests.integration.gateway import Gateway, Upstream, free_port, inputs_of, running_gateway
 from tests.integration.runtime import running_runtime
 
 UID = "0b5c6d7e-0000-4000-8000-000000000001"
@@ -76,7 +76,7 @@ async def _users(folder: Path) -> None:
                 users = drawn if by_users else None
                 asked = replace(routes, serial=routes.serial + 1, release=release, users=users)
                 await gateway.serve(gateway.agent.desired.with_routes(asked))
-                await until(lambda: _has_weight(gateway), "the candidate has its weight")
+                await gateway.guarded(UID, release.id, "new")
                 found[by_users].append(await _gateway_cpu(gateway))
     rows = []
     for name, which in (("Envoy", 0), ("agent, client and stand-in together", 1)):
@@ -85,15 +85,6 @@ async def _users(folder: Path) -> None:
         rows.append([f"CPU a request, {name}", f"{plain:.3f} ms", f"{sticky:.3f} ms", f"{ratio:.3f}x", "<= 1.05x"])
     title = f"Users drawn instead of requests ({USERS:,} users, median of {USER_ROUNDS} pairs)"
     show(title, ["", "requests", "users", "ratio", "aim"], rows)
-
-
-async def _has_weight(gateway: Gateway) -> bool:
-    return (await gateway.poll(UID, guarding=1)).effective.get("new", 0) > 0 and await _is_obeyed(gateway)
-
-
-async def _is_obeyed(gateway: Gateway) -> bool:
-    newest = gateway.agent.book.page(UID).tables.newest
-    return newest is not None and newest.confirmed and newest.judged
 
 
 async def _gateway_cpu(gateway: Gateway) -> tuple[float, float]:

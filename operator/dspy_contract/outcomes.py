@@ -16,12 +16,12 @@ comes, a trailer."""
 FLAG = r"[a-z0-9](?:[a-z0-9-]{0,28}[a-z0-9])?"
 """A flag's name. Nothing that a statistic's name gives a meaning."""
 
+MOST_FLAGS = 4
+"""Of one answer."""
+
 TOKENS_HEADER = "x-dspy-tokens"
 """How many tokens of language models an answer cost, where they told. Of an answer that is read as it comes, a
 trailer."""
-
-MOST_FLAGS = 4
-"""Of one answer."""
 
 USER_HEADER = "x-dspy-user"
 """How the gateway came to know the user of a request whose user is drawn."""

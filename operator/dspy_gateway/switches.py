@@ -41,4 +41,5 @@ class Switches:
         renewed = release == routes.release.id
         if routes.users is None:
             return renewed and now - at < SWITCH_SECONDS
-        return now - max(at if renewed else self.began_at, self.began_at) < SWITCH_SECONDS + routes.users.unseen_seconds
+        since = max(at, self.began_at) if renewed else self.began_at
+        return now - since < SWITCH_SECONDS + routes.users.unseen_seconds

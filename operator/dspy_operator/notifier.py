@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 import aiohttp
 import tenacity
@@ -15,7 +14,7 @@ from dspy_operator.domain.notification import Format, Notification, is_told, not
 from dspy_operator.domain.snapshot import Program
 from dspy_operator.domain.transition import Event
 from dspy_operator.outbox import Outbox
-from dspy_operator.settings import ReceiverSettings
+from dspy_operator.settings import ReceiverSettings, read_secret
 
 ANSWER_SECONDS = 10.0
 LONGEST_SECONDS = 300.0
@@ -97,8 +96,8 @@ class Notifier:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS))
         try:
             if receiver.token_file:
-                headers = {**headers, "authorization": f"Bearer {_read(receiver.token_file)}"}
-            url = _read(receiver.url_file) if receiver.url_file else receiver.url
+                headers = {**headers, "authorization": f"Bearer {read_secret(receiver.token_file)}"}
+            url = read_secret(receiver.url_file) if receiver.url_file else receiver.url
             async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
                 status = response.status
         except (aiohttp.ClientConnectionError, TimeoutError, OSError) as error:
@@ -107,11 +106,6 @@ class Notifier:
             raise _AgainError(f"status {status}")
         if status >= 300:
             raise _RefusedError(f"status {status}")
-
-
-def _read(file: str) -> str:
-    """Read anew each time: a Secret that is mounted changes."""
-    return Path(file).read_text().strip()
 
 
 def _words(error: Exception) -> str:

@@ -6,14 +6,13 @@ import asyncio
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import aiohttp
 
 from dspy_contract.logs import Logger
 from dspy_operator.api.rollout import PrometheusQuery, Stream
 from dspy_operator.domain.analysis.readings import Reading, filled, number_of, told
-from dspy_operator.settings import PrometheusSettings
+from dspy_operator.settings import PrometheusSettings, read_secret
 
 ANSWER_SECONDS = 10.0
 LARGEST_ANSWER_BYTES = 1 << 20
@@ -109,7 +108,7 @@ class PrometheusQueries:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS))
         headers = {}
         if server.token_file:
-            headers["authorization"] = f"Bearer {_read(server.token_file)}"
+            headers["authorization"] = f"Bearer {read_secret(server.token_file)}"
         url = f"{server.url.rstrip('/')}/api/v1/query"
         async with self._session.post(url, data={"query": query}, headers=headers, allow_redirects=False) as response:
             if response.content_type != "application/json":
@@ -120,8 +119,3 @@ class PrometheusQueries:
                 if len(content) > LARGEST_ANSWER_BYTES:
                     return "the answer is too large: the query must have one series"
         return number_of(json.loads(content))
-
-
-def _read(file: str) -> str:
-    """Read anew each time: a Secret that is mounted changes."""
-    return Path(file).read_text().strip()

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import secrets
 import socket
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def read_secret(file: str) -> str:
+    """What a file of a mounted Secret holds. Read anew each time, for it changes. Raises OSError."""
+    return Path(file).read_text().strip()
 
 
 class RegistrySettings(BaseModel):

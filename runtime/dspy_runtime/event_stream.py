@@ -12,7 +12,6 @@ from pydantic_core import to_json
 from starlette.responses import StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dspy_contract.outcomes import FLAGS_HEADER, OUTCOME_HEADER, TOKENS_HEADER
 from dspy_runtime import endings
 from dspy_runtime.exchange import Exchange, Parts
 
@@ -43,12 +42,7 @@ class EventStream(StreamingResponse):
             async for event in self.body_iterator:
                 await send({"type": "http.response.body", "body": event, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
-            assert self._exchange.ending is not None
-            told = [(OUTCOME_HEADER.encode(), self._exchange.ending.outcome.encode())]
-            if self._exchange.flags:
-                told.append((FLAGS_HEADER.encode(), ",".join(self._exchange.flags).encode()))
-            if self._exchange.tokens:
-                told.append((TOKENS_HEADER.encode(), str(self._exchange.tokens).encode()))
+            told = [(name.encode(), value.encode()) for name, value in self._exchange.told().items()]
             await send({"type": "http.response.trailers", "headers": told, "more_trailers": False})
         finally:
             abandon(self._exchange, self._work)

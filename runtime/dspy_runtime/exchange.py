@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from opentelemetry.context import Context
 from pydantic_core import to_json
 
+from dspy_contract.outcomes import FLAGS_HEADER, OUTCOME_HEADER, TOKENS_HEADER
 from dspy_runtime.admission import Place
 from dspy_runtime.endings import Ending
 from dspy_runtime.lm.scope import RequestGone
@@ -147,6 +148,13 @@ class Exchange:
             "requestId": self.request_id,
         }
         self.answer = to_json({"error": said | ({"fields": fields} if fields else {})})
+
+    def told(self) -> dict[str, str]:
+        """What gateways are told of an exchange that has ended, by header or trailer."""
+        assert self.ending is not None
+        flags, tokens = ",".join(self.flags), str(self.tokens or "")
+        said = {OUTCOME_HEADER: self.ending.outcome, FLAGS_HEADER: flags, TOKENS_HEADER: tokens}
+        return {name: value for name, value in said.items() if value}
 
     def ended_early(self, ending: Ending) -> Exchange:
         """The answer of one whose program does not end: it is counted when that does."""

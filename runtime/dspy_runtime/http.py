@@ -10,7 +10,6 @@ from prometheus_client import generate_latest
 from starlette.requests import ClientDisconnect
 
 from dspy_contract.description import DESCRIPTION_PATH, STANDSTILL_PATH
-from dspy_contract.outcomes import FLAGS_HEADER, OUTCOME_HEADER, TOKENS_HEADER
 from dspy_runtime import endings
 from dspy_runtime.endings import Ending
 from dspy_runtime.event_stream import MEDIA_TYPE, REQUEST_ID_HEADER, EventStream, abandon
@@ -157,11 +156,7 @@ class _Held:
 def _response(exchange: Exchange) -> Response:
     ending = exchange.ending
     assert ending is not None
-    headers = {OUTCOME_HEADER: ending.outcome, REQUEST_ID_HEADER: exchange.request_id}
-    if exchange.flags:
-        headers[FLAGS_HEADER] = ",".join(exchange.flags)
-    if exchange.tokens:
-        headers[TOKENS_HEADER] = str(exchange.tokens)
+    headers = {**exchange.told(), REQUEST_ID_HEADER: exchange.request_id}
     if ending.retry_after_seconds is not None:
         headers["retry-after"] = str(ending.retry_after_seconds)
     return Response(exchange.answer, ending.status, headers, "application/json")

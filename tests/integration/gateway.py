@@ -19,7 +19,7 @@ from aiohttp import web
 from dspy_contract.routes import Backend, Port, PortTable, Routes
 from dspy_contract.state import Counts, Interest, Poll, ProgramState
 from dspy_gateway.agent import Agent
-from dspy_gateway.resources import DesiredState, Endpoint
+from dspy_gateway.resources import DesiredState, Endpoint, obeyed
 from dspy_gateway.settings import Settings
 from dspy_gateway.xds import ROUTES
 
@@ -176,6 +176,17 @@ class Gateway:
         """What the agent says of a program when it is asked now."""
         state = await self.agent.answer(Poll({uid: Interest(guarding, kept)}))
         return state.programs[uid]
+
+    async def guarded(self, uid: str, release: int, candidate: str) -> None:
+        """Renews a candidate's switch until its weight is in force, and has stood for long enough to be judged."""
+
+        async def weighs() -> bool:
+            weight = (await self.poll(uid, guarding=release)).effective.get(candidate, 0)
+            _, _, number = obeyed(self.agent.discovery.confirmed_version((ROUTES, uid)))
+            newest = self.agent.book.page(uid).tables.newest
+            return weight > 0 and newest is not None and newest.judged and newest.number == number
+
+        await until(weighs, "the candidate has its weight, for a second")
 
     async def counted(self, uid: str) -> dict[str, Counts]:
         """A program's totals after a look at Envoy's counters."""

@@ -14,8 +14,7 @@ import pytest
 
 from dspy_contract.routes import ReleaseRef, Users
 from dspy_contract.state import Interest, Met
-from dspy_gateway.resources import DesiredState, obeyed
-from dspy_gateway.xds import ROUTES
+from dspy_gateway.resources import DesiredState
 from tests.integration.gateway import Gateway, Upstream, free_port, inputs_of, running_gateway, until, weighted
 
 UID = "0b5c6d7e-0000-4000-8000-000000000001"
@@ -34,18 +33,6 @@ def drawing(upstreams: Mapping[str, Upstream], users: Users, candidate: int, por
     inputs = inputs_of(UID, 1, {"old": 10_000 - candidate, "new": candidate}, upstreams, port)
     release = ReleaseRef(1, "old", ("new",))
     return inputs.with_routes(replace(inputs.routes[UID], serial=2, release=release, users=users))
-
-
-async def guarded(gateway: Gateway) -> None:
-    """Renews the candidate's switch, until its weight is in force."""
-
-    async def weighs() -> bool:
-        weight = (await gateway.poll(UID, guarding=1)).effective.get("new", 0)
-        _, _, number = obeyed(gateway.agent.discovery.confirmed_version((ROUTES, UID)))
-        newest = gateway.agent.book.page(UID).tables.newest
-        return weight > 0 and newest is not None and newest.judged and newest.number == number
-
-    await until(weighs, "the candidate has its weight, for a second")
 
 
 async def ask_users(gateway: Gateway, users: range, times: int = 1, path: str = "/predict") -> Drawn:
@@ -78,7 +65,7 @@ async def test_a_user_is_drawn_once(tmp_path: Path, upstreams: dict[str, Upstrea
     """A tenth of the users; whoever has the candidate keeps it while its weight grows, at every gateway, and through
     its restart."""
     async with running_gateway(tmp_path, drawing(upstreams, BOTH, 1_000, free_port())) as gateway:
-        await guarded(gateway)
+        await gateway.guarded(UID, 1, "new")
         drawn = await ask_users(gateway, range(MANY), 2)
         tenth = of(drawn, "new")
         assert 0.06 * MANY < len(tenth) < 0.14 * MANY
@@ -90,29 +77,29 @@ async def test_a_user_is_drawn_once(tmp_path: Path, upstreams: dict[str, Upstrea
         await gateway.start_agent()
         await gateway.start_envoy()
         await gateway.confirmed()
-        await guarded(gateway)
+        await gateway.guarded(UID, 1, "new")
         assert of(await ask_users(gateway, range(MANY)), "new") == tenth
 
         await gateway.serve(weighted(gateway.agent.desired, UID, {"old": 5_000, "new": 5_000}))
-        await guarded(gateway)
+        await gateway.guarded(UID, 1, "new")
         half = of(await ask_users(gateway, range(MANY)), "new")
         assert tenth < half
         assert 0.45 * MANY < len(half) < 0.55 * MANY
 
     (tmp_path / "second").mkdir()
     async with running_gateway(tmp_path / "second", drawing(upstreams, BOTH, 1_000, free_port())) as second:
-        await guarded(second)
+        await second.guarded(UID, 1, "new")
         assert of(await ask_users(second, range(MANY)), "new") == tenth
     (tmp_path / "third").mkdir()
     another = replace(BOTH, start=2_000)
     async with running_gateway(tmp_path / "third", drawing(upstreams, another, 1_000, free_port())) as third:
-        await guarded(third)
+        await third.guarded(UID, 1, "new")
         assert not of(await ask_users(third, range(MANY)), "new") & tenth, "another release begins with other users"
 
 
 async def test_an_anonymous_user_gets_a_cookie_and_stays(tmp_path: Path, upstreams: dict[str, Upstream]) -> None:
     async with running_gateway(tmp_path, drawing(upstreams, BOTH, 5_000, free_port())) as gateway:
-        await guarded(gateway)
+        await gateway.guarded(UID, 1, "new")
         first: Counter[str] = Counter()
         for number in range(60):
             # A cookie of the program's own must not hide it, nor be hidden.
@@ -132,7 +119,7 @@ async def test_an_anonymous_user_gets_a_cookie_and_stays(tmp_path: Path, upstrea
 async def test_who_tells_nothing_is_drawn_for_each_request(tmp_path: Path, upstreams: dict[str, Upstream]) -> None:
     by_header = Users(header="x-user-id")
     async with running_gateway(tmp_path, drawing(upstreams, by_header, 5_000, free_port())) as gateway:
-        await guarded(gateway)
+        await gateway.guarded(UID, 1, "new")
         async with aiohttp.ClientSession() as session:
             revisions = set()
             for _ in range(60):
@@ -148,7 +135,7 @@ async def test_who_tells_nothing_is_drawn_for_each_request(tmp_path: Path, upstr
 async def test_what_users_meet_is_told_once(tmp_path: Path, upstreams: dict[str, Upstream]) -> None:
     """By hashes that tell nothing of them: the first answer of each kind, with the weight that drew it."""
     async with running_gateway(tmp_path, drawing(upstreams, BOTH, 5_000, free_port())) as gateway:
-        await guarded(gateway)
+        await gateway.guarded(UID, 1, "new")
         drawn = await ask_users(gateway, range(40), 3)
 
         await until(lambda: len(met(gateway)) >= 40, "every user is heard of")

@@ -27,9 +27,9 @@ def route_table(routes: Routes, weights: Mapping[str, int], table: str, pod: str
             {
                 "name": table,
                 "match": _PREDICT,
-                "route": _action(routes, weights, PREDICT),
+                "route": _drawn(routes, weights, PREDICT),
             },
-            {"name": OTHER, "match": {"prefix": "/"}, "route": _action(routes, weights, OTHER)},
+            {"name": OTHER, "match": {"prefix": "/"}, "route": _drawn(routes, weights, OTHER)},
         ],
     )
 
@@ -50,7 +50,7 @@ def _forced(routes: Routes, table: str) -> list[Resource]:
                 {
                     "name": name if route == FORCED else OTHER,
                     "match": {**match, "headers": [*match.get("headers", ()), asked]},
-                    "route": _action(routes, {backend.revision: TOTAL_WEIGHT}, route),
+                    "route": _drawn(routes, {backend.revision: TOTAL_WEIGHT}, route),
                 }
             )
     message = f"No such revision of {routes.program} serves now\n"
@@ -98,16 +98,13 @@ def _of_users(
     laid = ranges(weights, routes.candidates, users.start)
     found: list[Resource] = []
     for route, match in ((USERS, _PREDICT), (OTHER, {"prefix": "/"})):
-        action = _action(routes, dict(laid), route)
-        action["weighted_clusters"] = {
-            "clusters": [_cluster(revision, route, width) for revision, width in laid],
-            "use_hash_policy": True,
-        }
+        clusters = [_cluster(revision, route, width) for revision, width in laid]
+        by_hash = {"hash_policy": [hashed], "weighted_clusters": {"clusters": clusters, "use_hash_policy": True}}
         found.append(
             {
                 "name": table if route == USERS else OTHER,
                 "match": {**match, "headers": [*match.get("headers", ()), *known_by]},
-                "route": {**action, "hash_policy": [hashed]},
+                "route": _action(routes) | by_hash,
                 "request_headers_to_add": [_header(USER_HEADER, told)] if route == USERS else [],
                 **({"response_headers_to_add": [_cookie(users)]} if how == NEW else {}),
             }
@@ -157,13 +154,19 @@ def _table(uid: str, pod: str, serial: int, routes: list[Resource]) -> Resource:
     }
 
 
-def _action(routes: Routes, weights: Mapping[str, int], route: str) -> Resource:
-    previous = f"{TYPE}envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
+def _drawn(routes: Routes, weights: Mapping[str, int], route: str) -> Resource:
+    """Draws each request for itself."""
     total = sum(weights.values())
     clusters = [
         _cluster(backend.revision, route, weights.get(backend.revision, 0) if total else TOTAL_WEIGHT)
         for backend in routes.backends
     ]
+    return _action(routes) | {"weighted_clusters": {"clusters": clusters}}
+
+
+def _action(routes: Routes) -> Resource:
+    """How long a request may take, and when it is sent again; not yet where it goes."""
+    previous = f"{TYPE}envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
     return {
         "timeout": f"{routes.timeout_seconds + 1}s",
         "idle_timeout": f"{max(STREAM_IDLE_SECONDS, routes.timeout_seconds + 1)}s",
@@ -176,7 +179,6 @@ def _action(routes: Routes, weights: Mapping[str, int], route: str) -> Resource:
                 {"name": "envoy.retry_host_predicates.previous_hosts", "typed_config": {"@type": previous}}
             ],
         },
-        "weighted_clusters": {"clusters": clusters},
     }
 
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, replace
 from dspy_contract.routes import TOTAL_WEIGHT, Pin, Users
 from dspy_operator.api.rollout import OnCompared, Stream
 from dspy_operator.api.times import UnixSeconds
-from dspy_operator.domain.analysis.evidence import Evidence, RequestCounts
-from dspy_operator.domain.analysis.streams import TOKENS
+from dspy_operator.domain.analysis.evidence import Evidence
+from dspy_operator.domain.analysis.request_counts import RequestCounts
+from dspy_operator.domain.analysis.streams import tokens_tolerance
 from dspy_operator.domain.steps import Step, Watch
 
 LONGEST_HISTORY = 10
@@ -130,9 +131,14 @@ class Release:
         return tuple(sorted({stream.flag for stream in self.streams if stream.flag and stream.enabled}))
 
     @property
+    def step_at_hand(self) -> Step | None:
+        """The step that is being carried out; None when all are done."""
+        return self.steps[self.step] if self.step < len(self.steps) else None
+
+    @property
     def counts_tokens(self) -> bool:
         """Whether it is judged by what answers cost."""
-        return any(stream.name == TOKENS.name and stream.enabled for stream in self.streams)
+        return tokens_tolerance(self.streams) is not None
 
     @property
     def watched(self) -> bool:

@@ -8,9 +8,10 @@ from typing import Any
 
 from dspy_operator.api.rollout import Analysis
 from dspy_operator.domain.analysis.comparison import compare
-from dspy_operator.domain.analysis.evidence import Evidence, RequestCounts
+from dspy_operator.domain.analysis.evidence import Evidence
 from dspy_operator.domain.analysis.judge import judge, judge_stream, spent_in_words
 from dspy_operator.domain.analysis.readings import Reading, told
+from dspy_operator.domain.analysis.request_counts import RequestCounts
 from dspy_operator.domain.analysis.streams import Stream, streams_of
 from dspy_operator.domain.analysis.verdict import Side, Verdict
 from dspy_operator.domain.ledger import Release

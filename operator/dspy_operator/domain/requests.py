@@ -85,7 +85,7 @@ def _next_step(ledger: Ledger, snapshot: Snapshot, request: Request, release: Re
         return _ignored(ledger, request, f"the step at hand is {release.candidate}/{release.step + 1}")
     if not fully_ready(snapshot, release):
         return _ignored(ledger, request, "not every pod of the candidate is ready")
-    if isinstance(release.steps[release.step], Compare):
+    if isinstance(release.step_at_hand, Compare):
         went_on = Conclusion(release.step, "Undecided", OnCompared.PROMOTE, "A person went on")
         release = replace(release, conclusion=went_on if release.conclusion is None else release.conclusion)
     message = f"Step {step_label(release)} of {snapshot.label(request.revision)} is skipped"

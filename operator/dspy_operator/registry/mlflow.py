@@ -12,7 +12,6 @@ import hashlib
 import mimetypes
 import re
 from collections.abc import AsyncIterator, Mapping
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -25,7 +24,7 @@ from dspy_operator.api.reasons import Reason
 from dspy_operator.domain.snapshot import Problem, Version
 from dspy_operator.registry.requirements import missing
 from dspy_operator.registry.uri import Identity, ModelUri, parse
-from dspy_operator.settings import RegistrySettings
+from dspy_operator.settings import RegistrySettings, read_secret
 
 API = "/api/2.0/mlflow"
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
@@ -269,9 +268,9 @@ class Registry:
     def _headers(self) -> dict[str, str]:
         """The credentials, read anew each time: they may be rotated."""
         if self._settings.token_file:
-            return {"Authorization": f"Bearer {Path(self._settings.token_file).read_text().strip()}"}
+            return {"Authorization": f"Bearer {read_secret(self._settings.token_file)}"}
         if self._settings.basic_auth_file:
-            words = Path(self._settings.basic_auth_file).read_text().strip()
+            words = read_secret(self._settings.basic_auth_file)
             return {"Authorization": f"Basic {base64.b64encode(words.encode()).decode()}"}
         return {}
 

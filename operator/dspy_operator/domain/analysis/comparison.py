@@ -10,7 +10,7 @@ from dspy_operator.domain.analysis.evidence import Evidence
 from dspy_operator.domain.analysis.interval import Interval, difference
 from dspy_operator.domain.analysis.judge import user_draws
 from dspy_operator.domain.analysis.streams import stream_named
-from dspy_operator.domain.analysis.verdict import Side
+from dspy_operator.domain.analysis.verdict import Side, sides_of
 
 
 class Result(StrEnum):
@@ -53,7 +53,5 @@ class Compared:
 def compare(evidence: Evidence, analysis: Analysis, stream: str, alpha: float) -> Compared:
     """How the users stand who have been there for long enough."""
     draws = user_draws(evidence, stream_named(analysis.streams, stream), compared=True)
-    stable = Side(sum(each.stable_requests for each in draws), sum(each.stable_bad for each in draws))
-    candidate = Side(sum(each.candidate_requests for each in draws), sum(each.candidate_bad for each in draws))
     grown = sum(group.users for group in evidence.users.compared)
-    return Compared(stable, candidate, difference(tuple(draws), alpha), alpha, grown)
+    return Compared(*sides_of(draws), difference(tuple(draws), alpha), alpha, grown)

@@ -17,6 +17,7 @@ from dspy_contract.stat_names import of_users
 from dspy_contract.state import WARMUP_SECONDS, Counts, DrawTable, GatewayState
 from dspy_operator.api.times import UnixSeconds
 from dspy_operator.domain.analysis.mean_test import Bets, Spent, added, bets
+from dspy_operator.domain.analysis.request_counts import RequestCounts, add_counts, request_counts
 from dspy_operator.domain.analysis.streams import slow_bounds
 from dspy_operator.domain.analysis.users import NO_USERS, UserTotals
 
@@ -27,34 +28,8 @@ GONE_SECONDS = 60.0
 MOST_TOTALS = 200
 BEFORE = -1
 """The step of tables that are not of this release."""
-WHOSE: Mapping[str, str] = {
-    Outcome.PROGRAM_ERROR: "program",
-    Outcome.UPSTREAM_ERROR: "provider",
-    Outcome.TIMEOUT: "timeout",
-    Outcome.CONNECTION_FAILURE: "connection",
-}
 RECENT_REQUESTS, RECENT_OVERLOAD, RECENT_CONNECTIONS = 100.0, 50.0, 10.0
 MOST_FAILURES_FOR_SLOW = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class RequestCounts:
-    """Requests of one revision in words that people read."""
-
-    requests: int = 0
-    failures: int = 0
-    failures_by: Mapping[str, int] = field(default_factory=dict)
-    """Whose they are: the program's, the provider's, a time-out's, a connection's."""
-    client_errors: int = 0
-    left: int = 0
-    overloaded: int = 0
-    lost: int = 0
-    open: int = 0
-
-    @property
-    def error_percent(self) -> float:
-        """Failures per request, in percent; 0 without requests."""
-        return 100 * self.failures / self.requests if self.requests else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,38 +214,6 @@ def accumulate(
                 tables[key] = Table(pod, state.incarnation, told.number, opened_at, look.now, told.settled, total)
     tables = {key: _lost_if_gone(table, incarnations, look.now) for key, table in tables.items()}
     return _merged(_with_bounds(_with_recent(replace(evidence, tables=tables, users=users))), look.tokens_tolerance)
-
-
-def request_counts(counts: Counts) -> RequestCounts:
-    """Counts in words that people read."""
-    return RequestCounts(
-        requests=counts.started,
-        failures=counts.ended_as(FAILURES),
-        failures_by={
-            whose: counts.outcomes[outcome] for outcome, whose in WHOSE.items() if counts.outcomes.get(outcome)
-        },
-        client_errors=counts.outcomes.get(Outcome.CLIENT_ERROR, 0),
-        left=counts.outcomes.get(Outcome.CANCELLED, 0),
-        overloaded=counts.outcomes.get(Outcome.OVERLOADED, 0),
-        lost=counts.outcomes.get(Outcome.LOST, 0),
-        open=counts.open,
-    )
-
-
-def add_counts(*several: Counts) -> Counts:
-    """The sum of counts."""
-    outcomes: dict[str, int] = {}
-    older: dict[int, int] = {}
-    flags: dict[str, int] = {}
-    for counts in several:
-        for outcome, count in counts.outcomes.items():
-            outcomes[outcome] = outcomes.get(outcome, 0) + count
-        for edge, count in counts.older.items():
-            older[edge] = older.get(edge, 0) + count
-        for flag, count in counts.flags.items():
-            flags[flag] = flags.get(flag, 0) + count
-    tokens = sum(counts.tokens for counts in several)
-    return Counts(sum(counts.started for counts in several), outcomes, older, flags, tokens)
 
 
 def _with_recent(evidence: Evidence) -> Evidence:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from dspy_operator.domain.analysis.draws import Draws, log_sum
+from dspy_operator.domain.analysis.verdict import Side, sides_of
 
 SHARES = tuple(2.0**-power for power in range(1, 11))
 """Of what may be bet at most; all at once, for nobody knows the best one."""
@@ -39,13 +40,12 @@ def difference(draws: tuple[Draws, ...], alpha: float) -> Interval:
     needed = math.log(2 / alpha)
     low = _edge(lambda d: _log_above(drawn, d) >= needed)
     high = -_edge(lambda d: _log_below(drawn, -d) >= needed)
-    return Interval(_share(drawn, True) - _share(drawn, False), low, high)
+    stable, candidate = sides_of(drawn)
+    return Interval(_share(candidate) - _share(stable), low, high)
 
 
-def _share(draws: Sequence[Draws], of_candidate: bool) -> float:
-    requests = sum(each.candidate_requests if of_candidate else each.stable_requests for each in draws)
-    bad = sum(each.candidate_bad if of_candidate else each.stable_bad for each in draws)
-    return bad / requests if requests else 0.0
+def _share(side: Side) -> float:
+    return side.bad / side.requests if side.requests else 0.0
 
 
 def _edge(is_outside: Callable[[float], bool]) -> float:

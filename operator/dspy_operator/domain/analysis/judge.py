@@ -15,7 +15,8 @@ from dspy_contract.state import EDGES_SECONDS, Counts
 from dspy_operator.api.rollout import Analysis
 from dspy_operator.domain.analysis import ceiling, label_test, mean_test, no_worse
 from dspy_operator.domain.analysis.draws import Draws, log_sum, rejects
-from dspy_operator.domain.analysis.evidence import Evidence, RequestCounts, Total, add_counts
+from dspy_operator.domain.analysis.evidence import Evidence, Total
+from dspy_operator.domain.analysis.request_counts import RequestCounts, add_counts
 from dspy_operator.domain.analysis.streams import (
     FAILED,
     MIDDLE_PAIR,
@@ -27,7 +28,7 @@ from dspy_operator.domain.analysis.streams import (
     streams_of,
 )
 from dspy_operator.domain.analysis.users import Group
-from dspy_operator.domain.analysis.verdict import Judged, Side, StreamJudged, Verdict
+from dspy_operator.domain.analysis.verdict import Judged, Side, StreamJudged, Verdict, sides_of
 
 WATCHED_ALPHA = 0.01
 """Of the ceiling while a candidate is watched. A wrong doubt costs it some traffic, and no release."""
@@ -70,7 +71,7 @@ def judge_stream(evidence: Evidence, analysis: Analysis, stream: Stream) -> Stre
         verdict = Verdict.WORSE
     elif not stream.spends and _is_no_worse(evidence, analysis, stream):
         verdict = Verdict.NO_WORSE
-    return StreamJudged(verdict, log_e, *_sides(evidence, stream), *_sides_by_users(evidence, stream))
+    return StreamJudged(verdict, log_e, *_sides(evidence, stream), *sides_of(user_draws(evidence, stream)))
 
 
 def is_confirmed(judged: Judged) -> bool:
@@ -217,15 +218,6 @@ def _sides(evidence: Evidence, stream: Stream) -> tuple[Side, Side]:
     return Side(stable.started, bad_of_stable), Side(candidate.started, bad)
 
 
-def _sides_by_users(evidence: Evidence, stream: Stream) -> tuple[Side, Side]:
-    """Stable's and the candidate's users, and those among them who met a bad answer."""
-    draws = user_draws(evidence, stream)
-    return (
-        Side(sum(each.stable_requests for each in draws), sum(each.stable_bad for each in draws)),
-        Side(sum(each.candidate_requests for each in draws), sum(each.candidate_bad for each in draws)),
-    )
-
-
 def _in_words(counts: RequestCounts) -> str:
     return f"{counts.failures} failures in {counts.requests} requests"
 
@@ -243,7 +235,7 @@ def _worse(evidence: Evidence, stream: Stream, log_e: float) -> Judged:
 
 def _pairs_in_words(evidence: Evidence, stream: Stream) -> str:
     """The counts on both sides: of users, of requests, or of both where both were drawn."""
-    pairs = (("users", _sides_by_users(evidence, stream)), ("requests", _sides(evidence, stream)))
+    pairs = (("users", sides_of(user_draws(evidence, stream))), ("requests", _sides(evidence, stream)))
     told = [(unit, stable, candidate) for unit, (stable, candidate) in pairs if stable.requests or candidate.requests]
     return ", and ".join(
         f"{candidate.bad} of {candidate.requests} {unit} of the candidate against {stable.bad} of {stable.requests} of "
@@ -258,12 +250,11 @@ def _slow_words(evidence: Evidence) -> str:
     pair = max(range(len(evidence.bounds)), key=lambda each: _pair_log_e(evidence, totals, each))
     edge = evidence.bounds[pair]
     drawn = [*_slow_draws(evidence, _counted(totals, pair), pair), *user_draws(evidence, SLOW, pair)]
-    drawn = [each for each in drawn if each.drawn]
+    stable, candidate = sides_of([each for each in drawn if each.drawn])
     unit = "users" if evidence.users.groups else "requests"
     return (
-        f"{sum(each.candidate_bad for each in drawn)} of {sum(each.candidate_requests for each in drawn)} {unit} of "
-        f"the candidate took over {EDGES_SECONDS[edge + 1]:g} s, {sum(each.stable_bad for each in drawn)} of "
-        f"{sum(each.stable_requests for each in drawn)} of stable over {EDGES_SECONDS[edge]:g} s"
+        f"{candidate.bad} of {candidate.requests} {unit} of the candidate took over {EDGES_SECONDS[edge + 1]:g} s, "
+        f"{stable.bad} of {stable.requests} of stable over {EDGES_SECONDS[edge]:g} s"
     )
 
 

@@ -70,7 +70,7 @@ def number_of(answer: Any) -> float | str:
         return f"Prometheus refuses the query: {answer.get('error', 'no reason given')}"
     kind, found = answer["data"]["resultType"], answer["data"]["result"]
     if kind == "vector" and len(found) != 1:
-        return f"the query has {len(found) or 'no'} series; it must have one" if found else "the query has no data"
+        return f"the query has {len(found)} series; it must have one" if found else "the query has no data"
     if kind not in ("vector", "scalar"):
         return f"the query is a {kind}; it must be one number"
     value = float(found[1] if kind == "scalar" else found[0]["value"][1])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+
+from dspy_operator.domain.analysis.draws import Draws
 
 
 class Verdict(StrEnum):
@@ -20,6 +23,14 @@ class Side:
 
     requests: int
     bad: int
+
+
+def sides_of(draws: Sequence[Draws]) -> tuple[Side, Side]:
+    """Stable's and the candidate's of several draws together."""
+    return (
+        Side(sum(each.stable_requests for each in draws), sum(each.stable_bad for each in draws)),
+        Side(sum(each.candidate_requests for each in draws), sum(each.candidate_bad for each in draws)),
+    )
 
 
 @dataclass(frozen=True, slots=True)

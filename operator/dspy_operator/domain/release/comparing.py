@@ -40,7 +40,6 @@ def conclude_comparison(ledger: Ledger, snapshot: Snapshot, now: float) -> Trans
 
 
 def _at_hand(release: Release | None) -> Compare | None:
-    if release is None or not release.ready_once or release.conclusion or release.step >= len(release.steps):
+    if release is None or not release.ready_once or release.conclusion:
         return None
-    step = release.steps[release.step]
-    return step if isinstance(step, Compare) else None
+    return release.step_at_hand if isinstance(release.step_at_hand, Compare) else None

@@ -24,7 +24,7 @@ SHORTEST_SECONDS = 0.05
 
 def progress_of(ledger: Ledger, release: Release, snapshot: Snapshot) -> Progress:
     """How far the step at hand is."""
-    step = release.steps[release.step] if release.step < len(release.steps) else None
+    step = release.step_at_hand
     routed = snapshot.routes is not None and snapshot.routes.weight(release.candidate) == release.weight_bp
     acked = routes_acked(snapshot, ledger.serial, release.step_seconds)
     return Progress(
@@ -74,8 +74,7 @@ def at_step(release: Release, step: int) -> Release:
 
 def awaits_approval(release: Release) -> bool:
     """True while the step at hand waits for a person."""
-    at_hand = release.steps[release.step] if release.step < len(release.steps) else None
-    return isinstance(at_hand, PauseApproval) and release.approved_step != release.step
+    return isinstance(release.step_at_hand, PauseApproval) and release.approved_step != release.step
 
 
 def awaits_decision(release: Release) -> bool:

@@ -15,9 +15,9 @@ from dspy_operator.domain.transition import Event, Transition
 def smoke_test_at_hand(ledger: Ledger | None) -> tuple[Release, SmokeTest] | None:
     """The release and its smoke test, while the step at hand is one that has not passed."""
     release = ledger.release if ledger else None
-    if release is None or not release.ready_once or release.step >= len(release.steps):
+    if release is None or not release.ready_once:
         return None
-    step = release.steps[release.step]
+    step = release.step_at_hand
     return (release, step) if isinstance(step, SmokeTest) and release.passed_step != release.step else None
 
 
