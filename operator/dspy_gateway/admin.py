@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,14 @@ import aiohttp
 from yarl import URL
 
 TIMEOUT = aiohttp.ClientTimeout(total=5)
+
+
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """Requests of programs, over all listeners and since Envoy began."""
+
+    active: int
+    begun: int
 
 
 class Admin:
@@ -34,10 +43,12 @@ class Admin:
         async with self._session.post(path_url(path)) as response:
             response.raise_for_status()
 
-    async def active_requests(self) -> int:
-        """Requests in flight over all listeners."""
-        content = await self.json("/stats?format=json&filter=%5Ehttp%5C.gateway%5C.downstream_rq_active%24")
-        return sum(int(statistic["value"]) for statistic in content["stats"])
+    async def requests(self) -> Requests:
+        """How many requests are in flight, and how many have begun."""
+        pattern = "%5Ehttp%5C.gateway%5C.downstream_rq_%28active%7Ctotal%29%24"
+        content = await self.json(f"/stats?format=json&filter={pattern}")
+        found = {statistic["name"].rpartition("_")[2]: int(statistic["value"]) for statistic in content["stats"]}
+        return Requests(active=found.get("active", 0), begun=found.get("total", 0))
 
 
 def path_url(path: str) -> URL:

@@ -1,4 +1,8 @@
-"""The end of a gateway pod, as its preStop hook: tell clients to leave, then wait until nothing is in flight."""
+"""The end of a gateway pod, as its preStop hook: tell clients to leave, then wait until nothing is in flight or begins.
+
+Envoy answers `Connection: close` as soon as it fails its readiness, so whoever asks here again has made a new
+connection: its node has not learnt yet that the pod ends. A pod that ended between two of its requests would cut one.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +21,28 @@ T = TypeVar("T")
 
 
 async def drain(settings: Settings) -> None:
-    """Fails readiness, gives notice, drains listeners gracefully, and returns when no request is active."""
+    """Fails readiness, gives notice, drains listeners gracefully, and returns when nobody has asked for a while."""
     admin = Admin(settings.folder / "admin.sock")
     deadline = time.monotonic() + settings.drain_seconds
     try:
         await _retry_until(lambda: admin.post("/healthcheck/fail"), deadline)
         await asyncio.sleep(settings.drain_notice_seconds)
         await _retry_until(lambda: admin.post("/drain_listeners?graceful&skip_exit"), deadline)
-        while await _retry_until(admin.active_requests, deadline) and time.monotonic() < deadline:  # noqa: ASYNC110 Envoy tells nobody
-            await asyncio.sleep(LOOK_SECONDS)
+        await _quiet(admin, settings.drain_notice_seconds, deadline)
     finally:
         await admin.close()
+
+
+async def _quiet(admin: Admin, seconds: float, deadline: float) -> None:
+    """Waits until no request has been in flight, and none has begun, for that long, or until the deadline."""
+    quiet_since, begun = time.monotonic(), -1
+    while (now := time.monotonic()) < deadline:
+        requests = await _retry_until(admin.requests, deadline)
+        if requests is not None and (requests.active > 0 or requests.begun != begun):
+            quiet_since, begun = now, requests.begun
+        elif now >= quiet_since + seconds:
+            return
+        await asyncio.sleep(LOOK_SECONDS)
 
 
 async def _retry_until(order: Callable[[], Awaitable[T]], deadline: float) -> T | None:

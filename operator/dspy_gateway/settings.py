@@ -32,8 +32,9 @@ class Settings(BaseSettings):
     memory_limit_bytes: int | None = None
     """What Envoy may use before it sheds load; None: it never does."""
     drain_notice_seconds: float = 2.0
-    """How long the gateway goes on serving as usual after it began to fail its readiness."""
+    """How long the gateway goes on serving as usual after it began to fail its readiness, and for how long nobody may
+    have asked before it ends."""
     drain_seconds: float = 600.0
-    """How long a gateway that ends waits for requests in flight."""
+    """How long a gateway that ends waits for requests at most."""
     log_level: str = "INFO"
     """The lowest level that is logged."""

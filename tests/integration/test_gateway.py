@@ -352,8 +352,18 @@ async def test_a_drain_waits_for_requests_in_flight(gateway: Gateway, upstreams:
         slow = asyncio.create_task(ask(session, gateway.url(UID)))
         await until(lambda: upstreams["old"].seen["/predict"] == 1, "the request is in flight")
         await drain(gateway.settings)
-        assert slow.done() or (await gateway.agent.admin.active_requests()) == 0
+        assert (await gateway.agent.admin.requests()).active == 0
         assert await slow == (200, "old")
+
+
+async def test_a_drain_waits_for_those_who_have_not_heard_of_it(gateway: Gateway) -> None:
+    settings = gateway.settings.model_copy(update={"drain_notice_seconds": 0.5})
+    draining = asyncio.create_task(drain(settings))
+    for _ in range(30):
+        assert set(await ask_many(gateway.url(UID), 1)) == {(200, "old")}
+        await asyncio.sleep(0.1)
+    assert not draining.done()
+    await draining
 
 
 async def test_a_program_that_goes_leaves_a_listener_that_says_so_until_its_port_is_freed(gateway: Gateway) -> None:

@@ -60,6 +60,7 @@ def bootstrap(about: Bootstrap) -> Resource:
                         {"prefix": f"{PREFIX}."},
                         {"exact": "server.uptime"},
                         {"exact": "http.gateway.downstream_rq_active"},
+                        {"exact": "http.gateway.downstream_rq_total"},
                     ]
                 }
             }
