@@ -251,7 +251,7 @@ class _Routes:
         namespace = item["metadata"]["namespace"]
         self._gateways.routes[namespace][routes.uid] = routes
         gateways = self._gateways
-        weight = sum(routes.weight(candidate) for candidate in routes.candidates)
+        weight = sum(routes.backend(candidate).weight for candidate in routes.candidates)
         if routes.uid in gateways.told_at and not weight:
             gateways.lowered_at.setdefault(routes.uid, time.monotonic())
         # An agent obeys new routes within milliseconds, and tells at once.

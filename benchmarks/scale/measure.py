@@ -281,7 +281,7 @@ class _Programs:
 
 def _at_weight(bench: Bench) -> list[Routes]:
     every = (routes for each in bench.gateways.routes.values() for routes in each.values())
-    return [routes for routes in every if routes.candidates and routes.weight(routes.candidates[0])]
+    return [routes for routes in every if routes.candidates and routes.backend(routes.candidates[0]).weight]
 
 
 def _namespace(number: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from enum import StrEnum
+from http import HTTPStatus
 
 OUTCOME_HEADER = "x-dspy-outcome"
 """A header; of an answer that is read as it comes, a trailer."""
@@ -76,4 +77,6 @@ def outcome_of(header: str, code: int, flags: Collection[str], trailer: str = ""
         return Outcome(trailer) if trailer in _BY_RUNTIME else Outcome.OK
     if header in _BY_RUNTIME:
         return Outcome(header)
+    if code == HTTPStatus.GATEWAY_TIMEOUT:
+        return Outcome.TIMEOUT
     return Outcome.PROGRAM_ERROR if code >= 500 else Outcome.CLIENT_ERROR

@@ -13,6 +13,8 @@ from typing import Annotated
 
 import msgspec
 
+from dspy_contract.stat_names import mirrored
+
 TOTAL_WEIGHT = 10_000
 """All of the traffic, in basis points."""
 
@@ -28,6 +30,9 @@ TOKENS_FEATURE = "tokens"
 
 USERS_FEATURE = "users"
 """Needed as well where users are drawn: whoever draws requests would change their revision all the time."""
+
+MIRROR_FEATURE = "mirror"
+"""Needed as well where requests are copied."""
 
 PORTS_LABEL = "dspy.dev/ports"
 REVISION_LABEL = "dspy.dev/revision"
@@ -54,10 +59,12 @@ UNREADABLE = (msgspec.DecodeError, KeyError, TypeError, RecursionError)
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """A revision of the program and its desired weight in basis points."""
+    """A revision of the program, its desired weight, and the share of stable's requests of which it gets copies, whose
+    answers nobody gets; in basis points."""
 
     revision: str
     weight: BasisPoints
+    mirror: BasisPoints = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +148,14 @@ class Routes:
     users: Users | None = None
     content: str = field(default="", compare=False)
 
-    def weight(self, revision: str) -> int:
-        """The desired weight of a revision in basis points; 0 when it is not listed."""
-        return sum(backend.weight for backend in self.backends if backend.revision == revision)
+    def backend(self, revision: str) -> Backend:
+        """What is desired of a revision; nothing when it is not listed."""
+        return next((backend for backend in self.backends if backend.revision == revision), Backend(revision, 0))
+
+    @property
+    def tries_candidates(self) -> bool:
+        """Whether a candidate gets requests, or copies of them."""
+        return any(each.weight or each.mirror for each in map(self.backend, self.candidates))
 
     @property
     def candidates(self) -> tuple[str, ...]:
@@ -172,8 +184,18 @@ def effective_weights(routes: Routes, usable: Collection[str], watched: bool = T
 
     A candidate that nobody watches has no weight. When no revision with weight can answer, the first listed that can
     takes everything, a candidate as well. When none can answer at all, the desired weights stand, and clients get the
-    gateway's own 503.
+    gateway's own 503. Shares that are copied stand beside them, under the names of `mirrored`.
     """
+    weights = _drawn_weights(routes, usable, watched)
+    copied = {
+        mirrored(backend.revision): backend.mirror
+        for backend in routes.backends
+        if backend.mirror and watched and backend.revision in usable and not weights[backend.revision]
+    }
+    return weights | copied
+
+
+def _drawn_weights(routes: Routes, usable: Collection[str], watched: bool) -> dict[str, int]:
     desired = {backend.revision: backend.weight for backend in routes.backends}
     unseen = () if watched else routes.candidates
     able = {name: weight for name, weight in desired.items() if name in usable and weight > 0 and name not in unseen}

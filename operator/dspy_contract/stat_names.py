@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from dspy_contract.outcomes import FLAG
 
 PREFIX = "dspy"
-PREDICT, OTHER, FORCED, USERS = "predict", "other", "forced", "users"
+PREDICT, OTHER, FORCED, USERS, MIRROR = "predict", "other", "forced", "users", "mirror"
 STARTED, ANSWERS, OLDER, ENDED, TOKENS = "started", "answers", "older", "ended", "tokens"
 
 _NAME = re.compile(
     rf"^{PREFIX}\.(?P<kind>[a-z]+)\.table\.(?P<uid>[^.@]+)@(?P<incarnation>[^.-]+)-(?P<number>\d+)"
-    rf"\.cluster\.(?P<revision>[^./]+)/(?P<route>{PREDICT}|{FORCED}|{USERS})(?:\.(?P<tags>.+))?$"
+    rf"\.cluster\.(?P<revision>[^./]+)/(?P<route>{PREDICT}|{FORCED}|{USERS}|{MIRROR})(?:\.(?P<tags>.+))?$"
 )
 _ANSWER = re.compile(
     r"^outcome\.(?P<outcome>.*)\.code\.(?P<code>\d+)\.flags\.(?P<flags>[A-Za-z0-9,_-]+)\.trailer\.(?P<trailer>.*)"
@@ -49,7 +49,8 @@ class Name:
 
 def cluster_name(revision: str, route: str) -> str:
     """The Envoy cluster of one revision for one route: predictions are counted apart from everything else, and those
-    that were drawn each for itself apart from those that named their revision, or whose user was drawn."""
+    that were drawn each for itself apart from those that named their revision, or whose user was drawn, and from
+    copies."""
     return f"{revision}/{route}"
 
 
@@ -61,6 +62,11 @@ def forced(revision: str) -> str:
 def of_users(revision: str) -> str:
     """The name under which the predictions of users who were drawn for a revision are counted."""
     return cluster_name(revision, USERS)
+
+
+def mirrored(revision: str) -> str:
+    """The name under which the copies of predictions that a revision gets are counted."""
+    return cluster_name(revision, MIRROR)
 
 
 def route_name(uid: str, incarnation: str, number: int) -> str:

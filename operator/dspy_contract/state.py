@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from dspy_contract.routes import FLAGS_FEATURE, RELEASE_NEEDS, TOKENS_FEATURE, USERS_FEATURE
+from dspy_contract.routes import FLAGS_FEATURE, MIRROR_FEATURE, RELEASE_NEEDS, TOKENS_FEATURE, USERS_FEATURE
 
-FEATURES = (*RELEASE_NEEDS, FLAGS_FEATURE, USERS_FEATURE, TOKENS_FEATURE)
+FEATURES = (*RELEASE_NEEDS, FLAGS_FEATURE, USERS_FEATURE, TOKENS_FEATURE, MIRROR_FEATURE)
 """What this version of the agent can do, as it tells every operator that asks."""
 
 FAST_EDGES_SECONDS = (0.02, 0.05, 0.1, 0.2, 0.35)
@@ -61,8 +61,9 @@ class DrawTable:
     """The requests that one table of effective weights drew in one gateway pod.
 
     Tables are numbered in the order in which they opened. `settled`: a newer one draws, and every request has ended.
-    Not `judged`: weights changed faster than once a second. `warm_seconds`: how long ago, when it opened, the
-    candidate's usable pods had last become more. `release` and `epoch` are those of the routes.
+    `weights` has the shares that are copied as well (`mirrored`). Not `judged`: weights changed faster than once a
+    second. `warm_seconds`: how long ago, when it opened, the candidate's usable pods had last become more. `release`
+    and `epoch` are those of the routes.
     """
 
     number: int

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
-from dspy_contract.routes import RUNTIME_PORT, PortTable, Routes, effective_weights
-from dspy_contract.stat_names import FORCED, OTHER, PREDICT, USERS, cluster_name
+from dspy_contract.routes import RUNTIME_PORT, Backend, PortTable, Routes, effective_weights
+from dspy_contract.stat_names import FORCED, MIRROR, OTHER, PREDICT, USERS, cluster_name
 from dspy_contract.state import FEATURES
 from dspy_gateway.envoy.clusters import cluster, endpoints, socket_address
 from dspy_gateway.envoy.route_tables import route_table, unavailable
@@ -130,7 +130,7 @@ def program_resources(
     clusters, assignments, emptied = {}, {}, set()
     for backend in routes.backends:
         usable = desired.usable(backend.revision)
-        for route in (PREDICT, OTHER, *([FORCED] if routes.forced else []), *([USERS] if routes.users else [])):
+        for route in _routes_to(backend, routes):
             name = cluster_name(backend.revision, route)
             clusters[name] = _cluster(name)
             assignments[name] = _assignment(name, usable)
@@ -139,6 +139,12 @@ def program_resources(
     drawn = _route_table(routes, tuple(weights.items()), table, pod, namespace)
     table_resource = Resource(f"{routes.serial}:{routes.content}:{table}:{drawn.version}", drawn.content)
     return ProgramResources(uid, clusters, assignments, frozenset(emptied), port.port, table_resource)
+
+
+def _routes_to(backend: Backend, routes: Routes) -> list[str]:
+    """The kinds of requests that may go to a revision: each has a cluster of its own."""
+    kinds = {FORCED: routes.forced, USERS: routes.users is not None, MIRROR: backend.mirror > 0}
+    return [PREDICT, OTHER, *(kind for kind, wanted in kinds.items() if wanted)]
 
 
 def obeyed(version: str | None) -> tuple[int, str, int]:

@@ -97,6 +97,19 @@ def test_a_bad_version_loses_its_traffic_by_itself(serving: World, versions: dic
     assert "RolledBack" in events(serving)
 
 
+def test_a_bad_version_is_found_by_copies_before_any_client_gets_it(serving: World, versions: dict[str, str]) -> None:
+    serving.apply(rollout(NAME, [{"mirror": {"percent": 50, "seconds": 600}}, *STEPS]))
+    with serving.traffic(NAME, rate=40) as traffic:
+        serving.set_model(NAME, versions["bad"])
+        serving.wait_condition(NAME, "Current", "False", "RolledBack")
+        candidate = revision_of(serving, "wanted")
+        serving.wait(lambda: candidate not in serving.names("deployments"), "the bad revision is gone")
+    assert not traffic.failed()
+    assert candidate not in traffic.by_revision()
+    refused = serving.get("dspyprogram", NAME)["status"]["release"]["refused"][0]
+    assert refused["candidate"]["failures"] > 0
+
+
 def test_a_refused_version_stays_refused_and_going_back_is_current_again(
     serving: World, versions: dict[str, str]
 ) -> None:

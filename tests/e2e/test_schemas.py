@@ -14,6 +14,8 @@ from dev.world import program, rollout
 
 PAUSE: dict[str, Any] = {"pause": {"requests": 1}}
 STEPS: list[dict[str, Any]] = [{"setWeight": 5}, PAUSE]
+PAUSED: dict[str, Any] = {"pause": {"approval": True}}
+MIRROR_STEPS: list[dict[str, Any]] = [{"mirror": {"percent": 20, "seconds": 60}}]
 QUERY: dict[str, Any] = {"query": "sum(x)", "max": 3}
 COST: dict[str, Any] = {"name": "cost", "prometheus": QUERY}
 
@@ -45,6 +47,10 @@ def with_ab_test(analysis: dict[str, Any] | None = None, **fields: Any) -> dict[
 
 def with_streams(*streams: dict[str, Any]) -> dict[str, Any]:
     return rollout("qa", STEPS, analysis={"streams": list(streams)})
+
+
+def mirroring(percent: float) -> dict[str, Any]:
+    return rollout("qa", [{"mirror": {"percent": percent, "seconds": 60}}, *STEPS])
 
 
 VALID: list[dict[str, Any]] = [
@@ -86,6 +92,9 @@ VALID: list[dict[str, Any]] = [
     rollout("qa", [{"setWeight": 0}, {"pause": {"seconds": 9}}, {"setWeight": 5}]),
     rollout("qa", [{"setWeight": 20}, {"pause": {"approval": True}}, {"setWeight": 50}]),
     rollout("qa", [{"setWeight": 20}, {"watch": {"seconds": 60}}]),
+    rollout("qa", [{"mirror": {"percent": 0.01, "seconds": 60}}, {"setWeight": 20}]),
+    rollout("qa", [PAUSED, {"mirror": {"percent": 100, "requests": 9, "seconds": 9}}, PAUSED, *STEPS]),
+    rollout("qa", [{"mirror": {"percent": 33.33, "seconds": 60}}, {"watch": {"seconds": 60}}]),
     rollout("qa", [{"watch": {"seconds": 60, "holdbackPercent": 1.5}}]),
     with_strategy(type="Canary", canary={"steps": STEPS, "replicas": "WithWeight"}),
     with_strategy(type="BlueGreen"),
@@ -237,6 +246,14 @@ INVALID: list[tuple[dict[str, Any], str, str]] = [
     (rollout("qa", [{"watch": {"seconds": 9}}, {"setWeight": 5}]), "spec.strategy.canary.steps", "must be the last"),
     (rollout("qa", [{"watch": {"seconds": 9}}, {"watch": {"seconds": 9}}]), "spec.strategy.canary.steps", "the last"),
     (rollout("qa", [{"watch": {}}]), "spec.strategy.canary.steps[0].watch.seconds", "Required"),
+    (rollout("qa", [{"mirror": {"seconds": 9}}]), "spec.strategy.canary.steps[0].mirror.percent", "Required"),
+    (rollout("qa", [{"mirror": {"percent": 9}}]), "spec.strategy.canary.steps[0].mirror", "set seconds, requests or"),
+    (mirroring(percent=0), "spec.strategy.canary.steps[0].mirror.percent", "at least 0.01"),
+    (mirroring(percent=0.015), "spec.strategy.canary.steps[0].mirror.percent", "two decimals"),
+    (mirroring(percent=101), "spec.strategy.canary.steps[0].mirror.percent", "less than or equal to 100"),
+    (rollout("qa", [*STEPS, *MIRROR_STEPS]), "spec.strategy.canary.steps", "mirror must come before"),
+    (rollout("qa", MIRROR_STEPS), "spec.strategy.canary.steps", "a weight above 0"),
+    (rollout("qa", [{**MIRROR_STEPS[0], "setWeight": 5}]), "spec.strategy.canary.steps[0]", "exactly one of them"),
     (rollout("qa", [{"setWeight": 5, "watch": {"seconds": 9}}]), "spec.strategy.canary.steps[0]", "exactly one of"),
     (
         rollout("qa", [{"watch": {"seconds": 9, "holdbackPercent": 0}}]),

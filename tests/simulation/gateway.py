@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from dspy_contract.routes import TOTAL_WEIGHT, Routes, effective_weights, ranges
-from dspy_contract.stat_names import ENDED, OLDER, STARTED, TOKENS, of_users
+from dspy_contract.stat_names import ENDED, OLDER, STARTED, TOKENS, mirrored, of_users
 from dspy_contract.state import (
     EDGES_SECONDS,
     FAST_EDGES_SECONDS,
@@ -122,16 +122,27 @@ class SimulatedGateway:
         self._look(now)
 
     def request(self, now: float, chance: random.Random, user: str = "") -> str | None:
-        """Draws one request, or finds where its user was drawn; the revision that got it."""
+        """Draws one request, or finds where its user was drawn, and copies it; the revision that got it."""
         if self.obeyed is None or not any(self.effective.values()):
             return None
         drawn = self.obeyed.users is not None and bool(user)
-        revision = self._of_user(user) if drawn else chance.choices(*zip(*self.effective.items(), strict=True))[0]
-        seconds, outcome = self.answer_of(revision)
-        name = of_users(revision) if drawn else revision
-        tokens = round(self.tokens_of(revision) * chance.uniform(0.5, 1.5)) if self.tokens_of(revision) else 0
-        self.envoy.start(Request(self._newest(), name, now, now + seconds, outcome, tokens, user if drawn else ""))
+        weights = {name: self.effective[name] for name in self._revisions if name in self.effective}
+        revision = self._of_user(user) if drawn else chance.choices(*zip(*weights.items(), strict=True))[0]
+        self._start(now, chance, revision, of_users(revision) if drawn else revision, user if drawn else "")
+        for each in self._revisions:
+            share = self.effective.get(mirrored(each), 0)
+            if share and chance.random() * TOTAL_WEIGHT < share:
+                self._start(now, chance, each, mirrored(each))
         return revision
+
+    @property
+    def _revisions(self) -> list[str]:
+        return [backend.revision for backend in self.obeyed.backends] if self.obeyed else []
+
+    def _start(self, now: float, chance: random.Random, revision: str, name: str, user: str = "") -> None:
+        seconds, outcome = self.answer_of(revision)
+        tokens = round(self.tokens_of(revision) * chance.uniform(0.5, 1.5)) if self.tokens_of(revision) else 0
+        self.envoy.start(Request(self._newest(), name, now, now + seconds, outcome, tokens, user))
 
     def _of_user(self, user: str) -> str:
         """As Envoy does: a hash of the user falls into one of the ranges."""

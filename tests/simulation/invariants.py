@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dspy_contract.routes import CONTENT_KEY, GATEWAY_NAME, TOTAL_WEIGHT, load_ports
+from dspy_contract.routes import CONTENT_KEY, GATEWAY_NAME, TOTAL_WEIGHT, Backend, load_ports
+from dspy_contract.stat_names import mirrored
 from dspy_gateway.switches import SWITCH_SECONDS
 from dspy_operator.api.names import GATEWAY_LABEL
 from tests.simulation.world import NAMESPACE, World
@@ -20,11 +21,13 @@ def check(world: World) -> None:
     assert sum(backend.weight for backend in routes.backends) == TOTAL_WEIGHT, "4: desired weights sum to 10,000"
     for refused in ledger.refused:
         if refused.revision != ledger.stable:
-            assert routes.weight(refused.revision) == 0, "9: a refused revision has no weight"
+            nothing = Backend(refused.revision, 0)
+            assert routes.backend(refused.revision) == nothing, "9: a refused revision has no weight, and no copies"
     for gateway in world.gateways.values():
         candidates = gateway.obeyed.candidates if gateway.obeyed else ()
         stable_can_answer = routes.release is not None and routes.release.stable in world.ready_pods()
-        if stable_can_answer and any(gateway.effective.get(candidate, 0) for candidate in candidates):
+        names = [name for candidate in candidates for name in (candidate, mirrored(candidate))]
+        if stable_can_answer and any(gateway.effective.get(name, 0) for name in names):
             renewed, longest = gateway.switches.renewed.get(routes.uid, (0, 0.0))[1], SWITCHED_SECONDS
             if routes.users:
                 renewed, longest = max(renewed, gateway.switches.began_at), longest + routes.users.unseen_seconds
@@ -46,7 +49,7 @@ def check_at_rest(world: World) -> None:
     candidates = {ledger.release.candidate} if ledger.release else set()
     for backend in routes.backends:
         if backend.revision not in {ledger.stable, *candidates}:
-            assert backend.weight == 0, "7: who goes back has lost its weight"
+            assert backend == Backend(backend.revision, 0), "7: who goes back has lost its weight"
     if ledger.release:
         assert ledger.refusal(ledger.release.candidate) is None, "9: refused stays refused"
         stable = world.api.get("deployments", NAMESPACE, ledger.stable)

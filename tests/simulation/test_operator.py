@@ -802,7 +802,7 @@ def test_after_a_refresh_of_the_candidate_stable_is_still_the_way_back(world: Wo
     world.want(1)
     world.settle(30)
     assert world.routes is not None
-    assert world.routes.weight(candidate) == 0
+    assert world.routes.backend(candidate).weight == 0
     assert world.ledger.stable == stable
     assert not world.ledger.release
 

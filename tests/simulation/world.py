@@ -381,7 +381,7 @@ class World:
 
     def weight(self, number: int) -> int:
         """The desired weight of a version in the routes, in basis points."""
-        return self.routes.weight(self.revision(number)) if self.routes else 0
+        return self.routes.backend(self.revision(number)).weight if self.routes else 0
 
     def traffic(self, number: int) -> int:
         """The effective weight of a version, in the gateway pod where it is greatest."""

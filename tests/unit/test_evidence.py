@@ -149,6 +149,22 @@ def test_an_outage_that_hits_both_is_no_evidence() -> None:
     assert judge(evidence, Analysis()).verdict is not Verdict.WORSE
 
 
+def test_copies_may_show_a_fault_and_prove_nothing_good() -> None:
+    def copies(number: int, old: Counts, new: Counts) -> DrawTable:
+        weights, counts = {"old": 10_000, "new": 0, "new/mirror": 2_500}, {"old": old, "new/mirror": new}
+        return replace(table(number, old, new), weights=weights, counts=counts, settled=True)
+
+    good = look(Evidence(), state(copies(1, ok(20_000), ok(5_000))))
+    assert (good.candidate.requests, good.copies, good.totals[0].weight) == (5_000, 5_000, 0.2)
+    assert "5000 requests (5000 of them copies)" in judge(good, Analysis()).message
+    assert not is_no_worse(bounded(good), Analysis())
+    drawn = look(Evidence(), state(table(1, ok(20_000), ok(5_000), weight=2_000, settled=True)))
+    assert is_no_worse(bounded(drawn), Analysis())
+    assert not is_better(look(Evidence(), state(copies(1, failed(400, 300), ok(100)))), 0.001)
+    bad = judge(look(Evidence(), state(copies(1, ok(400), failed(100, 50)))), Analysis())
+    assert bad.verdict is Verdict.WORSE
+
+
 def test_a_table_that_flapped_is_shown_and_judged_by_nothing() -> None:
     evidence = look(Evidence(), state(table(1, ok(45), failed(5, 5), judged=False)))
     assert evidence.candidate.failures == 5

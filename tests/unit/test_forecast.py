@@ -18,6 +18,7 @@ from dspy_operator.api.rollout import (
     BlueGreen,
     Canary,
     CanaryReplicas,
+    Mirror,
     Pause,
     ProgramRef,
     RolloutSpec,
@@ -59,6 +60,19 @@ def test_steps_last_as_long_as_they_say_and_as_their_traffic_allows() -> None:
     idle = forecast(canary(Step(set_weight=0), Step(pause=Pause(requests=5))), 1, rate=20, failing=0.01)
     assert idle.steps[1].seconds is None
     assert idle.steps[1].seen == (None,) * len(FAULTS)
+
+
+def test_a_fault_that_copies_show_reaches_no_client() -> None:
+    mirror = Step(mirror=Mirror(percent=25, seconds=60, requests=1_000))
+    found = forecast(canary(mirror, Step(set_weight=20), Step(pause=Pause(requests=200))), 1, rate=20, failing=0.01)
+    copied, _, drawn = found.steps
+    assert (copied.name, copied.weight_percent, copied.seconds) == ("copy 25 %, 60 s and 1000 copies", 0, 200)
+    assert (drawn.weight_percent, drawn.seconds) == (20, 50)
+    for seen, later in zip(copied.seen[1:], drawn.seen[1:], strict=True):
+        assert seen is not None
+        assert later is not None
+        assert seen.bad_answers == 0 < later.bad_answers
+        assert seen.requests == later.requests, "a quarter of stable's requests is a fifth of all"
 
 
 def test_pods_are_those_that_the_weight_needs() -> None:

@@ -40,6 +40,30 @@ def test_no_draw_expects_to_win_while_the_candidate_is_no_worse(
 
 
 @settings(max_examples=300, deadline=None)
+@given(
+    copied=st.floats(0.0001, 1),
+    stable=st.floats(0, 1),
+    share=st.floats(0, 1),
+    paired=st.floats(0, 1),
+    tolerance=st.sampled_from([0.0, 0.001, 0.005]),
+)
+def test_no_copy_expects_to_win_however_often_both_fail_for_one_reason(
+    copied: float, stable: float, share: float, paired: float, tolerance: float
+) -> None:
+    """A request to stable, and with a chance its copy, are never independent: both meet the same input and provider."""
+    candidate = share * (stable + tolerance * (1 - stable))
+    fewest, most = max(0.0, stable + candidate - 1), min(stable, candidate)
+    both = fewest + paired * (most - fewest)
+    weight = copied / (1 + copied)
+    alone = [(1 - stable, 0), (stable, 1)]
+    pairs = [(1 - stable - candidate + both, 0, 0), (stable - both, 1, 0), (candidate - both, 0, 1), (both, 1, 1)]
+    outcomes = [(chance * (1 - copied), Draws(weight, 1, 0, bad, 0)) for chance, bad in alone]
+    outcomes += [(chance * copied, Draws(weight, 1, 1, bad, copy)) for chance, bad, copy in pairs]
+    mean = sum(chance * math.exp(label_test.log_e([draws], tolerance)) for chance, draws in outcomes)
+    assert mean <= 1 + 1e-9
+
+
+@settings(max_examples=300, deadline=None)
 @given(weight=shares, margin=st.sampled_from([0.005, 0.01, 0.02, 0.05]), share=st.floats(0, 1), beyond=st.floats(0, 1))
 def test_no_draw_expects_to_win_while_the_candidate_is_worse_by_the_margin(
     weight: float, margin: float, share: float, beyond: float

@@ -15,6 +15,7 @@ from dspy_contract.routes import (
     Pin,
     Port,
     PortTable,
+    ReleaseRef,
     Routes,
     dump,
     effective_weights,
@@ -73,6 +74,16 @@ def test_stable_takes_what_the_candidate_cannot_and_the_other_way_round() -> Non
     assert effective_weights(desired, {"candidate"}) == {"stable": 0, "candidate": 10_000}
 
 
+def test_copies_go_to_a_candidate_that_can_answer_and_that_somebody_watches() -> None:
+    backends = (Backend("stable", 10_000), Backend("candidate", 0, mirror=2_000))
+    desired = Routes("qa", "uid", 1, 60, backends, ReleaseRef(1, "stable", ("candidate",)))
+    both, plain = {"stable", "candidate"}, {"stable": 10_000, "candidate": 0}
+    assert effective_weights(desired, both) == plain | {"candidate/mirror": 2_000}
+    assert effective_weights(desired, both, watched=False) == plain
+    assert effective_weights(desired, {"stable"}) == plain
+    assert effective_weights(desired, {"candidate"}) == {"stable": 0, "candidate": 10_000}, "it answers for stable"
+
+
 def test_a_revision_without_weight_answers_only_when_nobody_else_can() -> None:
     desired = Routes("qa", "uid", 1, 60, (Backend("stable", 10_000), Backend("refused", 0)))
     assert effective_weights(desired, {"stable", "refused"}) == {"stable": 10_000, "refused": 0}
@@ -100,6 +111,7 @@ def test_a_revision_without_weight_answers_only_when_nobody_else_can() -> None:
         ("program_error", 413, ["-"], "program_error"),
         ("", 0, ["DR"], "cancelled"),
         ("", 504, ["SI"], "timeout"),
+        ("", 504, ["-"], "timeout"),
     ],
 )
 def test_outcomes(header: str, code: int, flags: list[str], outcome: str) -> None:

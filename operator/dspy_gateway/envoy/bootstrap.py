@@ -8,6 +8,7 @@ from dspy_contract.routes import PROBE_PORT
 from dspy_contract.stat_names import PREFIX
 from dspy_gateway.envoy.clusters import endpoints
 from dspy_gateway.envoy.listeners import MANAGER, bare_listener, router
+from dspy_gateway.envoy.mirror import mirror_cluster, mirror_listener
 from dspy_gateway.envoy.resource import TYPE, Resource, http_options
 
 EVICTION_SECONDS = 60
@@ -68,15 +69,16 @@ def bootstrap(about: Bootstrap) -> Resource:
         "stats_flush_interval": "5s",
         "stats_eviction_interval": f"{EVICTION_SECONDS}s",
         "static_resources": {
-            "listeners": [_probe(about)],
+            "listeners": [_probe(about), mirror_listener(folder)],
             "clusters": [
+                mirror_cluster(folder),
                 {
                     "name": "agent",
                     "type": "STATIC",
                     "connect_timeout": "1s",
                     "typed_extension_protocol_options": http_options({"http2_protocol_options": {}}),
                     "load_assignment": endpoints("agent", [{"pipe": {"path": f"{folder}/xds.sock"}}]),
-                }
+                },
             ],
         },
         "overload_manager": _overload(about.memory_limit_bytes),

@@ -26,21 +26,26 @@ def endpoints(name: str, addresses: Sequence[Resource]) -> Resource:
     }
 
 
+def unlimited() -> Resource:
+    """Circuit breakers that never open: who has room for a request is for the pods to say."""
+    limits = dict.fromkeys(
+        ("max_connections", "max_pending_requests", "max_requests", "max_retries", "max_connection_pools"), MANY
+    )
+    return {"thresholds": [{"priority": "DEFAULT", **limits}, {"priority": "HIGH", **limits}]}
+
+
 def cluster(name: str) -> Resource:
     """A revision's cluster, with its endpoints from the agent. A missing answer of the agent is bounded, not awaited
     for ever."""
-    unlimited = dict.fromkeys(
-        ("max_connections", "max_pending_requests", "max_requests", "max_retries", "max_connection_pools"), MANY
-    )
     return {
         "name": name,
         "type": "EDS",
         "connect_timeout": "1s",
         "per_connection_buffer_limit_bytes": BUFFER_BYTES,
+        "circuit_breakers": unlimited(),
         "eds_cluster_config": {"eds_config": {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "15s"}},
         "lb_policy": "LEAST_REQUEST",
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
-        "circuit_breakers": {"thresholds": [{"priority": "DEFAULT", **unlimited}, {"priority": "HIGH", **unlimited}]},
         "typed_extension_protocol_options": http_options(
             {"http_protocol_options": {"enable_trailers": True}}, {"idle_timeout": f"{UPSTREAM_IDLE_SECONDS}s"}
         ),

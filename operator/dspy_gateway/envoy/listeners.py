@@ -18,6 +18,12 @@ WINDOW_SECONDS = 0.245
 USERS_FLUSH_SECONDS = 0.1
 """How long an answer to a user may wait before the agent is told."""
 
+COUNTED_OPEN: Resource = {
+    "flush_access_log_on_new_request": True,
+    "access_log_flush_interval": f"{FLUSH_SECONDS}s",
+}
+"""That requests are counted when they begin, and while they are open."""
+
 ONE: Mapping[str, object] = {"value_fixed": 1}
 
 LONGEST_OUTCOME = 14
@@ -37,11 +43,8 @@ def listener(uid: str, port: int, address: str = "::") -> Resource:
         "stat_prefix": "gateway",
         "rds": {"route_config_name": uid, "config_source": rds},
         "http_filters": [router()],
-        "access_log_options": {
-            "flush_access_log_on_new_request": True,
-            "access_log_flush_interval": f"{FLUSH_SECONDS}s",
-        },
-        "access_log": [*_counters(), _user_log()],
+        "access_log_options": COUNTED_OPEN,
+        "access_log": [*counters("%ROUTE_NAME%"), _user_log()],
         "stream_idle_timeout": f"{STREAM_IDLE_SECONDS}s",
         "request_headers_timeout": "10s",
         "request_timeout": "60s",
@@ -85,24 +88,25 @@ _ANSWER_TAGS = (
 )
 
 
-def _counters() -> list[Resource]:
+def counters(table: str) -> list[Resource]:
     """The access loggers of a listener, which count: starts, answers, and requests that become as old as each edge.
 
-    Below the first slow edge only answers tell their age, so those are counted when they end.
+    Below the first slow edge only answers tell their age, so those are counted when they end. `table`: what tells the
+    name of the draw table, in Envoy's words.
     """
     first_slow = EDGES_SECONDS[len(FAST_EDGES_SECONDS)]
     loggers = [
-        _counter(STARTED, (), _log_type("DownstreamStart")),
-        _counter(ANSWERS, _ANSWER_TAGS, _log_type("DownstreamEnd")),
-        _sum(TOKENS, f"%RESPONSE_HEADER({TOKENS_HEADER})%", "headers"),
-        _sum(TOKENS, f"%TRAILER({TOKENS_HEADER})%", "trailers"),
+        _counter(table, STARTED, (), _log_type("DownstreamStart")),
+        _counter(table, ANSWERS, _ANSWER_TAGS, _log_type("DownstreamEnd")),
+        _sum(table, TOKENS, f"%RESPONSE_HEADER({TOKENS_HEADER})%", "headers"),
+        _sum(table, TOKENS, f"%TRAILER({TOKENS_HEADER})%", "trailers"),
     ]
     for edge, seconds in enumerate(EDGES_SECONDS):
         fast = edge < len(FAST_EDGES_SECONDS)
         end = first_slow if fast else seconds + WINDOW_SECONDS
         kind, log_type = (ENDED, "DownstreamEnd") if fast else (OLDER, "DownstreamPeriodic")
         window = [_log_type(log_type), _duration("GE", seconds), _duration("LE", end - 0.001)]
-        loggers.append(_counter(kind, (("edge", str(edge)),), {"and_filter": {"filters": window}}))
+        loggers.append(_counter(table, kind, (("edge", str(edge)),), {"and_filter": {"filters": window}}))
     return loggers
 
 
@@ -137,7 +141,7 @@ def _duration(operator: str, seconds: float) -> Resource:
     return {"duration_filter": {"comparison": {"op": operator, "value": value}}}
 
 
-def _sum(name: str, number: str, where: str) -> Resource:
+def _sum(table: str, name: str, number: str, where: str) -> Resource:
     """The sum of what answers say in a header or trailer. Those that do not say a number are passed over: Envoy would
     log an error for each."""
     cel = "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter"
@@ -149,14 +153,14 @@ def _sum(name: str, number: str, where: str) -> Resource:
     }
     told = {"extension_filter": {"name": "envoy.access_loggers.extension_filters.cel", "typed_config": expression}}
     condition = {"and_filter": {"filters": [_log_type("DownstreamEnd"), told]}}
-    return _counter(name, (), condition, {"value_format": number})
+    return _counter(table, name, (), condition, {"value_format": number})
 
 
 def _counter(
-    name: str, tags: Sequence[tuple[str, str]], condition: Resource, value: Mapping[str, object] = ONE
+    table: str, name: str, tags: Sequence[tuple[str, str]], condition: Resource, value: Mapping[str, object] = ONE
 ) -> Resource:
     """A counter of Envoy's stats access logger, tagged by draw table and revision."""
-    all_tags = (("table", "%ROUTE_NAME%"), ("cluster", "%UPSTREAM_CLUSTER_RAW%"), *tags)
+    all_tags = (("table", table), ("cluster", "%UPSTREAM_CLUSTER_RAW%"), *tags)
     config = {
         "stats_scope": {"prefix": PREFIX, "enable_eviction": True},
         "counters": [

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dspy_contract.outcomes import REVISION_HEADER, USER_HEADER
 from dspy_contract.routes import TOTAL_WEIGHT, Routes, Users, ranges
 from dspy_contract.stat_names import FORCED, OTHER, PREDICT, USERS, cluster_name
-from dspy_gateway.envoy.resource import STREAM_IDLE_SECONDS, TYPE, Resource
+from dspy_gateway.envoy.mirror import copies
+from dspy_gateway.envoy.resource import Resource, route_action, set_header
 
 
 def route_table(routes: Routes, weights: Mapping[str, int], table: str, pod: str, namespace: str) -> Resource:
@@ -27,7 +28,7 @@ def route_table(routes: Routes, weights: Mapping[str, int], table: str, pod: str
             {
                 "name": table,
                 "match": _PREDICT,
-                "route": _drawn(routes, weights, PREDICT),
+                "route": _drawn(routes, weights, PREDICT) | copies(routes, weights, table),
             },
             {"name": OTHER, "match": {"prefix": "/"}, "route": _drawn(routes, weights, OTHER)},
         ],
@@ -104,8 +105,8 @@ def _of_users(
             {
                 "name": table if route == USERS else OTHER,
                 "match": {**match, "headers": [*match.get("headers", ()), *known_by]},
-                "route": _action(routes) | by_hash,
-                "request_headers_to_add": [_header(USER_HEADER, told)] if route == USERS else [],
+                "route": route_action(routes.timeout_seconds) | by_hash,
+                "request_headers_to_add": [set_header(USER_HEADER, told)] if route == USERS else [],
                 **({"response_headers_to_add": [_cookie(users)]} if how == NEW else {}),
             }
         )
@@ -147,7 +148,7 @@ def unavailable(uid: str, pod: str, message: str) -> Resource:
 def _table(uid: str, pod: str, serial: int, routes: list[Resource]) -> Resource:
     return {
         "name": uid,
-        "response_headers_to_add": [_header("x-dspy-gateway", pod), _header("x-dspy-serial", str(serial))],
+        "response_headers_to_add": [set_header("x-dspy-gateway", pod), set_header("x-dspy-serial", str(serial))],
         "request_headers_to_remove": [USER_HEADER],
         "most_specific_header_mutations_wins": True,
         "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}],
@@ -161,34 +162,12 @@ def _drawn(routes: Routes, weights: Mapping[str, int], route: str) -> Resource:
         _cluster(backend.revision, route, weights.get(backend.revision, 0) if total else TOTAL_WEIGHT)
         for backend in routes.backends
     ]
-    return _action(routes) | {"weighted_clusters": {"clusters": clusters}}
-
-
-def _action(routes: Routes) -> Resource:
-    """How long a request may take, and when it is sent again; not yet where it goes."""
-    previous = f"{TYPE}envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
-    return {
-        "timeout": f"{routes.timeout_seconds + 1}s",
-        "idle_timeout": f"{max(STREAM_IDLE_SECONDS, routes.timeout_seconds + 1)}s",
-        "retry_policy": {
-            "retry_on": "connect-failure,refused-stream,reset-before-request",
-            "num_retries": 3,
-            "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.25s"},
-            "host_selection_retry_max_attempts": 20,
-            "retry_host_predicate": [
-                {"name": "envoy.retry_host_predicates.previous_hosts", "typed_config": {"@type": previous}}
-            ],
-        },
-    }
+    return route_action(routes.timeout_seconds) | {"weighted_clusters": {"clusters": clusters}}
 
 
 def _cluster(revision: str, route: str, weight: int) -> Resource:
     return {
         "name": cluster_name(revision, route),
         "weight": weight,
-        "response_headers_to_add": [_header(REVISION_HEADER, revision)],
+        "response_headers_to_add": [set_header(REVISION_HEADER, revision)],
     }
-
-
-def _header(key: str, value: str) -> Resource:
-    return {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}

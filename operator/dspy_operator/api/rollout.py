@@ -33,9 +33,19 @@ class Watch:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """One step: a weight in percent, a wait, or, as the last one, a watch."""
+class Mirror:
+    """Copies of `percent` of the requests for the candidate, for so long and so many: whatever takes longer."""
 
+    percent: float
+    seconds: int | None = None
+    requests: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step: copies, a weight in percent, a wait, or, as the last one, a watch."""
+
+    mirror: Mirror | None = None
     set_weight: float | None = None
     pause: Pause | None = None
     watch: Watch | None = None

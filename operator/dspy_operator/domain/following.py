@@ -1,11 +1,11 @@
-"""Routes that follow routes: the serial that every gateway takes, and all weight with stable. Pure."""
+"""Routes that follow routes: the serial that every gateway takes, and all weight with stable, none copied. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
 
-from dspy_contract.routes import TOTAL_WEIGHT, Routes
+from dspy_contract.routes import TOTAL_WEIGHT, Backend, Routes
 from dspy_contract.state import GatewayState
 
 
@@ -19,6 +19,6 @@ def with_all_at_stable(routes: Routes, newest: int) -> Routes:
     """The routes that follow `newest`, with the whole weight at stable: the release's, or the first without one."""
     stable = routes.release.stable if routes.release else routes.backends[0].revision
     backends = tuple(
-        replace(backend, weight=TOTAL_WEIGHT if backend.revision == stable else 0) for backend in routes.backends
+        Backend(backend.revision, TOTAL_WEIGHT if backend.revision == stable else 0) for backend in routes.backends
     )
     return replace(routes, serial=newest + 1, backends=backends)

@@ -16,7 +16,17 @@ from dspy_operator.domain.analysis.draws import Draws, rejects
 from dspy_operator.domain.analysis.judge import WATCHED_ALPHA, ceiling_by
 from dspy_operator.domain.analysis.streams import BOUNDS_ANSWERS, Stream, failed_of
 from dspy_operator.domain.ledger import Release
-from dspy_operator.domain.steps import Compare, PauseApproval, PauseRequests, PauseSeconds, SmokeTest, Step, Watch
+from dspy_operator.domain.release.progress import at_step
+from dspy_operator.domain.steps import (
+    Compare,
+    Mirror,
+    PauseApproval,
+    PauseRequests,
+    PauseSeconds,
+    SmokeTest,
+    Step,
+    Watch,
+)
 
 FAULTS = (0.01, 0.05, 0.2, 1.0)
 """How often the candidate fails, as a fraction."""
@@ -74,25 +84,26 @@ def forecast(spec: RolloutSpec, replicas: int, rate: float, failing: float) -> F
     found: list[StepForecast] = []
     stable_requests = START_SECONDS * rate
     for number, step in enumerate(steps):
-        release = replace(release, step=number)
-        weight_bp = step.desired_weight_bp(release.weight_bp)
+        release = at_step(release, number)
+        share_bp = step.desired_weight_bp(release.weight_bp)
         pods = release.replicas_needed(replicas)
-        release = replace(release, weight_bp=weight_bp)
-        weight = weight_bp / TOTAL_WEIGHT
-        seconds = _seconds(step, rate * weight)
-        seen = tuple(
-            _seen(spec.analysis, fault, failing, rate, weight, stable_requests if isinstance(step, Watch) else None)
-            for fault in FAULTS
-        )
+        release = replace(release, weight_bp=share_bp)
+        weight, copied = (share / TOTAL_WEIGHT for share in (release.backend.weight, release.backend.mirror))
+        seconds = _seconds(step, rate * (weight + copied))
+        before = stable_requests if isinstance(step, Watch) else None
+        seen = tuple(_seen_of(spec.analysis, fault, failing, rate, weight, copied, before) for fault in FAULTS)
         found.append(StepForecast(_name(step), weight * 100, pods, seconds, seen))
         stable_requests += (seconds or 0.0) * rate * (1 - weight)
     if any(isinstance(step, Compare) for step in steps):
         return Forecast(tuple(found), None, None, by_users=True)
-    return Forecast(tuple(found), *_proof(spec.analysis, failing, rate, release.weight_bp / TOTAL_WEIGHT))
+    return Forecast(tuple(found), *_proof(spec.analysis, failing, rate, release.backend.weight / TOTAL_WEIGHT))
 
 
 def _name(step: Step) -> str:
     match step:
+        case Mirror():
+            lasting = [f"{step.seconds} s"] * bool(step.seconds) + [f"{step.requests} copies"] * bool(step.requests)
+            return f"copy {step.percent_bp / 100:g} %, {' and '.join(lasting)}"
         case PauseSeconds(seconds):
             return f"pause {seconds} s"
         case PauseRequests(requests):
@@ -112,6 +123,8 @@ def _seconds(step: Step, candidate_rate: float) -> float | None:
     match step:
         case PauseSeconds(seconds) | Watch(seconds, _):
             return float(seconds)
+        case Mirror():
+            return max(step.seconds, step.requests / candidate_rate)
         case PauseRequests(requests):
             return requests / candidate_rate if candidate_rate else None
         case PauseApproval():
@@ -121,11 +134,26 @@ def _seconds(step: Step, candidate_rate: float) -> float | None:
     return 0.0
 
 
+def _seen_of(
+    analysis: Analysis,
+    fault: float,
+    failing: float,
+    rate: float,
+    weight: float,
+    copied: float,
+    stable_before: float | None,
+) -> Seen | None:
+    """When a candidate that fails that share is lowered, be it of requests or of copies: those no client gets."""
+    if not copied:
+        return _seen(analysis, fault, failing, rate, weight, stable_before)
+    seen = _seen(analysis, fault, failing, rate * (1 + copied), copied / (1 + copied), None)
+    return replace(seen, bad_answers=0) if seen else None
+
+
 def _seen(
     analysis: Analysis, fault: float, failing: float, rate: float, weight: float, stable_before: float | None
 ) -> Seen | None:
-    """When a candidate that fails that share is lowered. `stable_before` are stable's requests until now, where the
-    candidate is watched: its ceiling hangs on them."""
+    """`stable_before` are stable's requests until now, where the candidate is watched: its ceiling hangs on them."""
     failed = failed_of(analysis.streams)
     if failed is None:
         return None

@@ -28,7 +28,7 @@ def guard(
     if release is None or not release.candidates:
         return None
     candidate = release.candidates[0]
-    if routes.weight(candidate) == 0 or routes.lowered is not None:
+    if not routes.tries_candidates or routes.lowered is not None:
         return None
     if unseen:
         return Lowered(release.id, answered + 1, candidate, Reason.COUNTS_MISSING, "", counts_missing(unseen))

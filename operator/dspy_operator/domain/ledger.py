@@ -9,20 +9,20 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from dspy_contract.routes import TOTAL_WEIGHT, Pin, Users
+from dspy_contract.routes import TOTAL_WEIGHT, Backend, Pin, Users
 from dspy_operator.api.rollout import OnCompared, Stream
 from dspy_operator.api.times import UnixSeconds
 from dspy_operator.domain.analysis.evidence import Evidence
 from dspy_operator.domain.analysis.request_counts import RequestCounts
 from dspy_operator.domain.analysis.streams import tokens_tolerance
-from dspy_operator.domain.steps import Step, Watch
+from dspy_operator.domain.steps import Mirror, Step, Watch
 
 LONGEST_HISTORY = 10
 HEADROOM = 1.2
 """Of a candidate that is sized with its weight."""
 LONGEST_REFUSED = 20
 LONGEST_SERVED = 20
-VERSION = 5
+VERSION = 6
 """Of the ledger's form. One of a newer version is never written over; older ones are migrated."""
 
 
@@ -99,7 +99,7 @@ class Release:
     """How long something has blocked the release without a break."""
     step_started_requests: int = 0
     weight_bp: int = 0
-    """The candidate's desired weight, in basis points."""
+    """The candidate's desired weight, in basis points; while it `mirrors`, the share that is copied."""
     drawn_in_steps: Mapping[str, int] | None = None
     """By gateway pod and incarnation, the newest draw table when the last step was done: what these and all before
     them drew must be answered before a promotion."""
@@ -134,6 +134,17 @@ class Release:
     def step_at_hand(self) -> Step | None:
         """The step that is being carried out; None when all are done."""
         return self.steps[self.step] if self.step < len(self.steps) else None
+
+    @property
+    def mirrors(self) -> bool:
+        """True while the candidate gets copies of requests, and none itself."""
+        return isinstance(self.step_at_hand, Mirror)
+
+    @property
+    def backend(self) -> Backend:
+        """What the gateways are to make of the candidate."""
+        drawn, copied = (0, self.weight_bp) if self.mirrors else (self.weight_bp, 0)
+        return Backend(self.candidate, drawn, copied)
 
     @property
     def counts_tokens(self) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dspy_contract.routes import TOTAL_WEIGHT, Backend, ReleaseRef, Routes
+from dspy_contract.routes import ReleaseRef, Routes
 from dspy_operator.api.program import ForceHeader
 from dspy_operator.api.reasons import Reason
 from dspy_operator.domain import status
@@ -126,7 +126,7 @@ def _hands_off(snapshot: Snapshot, version: int, now: float) -> Plan:
     routes = snapshot.routes
     message = f"status.release was written by a newer operator (version {version}): upgrade this one"
     held = status.held_status(snapshot.program, Problem(Reason.LEDGER_TOO_NEW, message), now)
-    if routes is not None and routes.release and routes.weight(routes.release.stable) < TOTAL_WEIGHT:
+    if routes is not None and routes.tries_candidates:
         newest = newest_serial(snapshot.gateway.states.values(), routes.uid, routes)
         lowered = with_all_at_stable(routes, newest)
         return Plan(Ledger(), held, _write_routes(snapshot, lowered))
@@ -197,7 +197,7 @@ def _desired_routes(snapshot: Snapshot, ledger: Ledger, targets: tuple[Target, .
         uid=program.uid,
         serial=current.serial if current else 0,
         timeout_seconds=max(timeouts, default=program.spec.serving.timeout_seconds),
-        backends=tuple(Backend(target.revision, target.weight_bp) for target in targets),
+        backends=tuple(target.backend for target in targets),
         release=_release_ref(ledger, release) if release else None,
         refused=tuple(refused.revision for refused in ledger.refused),
         needs=release_needs(release) if release else (),
@@ -222,9 +222,11 @@ def _write_routes(snapshot: Snapshot, routes: Routes) -> tuple[WriteRoutes, ...]
 
 
 def _lowers(current: Routes | None, routes: Routes, stable: str | None) -> bool:
-    """True when some revision other than the new stable loses weight: that never waits for anything."""
+    """True when some revision other than the new stable loses weight, or copies: that never waits for anything."""
     return current is not None and any(
-        routes.weight(backend.revision) < backend.weight for backend in current.backends if backend.revision != stable
+        now.weight < before.weight or now.mirror < before.mirror
+        for before, now in ((each, routes.backend(each.revision)) for each in current.backends)
+        if before.revision != stable
     )
 
 

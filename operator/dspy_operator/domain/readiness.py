@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from dspy_contract.routes import FLAGS_FEATURE, RELEASE_NEEDS, TOKENS_FEATURE, USERS_FEATURE
-from dspy_contract.stat_names import forced, of_users
+from dspy_contract.routes import FLAGS_FEATURE, MIRROR_FEATURE, RELEASE_NEEDS, TOKENS_FEATURE, USERS_FEATURE
+from dspy_contract.stat_names import forced, mirrored, of_users
 from dspy_operator.api.reasons import Reason
 from dspy_operator.domain.ledger import Release
 from dspy_operator.domain.snapshot import Gateway, Problem, Snapshot, Workload
+from dspy_operator.domain.steps import Mirror
 
 UNREACHABLE_GRACE_SECONDS = 10.0
 """How long a gateway pod that does not answer is waited for while others have confirmed."""
@@ -73,7 +74,8 @@ def release_needs(release: Release) -> tuple[str, ...]:
     """What a gateway pod must be able to do before a candidate of this release has traffic."""
     flags = (FLAGS_FEATURE,) if release.flags else ()
     tokens = (TOKENS_FEATURE,) if release.counts_tokens else ()
-    return (*RELEASE_NEEDS, *flags, *tokens, *((USERS_FEATURE,) if release.users else ()))
+    mirror = (MIRROR_FEATURE,) if any(isinstance(step, Mirror) for step in release.steps) else ()
+    return (*RELEASE_NEEDS, *flags, *tokens, *mirror, *((USERS_FEATURE,) if release.users else ()))
 
 
 def requests_in_flight(gateway: Gateway, uid: str, revision: str) -> int | None:
@@ -81,7 +83,7 @@ def requests_in_flight(gateway: Gateway, uid: str, revision: str) -> int | None:
     if not gateway.states or gateway.pods - set(gateway.states):
         return None
     totals = [state.programs[uid].totals for state in gateway.states.values() if uid in state.programs]
-    names = (revision, forced(revision), of_users(revision))
+    names = (revision, forced(revision), of_users(revision), mirrored(revision))
     return sum(each[name].open for each in totals for name in names if name in each)
 
 

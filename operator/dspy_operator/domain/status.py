@@ -304,7 +304,7 @@ def _rollout(snapshot: Snapshot, ledger: Ledger, policy: Policy, now: float) -> 
     stable, other = snapshot.revisions.get(str(ledger.stable)), snapshot.revision(candidate)
     content["stable"] = f"v{stable.version}" if stable else ""
     content["candidate"] = f"v{other.version}" if other else ""
-    content["weight"] = f"{release.weight_bp / 100:g}" if release else "0"
+    content["weight"] = f"{release.backend.weight / 100:g}" if release else "0"
     if snapshot.preview_url:
         content["previewUrl"] = snapshot.preview_url
     if release:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from dspy_contract.routes import TOTAL_WEIGHT
+from dspy_contract.routes import TOTAL_WEIGHT, Backend
 from dspy_operator.domain.ledger import Ledger
 
 
@@ -20,12 +20,17 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One revision's target. `replicas` is None where its Deployment is left as it is."""
+    """One revision's target: what it is to the gateways, and how many pods it has. `replicas` is None where its
+    Deployment is left as it is."""
 
-    revision: str
     role: Role
-    weight_bp: int
+    backend: Backend
     replicas: int | None
+
+    @property
+    def revision(self) -> str:
+        """Which revision it is."""
+        return self.backend.revision
 
 
 def targets_of(ledger: Ledger, replicas: int) -> tuple[Target, ...]:
@@ -33,9 +38,9 @@ def targets_of(ledger: Ledger, replicas: int) -> tuple[Target, ...]:
     if ledger.stable is None:
         return ()
     release = ledger.release
-    weight_bp = release.weight_bp if release else 0
-    targets = [Target(ledger.stable, Role.STABLE, TOTAL_WEIGHT - weight_bp, replicas)]
+    weight = TOTAL_WEIGHT - (release.backend.weight if release else 0)
+    targets = [Target(Role.STABLE, Backend(ledger.stable, weight), replicas)]
     if release:
-        targets.append(Target(release.candidate, Role.CANDIDATE, weight_bp, release.replicas_needed(replicas)))
-    targets += [Target(draining.revision, Role.DRAINING, 0, None) for draining in ledger.draining]
+        targets.append(Target(Role.CANDIDATE, release.backend, release.replicas_needed(replicas)))
+    targets += [Target(Role.DRAINING, Backend(draining.revision, 0), None) for draining in ledger.draining]
     return tuple(targets)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Set
 from dataclasses import replace
 
 from dspy_contract.logs import Logger
-from dspy_contract.routes import GATEWAY_NAME, PROGRAM_LABEL, TOTAL_WEIGHT, PortTable, preview_of
+from dspy_contract.routes import GATEWAY_NAME, PROGRAM_LABEL, PortTable, preview_of
 from dspy_kube.client import Object
 from dspy_kube.store import Store
 from dspy_operator.api.names import FIELD_MANAGER, GATEWAY_LABEL, MANAGED_BY_LABEL
@@ -114,7 +114,7 @@ class GatewayReconciler:
         """True while a candidate of the namespace has traffic, other than one that waits for newer gateways."""
         for item in self._store.list("ConfigMap", namespace):
             routes = read_routes(item)
-            if routes is None or routes.release is None or routes.weight(routes.release.stable) == TOTAL_WEIGHT:
+            if routes is None or not routes.tries_candidates:
                 continue
             program = self._store.get("DSPyProgram", namespace, routes.program) or {}
             release = ((program.get("status") or {}).get("release") or {}).get("release") or {}

@@ -109,7 +109,7 @@ class Guard:
                 # Routes and ledger disagree: only a pass can tell which of them is right. Without weight nothing hangs
                 # on it, as with the ledger of a newer operator, which no pass brings to agree.
                 LOOKS.labels("disagree").inc()
-                if routes.release and any(routes.weight(each) for each in routes.release.candidates):
+                if routes.tries_candidates:
                     self._wake_pass(Key("program", key.namespace, key.name))
                 return False
             lowered = self._judge(key, routes, known)
@@ -136,7 +136,8 @@ class Guard:
     def _known_of(self, key: Key, routes: Routes) -> Known | None:
         """What the last pass knew, the default before the first one; None when its ledger says something else."""
         assert routes.release is not None
-        release, weight_bp = routes.release.id, routes.weight(routes.release.candidates[0])
+        backend = routes.backend(routes.candidates[0])
+        release, weight_bp = routes.release.id, backend.weight + backend.mirror
         known = self._memories.known(key.namespace, key.name)
         if known is None:
             # A number beyond any that the stored ledger may have answered.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from dspy_contract.outcomes import FAILURES, Outcome
-from dspy_contract.stat_names import of_users
+from dspy_contract.stat_names import mirrored, of_users
 from dspy_contract.state import WARMUP_SECONDS, Counts, DrawTable, GatewayState
 from dspy_operator.api.times import UnixSeconds
 from dspy_operator.domain.analysis.mean_test import Bets, Spent, added, bets
@@ -68,6 +68,8 @@ class Total:
 
     bets: Bets = ()
     """That the candidate costs more."""
+    copied: bool = False
+    """The candidate got copies of stable's requests: of all requests and copies together, `weight` were its."""
 
     @property
     def all_of_stable(self) -> Counts:
@@ -189,8 +191,13 @@ class Evidence:
 
     @property
     def candidate(self) -> RequestCounts:
-        """The candidate's requests."""
+        """The candidate's requests, and copies that it got."""
         return request_counts(add_counts(*(total.all_of_candidate for total in self.ordered)))
+
+    @property
+    def copies(self) -> int:
+        """How many requests were copied to the candidate."""
+        return sum(total.candidate.started for total in self.ordered if total.copied)
 
 
 def accumulate(
@@ -237,17 +244,20 @@ def _after(recent: Recent, counts: Counts, bad: Collection[str], memory: float) 
 
 def _total(before: Table | None, told: DrawTable, opened_at: float, evidence: Evidence, look: Look) -> Total:
     """What a table will be merged as. In which step it opened, and whether slow answers count, was decided at first."""
-    weights = [told.weights.get(name, 0) for name in (look.stable, look.candidate)]
-    own = told.release == look.release
+    copies = mirrored(look.candidate)
+    own, copied = told.release == look.release, told.weights.get(copies, 0) > 0
+    name = copies if copied else look.candidate
+    weights = [told.weights.get(each, 0) for each in (look.stable, name)]
     return Total(
         weight=weights[1] / sum(weights) if own and sum(weights) > 0 else 0.0,
+        copied=copied,
         since=opened_at // TOTAL_SECONDS * TOTAL_SECONDS,
         judged=told.judged,
         bounded=before.total.bounded if before else _is_bounded(evidence, told),
         warm=told.warm_seconds >= WARMUP_SECONDS,
         step=before.total.step if before else (look.step if own else BEFORE),
         stable=told.counts.get(look.stable, Counts()),
-        candidate=told.counts.get(look.candidate, Counts()) if own else Counts(),
+        candidate=told.counts.get(name, Counts()) if own else Counts(),
         users_of_stable=told.counts.get(of_users(look.stable), Counts()),
         users_of_candidate=told.counts.get(of_users(look.candidate), Counts()) if own else Counts(),
     )
@@ -329,7 +339,7 @@ def _shortened(totals: list[Total]) -> list[Total]:
     What is chosen depends on no outcome, so the order that results is as good as the one before.
     """
     while len(totals) > MOST_TOTALS:
-        first: dict[tuple[float, bool, bool, bool, int], int] = {}
+        first: dict[tuple[float, bool, bool, bool, bool, int], int] = {}
         for later, total in enumerate(totals):
             earlier = first.setdefault(_kind(total)[1:], later)
             if earlier < later:
@@ -340,8 +350,8 @@ def _shortened(totals: list[Total]) -> list[Total]:
     return totals
 
 
-def _kind(total: Total) -> tuple[float, float, bool, bool, bool, int]:
-    return total.since, total.weight, total.judged, total.bounded, total.warm, total.step
+def _kind(total: Total) -> tuple[float, float, bool, bool, bool, bool, int]:
+    return total.since, total.weight, total.copied, total.judged, total.bounded, total.warm, total.step
 
 
 def _sum(left: Total, right: Total) -> Total:

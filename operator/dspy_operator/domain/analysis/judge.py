@@ -80,14 +80,15 @@ def is_confirmed(judged: Judged) -> bool:
 
 
 def is_no_worse(evidence: Evidence, analysis: Analysis) -> bool:
-    """True when every stream that is judged is shown no worse by its margin, on settled tables in their order."""
+    """True when every stream that is judged is shown no worse by its margin, on settled tables in their order. Copies
+    show nothing good: nobody waited for their answers."""
     judged = [stream for stream in streams_of(analysis.streams) if not stream.dry_run and not stream.spends]
     return bool(judged) and all(_is_no_worse(evidence, analysis, stream) for stream in judged)
 
 
 def is_better(evidence: Evidence, alpha: float) -> bool:
     """True when stable is shown to be the worse one: the same test with the roles exchanged."""
-    totals = [total for total in evidence.ordered if total.judged]
+    totals = [total for total in evidence.ordered if total.judged and not total.copied]
     draws = [*_draws(totals, FAILED.bad), *user_draws(evidence, FAILED)]
     return rejects(label_test.log_e([each.exchanged() for each in draws]), alpha)
 
@@ -132,7 +133,9 @@ def above_ceiling(evidence: Evidence, analysis: Analysis, step: int, watched: bo
 
 def described(evidence: Evidence) -> str:
     """Both revisions' counts in a few words."""
-    return f"{_in_words(evidence.candidate)} of the candidate against {_in_words(evidence.stable)} of stable"
+    copies = f" ({evidence.copies} of them copies)" if evidence.copies else ""
+    candidate = f"{_in_words(evidence.candidate)}{copies} of the candidate"
+    return f"{candidate} against {_in_words(evidence.stable)} of stable"
 
 
 def _alpha(analysis: Analysis) -> float:
@@ -193,7 +196,7 @@ def _is_bad(group: Group, stream: Stream, evidence: Evidence, pair: int, toleran
 
 def _is_no_worse(evidence: Evidence, analysis: Analysis, stream: Stream) -> bool:
     """What is slow is known from stable's first answers: before them nothing is shown."""
-    totals = [total for total in evidence.totals if total.judged]
+    totals = [total for total in evidence.totals if total.judged and not total.copied]
     if stream.name != SLOW.name:
         return rejects(no_worse.log_e(_answered(totals, stream), analysis.margin_percent / 100), no_worse.ALPHA)
     if not evidence.bounds:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dspy_contract.routes import Backend
 from dspy_operator.api.reasons import Reason
 from dspy_operator.domain.ledger import Draining, Ledger
 from dspy_operator.domain.readiness import can_serve, requests_in_flight, routes_acked
@@ -40,5 +41,5 @@ def _never_ran(snapshot: Snapshot, draining: Draining) -> bool:
 
 def _is_drained(ledger: Ledger, snapshot: Snapshot, draining: Draining) -> bool:
     """True when every gateway obeys routes that give it nothing."""
-    unrouted = snapshot.routes is None or snapshot.routes.weight(draining.revision) == 0
+    unrouted = snapshot.routes is None or snapshot.routes.backend(draining.revision) == Backend(draining.revision, 0)
     return unrouted and routes_acked(snapshot, ledger.serial, draining.seconds)

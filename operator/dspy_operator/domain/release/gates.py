@@ -41,7 +41,8 @@ def advance_steps(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
             break
         if weight_bp != release.weight_bp:
             where = f"Step {release.step + 1} of {len(release.steps)}"
-            event = Event(Reason.WEIGHT_SET, f"{where}: {weight_bp / 100:g}% of the traffic goes to the candidate")
+            given = "requests are copied to the candidate" if release.mirrors else "traffic goes to the candidate"
+            event = Event(Reason.WEIGHT_SET, f"{where}: {weight_bp / 100:g}% of the {given}")
             # What a step waits for is counted from when it has its weight.
             return replace(ledger, release=replace(at_step(release, release.step), weight_bp=weight_bp)), (event,)
         if not step.is_done(progress_of(ledger, release, snapshot)):

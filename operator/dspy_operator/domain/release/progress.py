@@ -25,7 +25,7 @@ SHORTEST_SECONDS = 0.05
 def progress_of(ledger: Ledger, release: Release, snapshot: Snapshot) -> Progress:
     """How far the step at hand is."""
     step = release.step_at_hand
-    routed = snapshot.routes is not None and snapshot.routes.weight(release.candidate) == release.weight_bp
+    routed = snapshot.routes is not None and snapshot.routes.backend(release.candidate) == release.backend
     acked = routes_acked(snapshot, ledger.serial, release.step_seconds)
     return Progress(
         elapsed_seconds=release.step_seconds,
@@ -68,8 +68,10 @@ def next_pass_seconds(ledger: Ledger, release: Release, snapshot: Snapshot) -> f
 
 
 def at_step(release: Release, step: int) -> Release:
-    """The release at the beginning of a step."""
-    return replace(release, step=step, step_seconds=0.0, step_started_requests=release.evidence.candidate.requests)
+    """The release at the beginning of a step. Copies end with the step that made them: they are no traffic."""
+    weight_bp = 0 if release.mirrors and step != release.step else release.weight_bp
+    begun = release.evidence.candidate.requests
+    return replace(release, step=step, step_seconds=0.0, step_started_requests=begun, weight_bp=weight_bp)
 
 
 def awaits_approval(release: Release) -> bool:

@@ -6,7 +6,7 @@ import math
 
 from dspy_contract.routes import TOTAL_WEIGHT
 from dspy_operator.api import rollout
-from dspy_operator.domain.steps import PauseApproval, PauseRequests, PauseSeconds, SetWeight, Step, Watch
+from dspy_operator.domain.steps import Mirror, PauseApproval, PauseRequests, PauseSeconds, SetWeight, Step, Watch
 
 
 def steps_of(canary: rollout.Canary) -> tuple[Step, ...]:
@@ -17,6 +17,9 @@ def steps_of(canary: rollout.Canary) -> tuple[Step, ...]:
 def _step(step: rollout.Step) -> Step:
     if step.set_weight is not None:
         return SetWeight(basis_points(step.set_weight))
+    if step.mirror is not None:
+        mirror = step.mirror
+        return Mirror(basis_points(mirror.percent), mirror.seconds or 0, mirror.requests or 0)
     if step.watch is not None:
         return Watch(step.watch.seconds, basis_points(step.watch.holdback_percent))
     if step.pause is not None and step.pause.approval:
