@@ -18,12 +18,15 @@ async def send(url: str, rate: float, seconds: float, users: int) -> None:
     """Sends `rate` predictions a second, for that long or until standard input is closed, of so many users in turn."""
     closed = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
     await _reachable(url)
-    async with aiohttp.ClientSession(timeout=LONGEST_ANSWER, connector=aiohttp.TCPConnector(limit=0)) as session:
+    async with aiohttp.ClientSession(
+        timeout=LONGEST_ANSWER, connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar()
+    ) as session:
         started = time.time()
         waiting: set[asyncio.Task[None]] = set()
+        cookies: dict[str, str] = {}
         sent = 0
         while (not closed.done() or seconds > 0) and (seconds <= 0 or sent < seconds * rate):
-            task = asyncio.create_task(_ask(session, url, sent, str(sent % users) if users else ""))
+            task = asyncio.create_task(_ask(session, url, sent, str(sent % users) if users else "", cookies))
             waiting.add(task)
             task.add_done_callback(waiting.discard)
             sent += 1
@@ -48,13 +51,17 @@ async def _reachable(url: str) -> None:
             await asyncio.sleep(0.05)
 
 
-async def _ask(session: aiohttp.ClientSession, url: str, number: int, user: str) -> None:
+async def _ask(session: aiohttp.ClientSession, url: str, number: int, user: str, cookies: dict[str, str]) -> None:
     line: dict[str, Any] = {"asked": time.time(), "user": user}
     headers = {"x-user-id": user} if user else {}
+    if user in cookies:
+        headers["cookie"] = cookies[user]
     try:
         async with session.post(url, json={"message": f"My bill {number} is wrong"}, headers=headers) as response:
             await response.read()
             told = response.headers
+            if user and "set-cookie" in told:
+                cookies[user] = told["set-cookie"].partition(";")[0]
             line |= {
                 "status": response.status,
                 "revision": told.get("x-dspy-revision", ""),

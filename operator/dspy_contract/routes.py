@@ -31,6 +31,9 @@ TOKENS_FEATURE = "tokens"
 USERS_FEATURE = "users"
 """Needed as well where users are drawn: whoever draws requests would change their revision all the time."""
 
+CONVERSATIONS_FEATURE = "conversations"
+"""Needed as well where conversations stay at a revision: whoever draws their requests anew would move them."""
+
 MIRROR_FEATURE = "mirror"
 """Needed as well where requests are copied."""
 
@@ -121,6 +124,16 @@ class Users:
 
 
 @dataclass(frozen=True, slots=True)
+class Conversations:
+    """How a conversation stays at the revision that was drawn for its first request: the gateway gives it a token, in a
+    header of the answer or as a cookie, and its client sends that back. Requests without one begin a conversation."""
+
+    header: str = ""
+    cookie: str = ""
+    cookie_seconds: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Routes:
     """Where a program's traffic should go. Serials only grow; an agent ignores a smaller one of the same uid.
 
@@ -128,6 +141,7 @@ class Routes:
     `refused`, `pin`, and `releases`, how many there have been, outlive a status that is lost. `needs` names features
     without which an agent must not serve candidates. `forced`: a request may name the revision that is to answer it.
     `flags` of answers are counted, and no others: a program may say anything. `users`: a user is drawn, not a request.
+    `conversations`: so is a conversation, and it stays where it is; without effect where users are drawn.
     `content` is a hash of the text that they were read from, which agents confirm beside the serial: two processes of
     different versions agree on a text, not on what they make of it.
     """
@@ -146,6 +160,7 @@ class Routes:
     forced: bool = False
     flags: tuple[str, ...] = ()
     users: Users | None = None
+    conversations: Conversations | None = None
     content: str = field(default="", compare=False)
 
     def backend(self, revision: str) -> Backend:

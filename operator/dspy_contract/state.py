@@ -11,9 +11,16 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from dspy_contract.routes import FLAGS_FEATURE, MIRROR_FEATURE, RELEASE_NEEDS, TOKENS_FEATURE, USERS_FEATURE
+from dspy_contract.routes import (
+    CONVERSATIONS_FEATURE,
+    FLAGS_FEATURE,
+    MIRROR_FEATURE,
+    RELEASE_NEEDS,
+    TOKENS_FEATURE,
+    USERS_FEATURE,
+)
 
-FEATURES = (*RELEASE_NEEDS, FLAGS_FEATURE, USERS_FEATURE, TOKENS_FEATURE, MIRROR_FEATURE)
+FEATURES = (*RELEASE_NEEDS, FLAGS_FEATURE, USERS_FEATURE, TOKENS_FEATURE, MIRROR_FEATURE, CONVERSATIONS_FEATURE)
 """What this version of the agent can do, as it tells every operator that asks."""
 
 FAST_EDGES_SECONDS = (0.02, 0.05, 0.1, 0.2, 0.35)

@@ -29,7 +29,7 @@ from dspy_gateway.envoy.listeners import listener
 from dspy_gateway.publisher import Publisher
 from dspy_gateway.resources import DesiredState, ProgramResources, obeyed, program_resources
 from dspy_gateway.settings import Settings
-from dspy_gateway.users import ReleaseUsers, user_of
+from dspy_gateway.users import ReleaseUsers, whose
 
 BLIND_SECONDS = 5.0
 """An agent that has not read Envoy's counters for this long renews no switch: what it tells is old."""
@@ -316,15 +316,18 @@ class Agent:
         """An answer to a user who was drawn."""
         routes, now = self.desired.routes.get(answer.uid), time.monotonic()
         entry = self.book.page(answer.uid).tables.entries.get(answer.table)
-        if routes is None or routes.users is None or entry is None or answer.incarnation != self.book.incarnation:
+        if routes is None or entry is None or answer.incarnation != self.book.incarnation:
             return
-        user = user_of(answer, routes.users)
-        if routes.release is None or entry.release != routes.release.id or not entry.judged or not user:
+        found = whose(answer, routes, entry)
+        if found is None or routes.release is None or not entry.judged:
             return
+        user, drawn = found
+        if entry.release != routes.release.id or drawn.release != entry.release:
+            return  # it was drawn before the release: it is no part of the experiment
         log_of = self._users.get(answer.uid)
         if log_of is None:
             log_of = self._users[answer.uid] = ReleaseUsers(answer.uid, entry.release, now, self._secret)
-        if log_of.take(answer, user, entry, routes.flags, now):
+        if log_of.take(answer, user, entry, routes.flags, now, drawn):
             self._changes.note({answer.uid}, urgent=answer.outcome not in (Outcome.OK, Outcome.CANCELLED))
 
     async def _tick_for_ever(self) -> None:

@@ -143,7 +143,11 @@ def program_resources(
 
 def _routes_to(backend: Backend, routes: Routes) -> list[str]:
     """The kinds of requests that may go to a revision: each has a cluster of its own."""
-    kinds = {FORCED: routes.forced, USERS: routes.users is not None, MIRROR: backend.mirror > 0}
+    kinds = {
+        FORCED: routes.forced,
+        USERS: routes.users is not None or routes.conversations is not None,
+        MIRROR: backend.mirror > 0,
+    }
     return [PREDICT, OTHER, *(kind for kind, wanted in kinds.items() if wanted)]
 
 

@@ -22,8 +22,8 @@ class Switches:
     renewed: dict[str, tuple[int, float]] = field(default_factory=dict)
     """By program uid: the release, and when."""
     began_at: float = float("-inf")
-    """When a pod that knew nothing began. Where users are drawn it takes their releases for watched then, since its
-    first requests come before its first poll, and no user may change sides for that."""
+    """When a pod that knew nothing began. Where users or conversations are drawn it takes their releases for watched
+    then, since its first requests come before its first poll, and none may change sides for that."""
 
     def renew(self, uid: str, release: int, now: float) -> None:
         """The guard watches this release."""
@@ -39,7 +39,7 @@ class Switches:
             return True
         release, at = self.renewed.get(routes.uid, (-1, 0.0))
         renewed = release == routes.release.id
-        if routes.users is None:
+        if routes.users is None and routes.conversations is None:
             return renewed and now - at < SWITCH_SECONDS
         since = max(at, self.began_at) if renewed else self.began_at
-        return now - since < SWITCH_SECONDS + routes.users.unseen_seconds
+        return now - since < SWITCH_SECONDS + (routes.users.unseen_seconds if routes.users else 0)

@@ -12,10 +12,11 @@ import secrets
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from dspy_contract.routes import TOTAL_WEIGHT, Users
+from dspy_contract.routes import TOTAL_WEIGHT, Routes
 from dspy_contract.state import EDGES_SECONDS, WARMUP_SECONDS, Met, UserLog, is_sampled
 from dspy_gateway.access_log import UserAnswer
-from dspy_gateway.envoy.route_tables import BY_COOKIE, BY_HEADER
+from dspy_gateway.drawn import Drawn, read_token
+from dspy_gateway.envoy.together import BY_COOKIE, BY_HEADER, NEW
 from dspy_gateway.tables import Entry
 
 MOST_USERS = 20_000
@@ -53,16 +54,26 @@ class ReleaseUsers:
     _users: dict[str, dict[tuple[str, bool], _User]] = field(default_factory=dict)
     """By hash; then by revision, and whether it was drawn from several."""
 
-    def take(self, answer: UserAnswer, user: str, table: Entry, flags: Collection[str], now: float) -> bool:
-        """Takes an answer in that the table drew. True if it was the first of its kind for the user. `flags` are those
-        that count. How fast cold pods were tells nothing."""
-        weight, epoch = table.weights.get(answer.revision, 0), table.epoch
+    def take(
+        self,
+        answer: UserAnswer,
+        user: str,
+        table: Entry,
+        flags: Collection[str],
+        now: float,
+        drawn: Drawn | None = None,
+    ) -> bool:
+        """Takes an answer in that went by the table, to a user who was `drawn` by another one, if that is given. True
+        if it was the first of its kind for the user. `flags` are those that count. How fast cold pods were tells
+        nothing."""
+        drawn = drawn or drawn_by(table, answer.revision)
         cold = table.warm_seconds < WARMUP_SECONDS
+        revision, weight, epoch = drawn.revision, drawn.weight, drawn.epoch
         name = self._hash(user)
         if not is_sampled(name, self.halvings) or (name not in self._users and not 0 < weight < TOTAL_WEIGHT):
             return False  # not of the sample, or it could not have been at the other one
         of_user = self._users.setdefault(name, {})
-        place = (answer.revision, weight < TOTAL_WEIGHT)
+        place = (revision, weight < TOTAL_WEIGHT)
         new = place not in of_user
         known = of_user.setdefault(place, _User())
         said = (answer.flags & set(flags)) - known.flags
@@ -73,7 +84,7 @@ class ReleaseUsers:
         known.flags |= said
         known.edge = max(known.edge, edge)
         at = round(now - self.began_at, 3)
-        met = (answer.revision, weight, epoch, answer.outcome, tuple(sorted(said)), known.edge)
+        met = (revision, weight, epoch, answer.outcome, tuple(sorted(said)), known.edge)
         self.met.append(Met(name, at, round(answer.seconds, 3), *met))
         while len(self._users) > MOST_USERS:
             self._halve()
@@ -99,13 +110,25 @@ class ReleaseUsers:
         return hashlib.blake2b(named, digest_size=8, key=self.secret[: hashlib.blake2b.MAX_KEY_SIZE]).hexdigest()
 
 
-def user_of(answer: UserAnswer, users: Users) -> str:
-    """Who the user of an answer is, in words that never leave the pod; empty where nobody can tell."""
+def whose(answer: UserAnswer, routes: Routes, table: Entry) -> tuple[str, Drawn] | None:
+    """Which user or conversation an answer belongs to, in words that never leave the pod, and how that was drawn: by
+    the table, unless a token tells. None where nobody can tell."""
     how, _, who = answer.told.partition(" ")
-    if how == BY_HEADER:
-        return f"{how} {who}" if who else ""
-    found = _cookie(answer.cookies, users.cookie) if how == BY_COOKIE else who
-    return f"{BY_COOKIE} {found}" if found else ""
+    by_table = drawn_by(table, answer.revision)
+    if routes.users:
+        found = _cookie(answer.cookies, routes.users.cookie) if how == BY_COOKIE else who
+        # The first request of a user is known by what becomes its cookie.
+        return (f"{BY_HEADER if how == BY_HEADER else BY_COOKIE} {found}", by_table) if found else None
+    if routes.conversations is None:
+        return None
+    if how == NEW:
+        return (who, by_table) if who else None
+    return read_token(who if how == BY_HEADER else _cookie(answer.cookies, routes.conversations.cookie))
+
+
+def drawn_by(table: Entry, revision: str) -> Drawn:
+    """How a table draws for a revision."""
+    return Drawn(revision, table.weights.get(revision, 0), table.epoch, table.release)
 
 
 def _cookie(header: str, name: str) -> str:

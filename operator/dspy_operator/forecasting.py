@@ -53,7 +53,9 @@ def plan(files: tuple[Path, ...], rate: float, failing: float, as_json: bool) ->
     if len(rollouts) != 1:
         raise click.UsageError(f"give one DSPyRollout; there are {len(rollouts)} in {', '.join(map(str, files))}")
     spec = _spec(rollouts[0])
-    found = forecast(spec, _replicas(manifests, spec), rate, failing / 100)
+    program = _program(manifests, spec)
+    by_users = "conversations" in (program.get("routing") or {})
+    found = forecast(spec, int(program.get("replicas", 1)), rate, failing / 100, by_users)
     if as_json:
         click.echo(json.dumps({**asdict(found), "seconds": found.seconds, "faults": FAULTS}, indent=2))
     else:
@@ -76,12 +78,12 @@ def _spec(manifest: dict[str, Any]) -> RolloutSpec:
         ) from error
 
 
-def _replicas(manifests: Iterable[dict[str, Any]], spec: RolloutSpec) -> int:
-    """Of the program that the rollout names, if it is given."""
+def _program(manifests: Iterable[dict[str, Any]], spec: RolloutSpec) -> dict[str, Any]:
+    """The spec of the program that the rollout names, if it is given."""
     for item in manifests:
         if item.get("kind") == "DSPyProgram" and (item.get("metadata") or {}).get("name") == spec.program_ref.name:
-            return int((item.get("spec") or {}).get("replicas", 1))
-    return 1
+            return item.get("spec") or {}
+    return {}
 
 
 def _show(found: Forecast, rate: float, failing: float) -> None:
@@ -101,8 +103,8 @@ def _show(found: Forecast, rate: float, failing: float) -> None:
     )
     if found.by_users:
         console.print(
-            "Users are drawn and counted, 50 at least: the table takes each request for another user's, so a fault is "
-            "seen later where users come often."
+            "Users, or conversations, are drawn and counted, 50 at least: the table takes each request for another "
+            "one's, so a fault is seen later where they send many."
         )
     if found.proof_seconds is not None:
         proof = f"{_duration(found.proof_seconds)} and {found.proof_requests} requests of the candidate"

@@ -324,6 +324,40 @@ for url, more in (('{url}', {{}}), ('http://{NAME}.{world.namespace}.svc', {{'x-
     assert {answer.revision for answer in traffic.answers} == {old, revision_of(world, "wanted")}
 
 
+def test_a_conversation_stays_where_it_began(world: World, versions: dict[str, str]) -> None:
+    """300 of them, by cookies, while weights rise and a gateway pod ends."""
+    steps: list[dict[str, Any]] = [
+        {"setWeight": 30},
+        {"pause": {"seconds": 15}},
+        {"setWeight": 80},
+        {"pause": {"approval": True}},
+    ]
+    talked = program(NAME, versions["good"], routing={"conversations": {"cookie": {}}})
+    world.apply(rollout(NAME, steps), talked)
+    world.wait_condition(NAME, "Available", "True")
+    world.set_model(NAME, versions["better"])
+    world.wait(lambda: "Waiting 15 s" in str(world.rollout(NAME).get("message")), "the first pause")
+    with world.traffic(NAME, rate=60, users=300) as traffic:
+        world.wait(lambda: len(traffic.answers) >= 300, "every conversation has begun")
+        world.wait(lambda: "approval" in str(world.rollout(NAME).get("message")), "the last pause")
+        candidate = revision_of(world, "wanted")
+        pods = kubectl(world.cluster, "get", "pods", "-n", world.namespace, "-l", "dspy.dev/gateway=true", "-o", "name")
+        kubectl(world.cluster, "delete", "-n", world.namespace, pods.split()[0], "--wait=true")
+        enough = functools.partial(has_answered, traffic, len(traffic.answers) + 600)
+        world.wait(enough, "every conversation goes on")
+        sides = traffic.sides(0.0)
+        assert [user for user, revisions in sides.items() if len(revisions) > 1] == []
+        assert 50 < sum(revisions == {candidate} for revisions in sides.values()) < 130
+        drawn = world.rollout(NAME)["streams"][0]["users"]
+        assert drawn["stable"]["users"] + drawn["candidate"]["users"] == 300
+        world.kubectl("annotate", "dspyprogram", NAME, f"dspy.dev/request=abort {candidate} 1")
+        world.wait(lambda: world.rollout(NAME).get("phase") == "Refused", "a person goes back")
+        since = time.time()
+        world.wait(functools.partial(has_answered, traffic, len(traffic.answers) + 300), "they go on with stable")
+        assert all(candidate not in revisions for revisions in traffic.sides(since).values())
+    assert not traffic.failed()
+
+
 def test_an_ab_test_keeps_every_user_where_it_is(world: World, versions: dict[str, str]) -> None:
     """2,000 users, while a pod of each kind ends: the gateway, the operator, one of the candidate's."""
     test = {"users": {"header": "x-user-id"}, "candidatePercent": 30, "until": {"maxSeconds": 3600}, "warmSeconds": 5}

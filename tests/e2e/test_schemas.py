@@ -49,6 +49,10 @@ def with_streams(*streams: dict[str, Any]) -> dict[str, Any]:
     return rollout("qa", STEPS, analysis={"streams": list(streams)})
 
 
+def talking(conversations: dict[str, Any]) -> dict[str, Any]:
+    return with_spec(routing={"conversations": conversations})
+
+
 def mirroring(percent: float) -> dict[str, Any]:
     return rollout("qa", [{"mirror": {"percent": percent, "seconds": 60}}, *STEPS])
 
@@ -76,7 +80,7 @@ VALID: list[dict[str, Any]] = [
         env=[{"name": "A", "value": "b"}],
         image="mine:1",
         rolloutPolicy="Required",
-        routing={"forceHeader": "Allow"},
+        routing={"forceHeader": "Allow", "conversations": {"header": "x-chat", "cookie": {"maxAgeSeconds": 60}}},
     ),
     with_spec(
         pod={
@@ -176,6 +180,10 @@ INVALID: list[tuple[dict[str, Any], str, str]] = [
     (with_spec(rolloutPolicy="Sometimes"), "spec.rolloutPolicy", '"Optional", "Required"'),
     (with_spec(env=[{"value": "b"}]), "spec.env[0].name", "Required"),
     (with_spec(replica=2), "spec.replica", "unknown field"),
+    (talking({}), "spec.routing.conversations", "set header, cookie or both"),
+    (talking({"header": "Cookie"}), "spec.routing.conversations", "for a cookie see cookie"),
+    (talking({"header": "x chat"}), "spec.routing.conversations.header", "should match"),
+    (talking({"cookie": {"maxAgeSeconds": 5}}), "spec.routing.conversations.cookie.maxAgeSeconds", "equal to 60"),
     (rollout("qa", []), "spec.strategy.canary.steps", "at least 1"),
     (rollout("qa", [{}]), "spec.strategy.canary.steps[0]", "exactly one of them"),
     (

@@ -22,6 +22,7 @@ from dspy_contract.state import (
 from dspy_gateway.access_log import UserAnswer
 from dspy_gateway.book import Book
 from dspy_gateway.counts import Key
+from dspy_gateway.drawn import Drawn
 from dspy_gateway.switches import Switches
 from dspy_gateway.users import ReleaseUsers
 from tests.simulation.behaviour import Answer
@@ -41,7 +42,9 @@ class Request:
     outcome: str
     tokens: int = 0
     user: str = ""
-    """Whose it is, where users are drawn."""
+    """Whose it is, where users or conversations are drawn."""
+    drawn: Drawn | None = None
+    """How its conversation was drawn."""
 
 
 @dataclass
@@ -102,6 +105,8 @@ class SimulatedGateway:
     effective: Mapping[str, int] = field(default_factory=dict)
     tokens_of: Callable[[str], int] = lambda _: 0
     users: ReleaseUsers | None = None
+    conversations: dict[str, Drawn] = field(default_factory=dict)
+    """What clients keep: how each conversation was drawn."""
     reachable: bool = True
     lag_seconds: float = 0.0
     """How long new routes are on their way."""
@@ -125,24 +130,46 @@ class SimulatedGateway:
         """Draws one request, or finds where its user was drawn, and copies it; the revision that got it."""
         if self.obeyed is None or not any(self.effective.values()):
             return None
-        drawn = self.obeyed.users is not None and bool(user)
         weights = {name: self.effective[name] for name in self._revisions if name in self.effective}
-        revision = self._of_user(user) if drawn else chance.choices(*zip(*weights.items(), strict=True))[0]
-        self._start(now, chance, revision, of_users(revision) if drawn else revision, user if drawn else "")
+        by_user = self.obeyed.users is not None and bool(user)
+        revision = self._of_user(user) if by_user else chance.choices(*zip(*weights.items(), strict=True))[0]
+        token = None
+        if self.obeyed.users is None and self.obeyed.conversations is not None:
+            revision, token = self._of_conversation(user, revision)
+        kept = by_user or token is not None
+        self._start(now, chance, revision, of_users(revision) if kept else revision, user if kept else "", token)
         for each in self._revisions:
             share = self.effective.get(mirrored(each), 0)
             if share and chance.random() * TOTAL_WEIGHT < share:
                 self._start(now, chance, each, mirrored(each))
         return revision
 
+    def _of_conversation(self, user: str, chosen: str) -> tuple[str, Drawn]:
+        """As its routes do: a token of a revision with weight leads there, one of another that is listed is kept."""
+        assert self.obeyed is not None
+        token = self.conversations.get(user)
+        if token is None or token.revision not in self._revisions:
+            release = self.obeyed.release
+            about = (release.epoch, release.id) if release else (0, 0)
+            token = self.conversations[user] = Drawn(chosen, self.effective[chosen], *about)
+        return token.revision if self.effective.get(token.revision) else chosen, token
+
     @property
     def _revisions(self) -> list[str]:
         return [backend.revision for backend in self.obeyed.backends] if self.obeyed else []
 
-    def _start(self, now: float, chance: random.Random, revision: str, name: str, user: str = "") -> None:
+    def _start(
+        self,
+        now: float,
+        chance: random.Random,
+        revision: str,
+        name: str,
+        user: str = "",
+        drawn: Drawn | None = None,
+    ) -> None:
         seconds, outcome = self.answer_of(revision)
         tokens = round(self.tokens_of(revision) * chance.uniform(0.5, 1.5)) if self.tokens_of(revision) else 0
-        self.envoy.start(Request(self._newest(), name, now, now + seconds, outcome, tokens, user))
+        self.envoy.start(Request(self._newest(), name, now, now + seconds, outcome, tokens, user, drawn))
 
     def _of_user(self, user: str) -> str:
         """As Envoy does: a hash of the user falls into one of the ranges."""
@@ -200,6 +227,8 @@ class SimulatedGateway:
         entry = self.book.page(obeyed.uid).tables.entries.get(request.table)
         if entry is None or entry.release is None or not entry.judged:
             return
+        if request.drawn and request.drawn.release != entry.release:
+            return
         if self.users is None or self.users.release < entry.release:
             self.users = ReleaseUsers(obeyed.uid, entry.release, now)
         revision = request.revision.partition("/")[0]
@@ -208,7 +237,7 @@ class SimulatedGateway:
         flags = frozenset({flag} if flag else ())
         answer = UserAnswer(obeyed.uid, "", request.table, revision, "", "", outcome, flags, seconds)
         if self.users.release == entry.release:
-            self.users.take(answer, request.user, entry, obeyed.flags, now)
+            self.users.take(answer, request.user, entry, obeyed.flags, now, request.drawn)
 
     def _state(self, obeyed: Routes, heard: Mapping[str, tuple[str, int]], now: float) -> ProgramState:
         return ProgramState(

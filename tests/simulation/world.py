@@ -17,6 +17,7 @@ from typing import Any, cast
 
 from dspy_contract.routes import CONTENT_KEY, GATEWAY_NAME, REVISION_LABEL, Backend, Routes, load_routes
 from dspy_contract.state import GatewayState, Poll
+from dspy_gateway.drawn import Drawn
 from dspy_gateway.switches import Switches
 from dspy_kube.client import ApiException, Kube, Object
 from dspy_operator.agent_client import AgentError
@@ -205,6 +206,10 @@ class World:
         self.rate = 0.0
         self.users = 0
         """How many users the requests are of; 0: nobody tells."""
+        self.turns = 0
+        """How many requests a user sends before another one takes its place; 0: without end."""
+        self.conversations: dict[str, Drawn] = {}
+        self._asked = 0
         self.met: defaultdict[str, set[int]] = defaultdict(set)
         """By user, the versions that answered it."""
         self.replicas = replicas
@@ -491,7 +496,9 @@ class World:
                 self._request(self.chance.choice(list(self.gateways.values())))
 
     def _request(self, gateway: SimulatedGateway) -> None:
-        user = f"user-{self.chance.randrange(self.users)}" if self.users else ""
+        self._asked += 1
+        first = self._asked // self.turns if self.turns else 0
+        user = f"user-{first + self.chance.randrange(self.users)}" if self.users else ""
         revision = gateway.request(self.now, self.chance, user)
         if revision is None:
             return
@@ -544,6 +551,7 @@ class World:
                 self.ready_pods,
                 self._answer_of,
                 switches=Switches(began_at=self.now),
+                conversations=self.conversations,
                 tokens_of=lambda revision: self.versions[self._version_of(revision) or 1].tokens,
             )
 

@@ -125,13 +125,21 @@ def run(*arguments: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-@pytest.mark.parametrize("name", ["rollout", "rollout-approval", "rollout-bluegreen", "rollout-watched"])
+@pytest.mark.parametrize("name", sorted(each.stem for each in EXAMPLES.glob("rollout*.yaml")))
 def test_every_example_can_be_planned(name: str) -> None:
     code, told = run("-f", str(EXAMPLES / "program.yaml"), "-f", str(EXAMPLES / f"{name}.yaml"), "--rps", "5")
     assert code == 0, told
     assert "fails 100%" in told
     code, told = run("-f", str(EXAMPLES / f"{name}.yaml"), "--json")
     assert [step["name"] for step in json.loads(told)["steps"]]
+
+
+def test_a_program_with_conversations_is_said_to_be_judged_by_them(tmp_path: Path) -> None:
+    program = (EXAMPLES / "program-conversations.yaml").read_text().replace("support-chat", "support-triage")
+    (tmp_path / "program.yaml").write_text(program)
+    _, told = run("-f", str(tmp_path / "program.yaml"), "-f", str(EXAMPLES / "rollout.yaml"))
+    assert "conversations, are drawn" in told
+    assert "To be shown no worse" not in told
 
 
 def test_wrong_manifests_are_refused_with_their_names(tmp_path: Path) -> None:

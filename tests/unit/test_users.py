@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dspy_contract.routes import TOTAL_WEIGHT, Users, ranges
+from dspy_contract.routes import TOTAL_WEIGHT, Conversations, Routes, Users, ranges
 from dspy_contract.state import Met, UserLog
 from dspy_gateway.access_log import UserAnswer
+from dspy_gateway.drawn import Drawn
 from dspy_gateway.tables import Entry
-from dspy_gateway.users import MOST_TOLD, ReleaseUsers, user_of
+from dspy_gateway.users import MOST_TOLD, ReleaseUsers, whose
 from dspy_operator.api.rollout import Analysis, Stream
 from dspy_operator.domain.analysis.comparison import Result, compare
 from dspy_operator.domain.analysis.draws import Draws
@@ -113,7 +114,36 @@ def test_a_user_is_known_across_pods_and_not_across_releases() -> None:
     ],
 )
 def test_the_first_request_of_a_cookie_is_of_the_same_user(told: str, cookies: str, user: str) -> None:
-    assert user_of(replace(answer(), told=told, cookies=cookies), Users("x-user-id", "dspy-user")) == user
+    routes = Routes("qa", "u", 1, 60, (), users=Users("x-user-id", "dspy-user"))
+    found = whose(replace(answer(), told=told, cookies=cookies), routes, table())
+    assert found == ((user, Drawn(CANDIDATE, 5_000, 2, 7)) if user else None)
+
+
+@pytest.mark.parametrize(
+    ("told", "cookies", "found"),
+    [
+        ("new x", "", ("x", Drawn(CANDIDATE, 5_000, 2, 7))),
+        ("header old.9500.1.6.x", "", ("x", Drawn(STABLE, 9_500, 1, 6))),
+        ("cookie", "a=b; chat=new.500.2.7.x; c=d", ("x", Drawn(CANDIDATE, 500, 2, 7))),
+        ("header new.500.2.7.x y", "", None),
+        ("header new.500.7.x", "", None),
+        ("cookie", "chat=new", None),
+        ("new", "", None),
+    ],
+)
+def test_a_token_says_how_a_conversation_was_drawn(told: str, cookies: str, found: tuple[str, Drawn] | None) -> None:
+    routes = Routes("qa", "u", 1, 60, (), conversations=Conversations("x-chat", "chat", 60))
+    assert whose(replace(answer(), told=told, cookies=cookies), routes, table()) == found
+
+
+def test_a_conversation_counts_where_it_was_drawn_and_with_that_weight() -> None:
+    """Also where the pod hears of it under other weights, or after the guard has moved it."""
+    log, lowered = ReleaseUsers("u", 7, 0.0), table(weights={STABLE: 10_000, CANDIDATE: 0})
+    at_stable = replace(answer("program_error"), revision=STABLE)
+    drawn = Drawn(CANDIDATE, 500, 0, 7)
+    assert log.take(at_stable, "x", lowered, (), 1.0, drawn)
+    assert [(each.revision, each.weight) for each in log.met] == [(CANDIDATE, 500)]
+    assert not log.take(at_stable, "y", table(), (), 1.0, Drawn(STABLE, 10_000, 0, 7)), "nobody could draw otherwise"
 
 
 def met(user: int, revision: str, outcome: str = "ok", at: float = 0.0, weight: int = 5_000, **fields: int) -> Met:

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 
 from dspy_contract.routes import LONGEST_TIMEOUT_SECONDS, Routes
 from dspy_contract.stat_names import MIRROR, cluster_name, mirrored
+from dspy_gateway.envoy.actions import route_action, set_header
 from dspy_gateway.envoy.clusters import endpoints, unlimited
 from dspy_gateway.envoy.listeners import COUNTED_OPEN, MANAGER, counters, router
-from dspy_gateway.envoy.resource import BUFFER_BYTES, STREAM_IDLE_SECONDS, TYPE, Resource, route_action, set_header
+from dspy_gateway.envoy.resource import BUFFER_BYTES, STREAM_IDLE_SECONDS, TYPE, Resource
 
 SOCKET_CLUSTER = "mirror"
 TABLE_HEADER, CLUSTER_HEADER, TIMEOUT_HEADER = "x-dspy-table", "x-dspy-cluster", "grpc-timeout"

@@ -6,10 +6,12 @@ import re
 from collections.abc import Mapping
 
 from dspy_contract.outcomes import REVISION_HEADER, USER_HEADER
-from dspy_contract.routes import TOTAL_WEIGHT, Routes, Users, ranges
-from dspy_contract.stat_names import FORCED, OTHER, PREDICT, USERS, cluster_name
+from dspy_contract.routes import TOTAL_WEIGHT, Routes
+from dspy_contract.stat_names import FORCED, OTHER, PREDICT
+from dspy_gateway.envoy.actions import ANY_MATCH, PREDICT_MATCH, route_action, set_header, weighted_cluster
 from dspy_gateway.envoy.mirror import copies
-from dspy_gateway.envoy.resource import Resource, route_action, set_header
+from dspy_gateway.envoy.resource import Resource
+from dspy_gateway.envoy.together import together
 
 
 def route_table(routes: Routes, weights: Mapping[str, int], table: str, pod: str, namespace: str) -> Resource:
@@ -24,18 +26,15 @@ def route_table(routes: Routes, weights: Mapping[str, int], table: str, pod: str
         [
             _misdirected(routes.program, namespace),
             *(_forced(routes, table) if routes.forced else ()),
-            *(_users(routes, routes.users, weights, table) if routes.users and any(weights.values()) else ()),
+            *(together(routes, weights, table) if any(weights.values()) else ()),
             {
                 "name": table,
-                "match": _PREDICT,
+                "match": PREDICT_MATCH,
                 "route": _drawn(routes, weights, PREDICT) | copies(routes, weights, table),
             },
-            {"name": OTHER, "match": {"prefix": "/"}, "route": _drawn(routes, weights, OTHER)},
+            {"name": OTHER, "match": ANY_MATCH, "route": _drawn(routes, weights, OTHER)},
         ],
     )
-
-
-_PREDICT: Resource = {"path": "/predict", "headers": [{"name": ":method", "string_match": {"exact": "POST"}}]}
 
 
 def _forced(routes: Routes, table: str) -> list[Resource]:
@@ -46,7 +45,7 @@ def _forced(routes: Routes, table: str) -> list[Resource]:
     for backend in routes.backends:
         names = [each for each in (backend.revision, roles.get(backend.revision)) if each]
         asked = {"name": REVISION_HEADER, "string_match": {"safe_regex": {"regex": "|".join(map(re.escape, names))}}}
-        for route, match in ((FORCED, _PREDICT), (OTHER, {"prefix": "/"})):
+        for route, match in ((FORCED, PREDICT_MATCH), (OTHER, ANY_MATCH)):
             found.append(
                 {
                     "name": name if route == FORCED else OTHER,
@@ -58,65 +57,6 @@ def _forced(routes: Routes, table: str) -> list[Resource]:
     unknown = {"prefix": "/", "headers": [{"name": REVISION_HEADER, "present_match": True}]}
     answer = {"status": 404, "body": {"inline_string": message}}
     return [*found, {"name": "unknown", "match": unknown, "direct_response": answer}]
-
-
-BY_HEADER, BY_COOKIE, NEW = "header", "cookie", "new"
-"""How the gateway came to know a user: `x-dspy-user` of a request, and what the log of users is told."""
-
-_NEW_USER = "%REQ(X-REQUEST-ID)%"
-_TOLD = {BY_HEADER: "%REQ({header})%", BY_COOKIE: "", NEW: _NEW_USER}
-"""Who the user is; the cookies of a request are long, and are logged beside."""
-
-
-def _users(routes: Routes, users: Users, weights: Mapping[str, int], table: str) -> list[Resource]:
-    """The routes of requests whose user is drawn: by a header, a cookie, or (the first of a user) the request's id,
-    which becomes the cookie. Envoy takes one hash of all three, so whoever has the cookie is where its first request
-    was."""
-    found: list[Resource] = []
-    if users.header:
-        # Not empty; a regular expression would cost every request more.
-        empty = {"string_match": {"exact": ""}, "treat_missing_header_as_empty": True}
-        known = {"name": users.header, **empty, "invert_match": True}
-        found += _of_users(routes, users, weights, table, BY_HEADER, [known], {"header": {"header_name": users.header}})
-    if users.cookie:
-        cookie = rf"(.*;)? *{re.escape(users.cookie)}=\"?[^;\" ]+.*"
-        known = {"name": "cookie", "string_match": {"safe_regex": {"regex": cookie}}}
-        found += _of_users(routes, users, weights, table, BY_COOKIE, [known], {"cookie": {"name": users.cookie}})
-        found += _of_users(routes, users, weights, table, NEW, [], {"header": {"header_name": "x-request-id"}})
-    return found
-
-
-def _of_users(
-    routes: Routes,
-    users: Users,
-    weights: Mapping[str, int],
-    table: str,
-    how: str,
-    known_by: list[Resource],
-    hashed: Resource,
-) -> list[Resource]:
-    told = f"{how} {_TOLD[how].format(header=users.header)}".strip()
-    laid = ranges(weights, routes.candidates, users.start)
-    found: list[Resource] = []
-    for route, match in ((USERS, _PREDICT), (OTHER, {"prefix": "/"})):
-        clusters = [_cluster(revision, route, width) for revision, width in laid]
-        by_hash = {"hash_policy": [hashed], "weighted_clusters": {"clusters": clusters, "use_hash_policy": True}}
-        found.append(
-            {
-                "name": table if route == USERS else OTHER,
-                "match": {**match, "headers": [*match.get("headers", ()), *known_by]},
-                "route": route_action(routes.timeout_seconds) | by_hash,
-                "request_headers_to_add": [set_header(USER_HEADER, told)] if route == USERS else [],
-                **({"response_headers_to_add": [_cookie(users)]} if how == NEW else {}),
-            }
-        )
-    return found
-
-
-def _cookie(users: Users) -> Resource:
-    """The same for all, whatever was drawn; added to the cookies that the program sets."""
-    value = f"{users.cookie}={_NEW_USER}; Path=/; Max-Age={users.cookie_seconds}; HttpOnly; SameSite=Lax"
-    return {"header": {"key": "set-cookie", "value": value}, "append_action": "APPEND_IF_EXISTS_OR_ADD"}
 
 
 def _misdirected(program: str, namespace: str) -> Resource:
@@ -142,7 +82,7 @@ def _misdirected(program: str, namespace: str) -> Resource:
 def unavailable(uid: str, pod: str, message: str) -> Resource:
     """The routes of a listener whose program has none (yet, or any more): 503 with the reason."""
     answer = {"status": 503, "body": {"inline_string": message + "\n"}}
-    return _table(uid, pod, 0, [{"name": "none", "match": {"prefix": "/"}, "direct_response": answer}])
+    return _table(uid, pod, 0, [{"name": "none", "match": ANY_MATCH, "direct_response": answer}])
 
 
 def _table(uid: str, pod: str, serial: int, routes: list[Resource]) -> Resource:
@@ -159,15 +99,7 @@ def _drawn(routes: Routes, weights: Mapping[str, int], route: str) -> Resource:
     """Draws each request for itself."""
     total = sum(weights.values())
     clusters = [
-        _cluster(backend.revision, route, weights.get(backend.revision, 0) if total else TOTAL_WEIGHT)
+        weighted_cluster(backend.revision, route, weights.get(backend.revision, 0) if total else TOTAL_WEIGHT)
         for backend in routes.backends
     ]
     return route_action(routes.timeout_seconds) | {"weighted_clusters": {"clusters": clusters}}
-
-
-def _cluster(revision: str, route: str, weight: int) -> Resource:
-    return {
-        "name": cluster_name(revision, route),
-        "weight": weight,
-        "response_headers_to_add": [set_header(REVISION_HEADER, revision)],
-    }

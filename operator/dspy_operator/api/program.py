@@ -116,10 +116,27 @@ class ForceHeader(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class ConversationCookie:
+    """A cookie that the gateway gives a conversation when it begins; how long a browser keeps it, in seconds."""
+
+    name: str = "dspy-conversation"
+    max_age_seconds: int = 1_800
+
+
+@dataclass(frozen=True, slots=True)
+class Conversations:
+    """Where the token of a conversation is: in a header of answers, which clients send back, a cookie, or both."""
+
+    header: str | None = None
+    cookie: ConversationCookie | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Routing:
     """How requests find their revision, besides the draw."""
 
     force_header: ForceHeader = ForceHeader.DENY
+    conversations: Conversations | None = None
 
 
 @dataclass(frozen=True, slots=True)

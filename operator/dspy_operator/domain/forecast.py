@@ -76,8 +76,9 @@ class Forecast:
         return sum(each for each in found if each is not None) if None not in found else None
 
 
-def forecast(spec: RolloutSpec, replicas: int, rate: float, failing: float) -> Forecast:
-    """The forecast of a release at `rate` requests a second, of which stable fails the share `failing`."""
+def forecast(spec: RolloutSpec, replicas: int, rate: float, failing: float, by_users: bool = False) -> Forecast:
+    """The forecast of a release at `rate` requests a second, of which stable fails the share `failing`. `by_users`:
+    conversations are drawn, and not requests."""
     steps = strategies.steps_of(spec.strategy)
     sized = spec.strategy.canary.replicas is CanaryReplicas.WITH_WEIGHT
     release = Release(0, "candidate", 0.0, steps=steps, sized_with_weight=sized)
@@ -96,7 +97,8 @@ def forecast(spec: RolloutSpec, replicas: int, rate: float, failing: float) -> F
         stable_requests += (seconds or 0.0) * rate * (1 - weight)
     if any(isinstance(step, Compare) for step in steps):
         return Forecast(tuple(found), None, None, by_users=True)
-    return Forecast(tuple(found), *_proof(spec.analysis, failing, rate, release.backend.weight / TOTAL_WEIGHT))
+    proof = _proof(spec.analysis, failing, rate, release.backend.weight / TOTAL_WEIGHT)
+    return Forecast(tuple(found), *((None, None) if by_users else proof), by_users)
 
 
 def _name(step: Step) -> str:

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dspy_contract.routes import ReleaseRef, Routes
-from dspy_operator.api.program import ForceHeader
+from dspy_contract.routes import Conversations, ReleaseRef, Routes
+from dspy_operator.api.program import ForceHeader, Routing
 from dspy_operator.api.reasons import Reason
 from dspy_operator.domain import status
 from dspy_operator.domain.actions import (
@@ -200,9 +200,10 @@ def _desired_routes(snapshot: Snapshot, ledger: Ledger, targets: tuple[Target, .
         backends=tuple(target.backend for target in targets),
         release=_release_ref(ledger, release) if release else None,
         refused=tuple(refused.revision for refused in ledger.refused),
-        needs=release_needs(release) if release else (),
+        needs=release_needs(release, program) if release else (),
         flags=release.flags if release else (),
         users=release.users if release else None,
+        conversations=_conversations(program.spec.routing),
         releases=ledger.releases,
         pin=ledger.pin,
         forced=program.spec.routing.force_header is ForceHeader.ALLOW,
@@ -211,6 +212,15 @@ def _desired_routes(snapshot: Snapshot, ledger: Ledger, targets: tuple[Target, .
     if current is not None and newest == current.serial and current == desired:
         return current
     return replace(desired, serial=ledger.serial if ledger.serial > newest else newest + 1)
+
+
+def _conversations(routing: Routing) -> Conversations | None:
+    kept = routing.conversations
+    if kept is None:
+        return None
+    cookie = kept.cookie
+    by_cookie = (cookie.name, cookie.max_age_seconds) if cookie else ("", 0)
+    return Conversations(kept.header or "", *by_cookie)
 
 
 def _release_ref(ledger: Ledger, release: Release) -> ReleaseRef:

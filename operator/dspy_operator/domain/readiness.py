@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from dspy_contract.routes import FLAGS_FEATURE, MIRROR_FEATURE, RELEASE_NEEDS, TOKENS_FEATURE, USERS_FEATURE
+from dspy_contract.routes import (
+    CONVERSATIONS_FEATURE,
+    FLAGS_FEATURE,
+    MIRROR_FEATURE,
+    RELEASE_NEEDS,
+    TOKENS_FEATURE,
+    USERS_FEATURE,
+)
 from dspy_contract.stat_names import forced, mirrored, of_users
 from dspy_operator.api.reasons import Reason
 from dspy_operator.domain.ledger import Release
-from dspy_operator.domain.snapshot import Gateway, Problem, Snapshot, Workload
+from dspy_operator.domain.snapshot import Gateway, Problem, Program, Snapshot, Workload
 from dspy_operator.domain.steps import Mirror
 
 UNREACHABLE_GRACE_SECONDS = 10.0
@@ -70,12 +77,18 @@ def missing_features(gateway: Gateway, needs: Collection[str]) -> tuple[str, str
     return None
 
 
-def release_needs(release: Release) -> tuple[str, ...]:
+def draws_users(release: Release, program: Program) -> bool:
+    """Whether users or conversations are drawn in a release, and not requests: then it is judged by them."""
+    return release.users is not None or program.spec.routing.conversations is not None
+
+
+def release_needs(release: Release, program: Program) -> tuple[str, ...]:
     """What a gateway pod must be able to do before a candidate of this release has traffic."""
     flags = (FLAGS_FEATURE,) if release.flags else ()
     tokens = (TOKENS_FEATURE,) if release.counts_tokens else ()
     mirror = (MIRROR_FEATURE,) if any(isinstance(step, Mirror) for step in release.steps) else ()
-    return (*RELEASE_NEEDS, *flags, *tokens, *mirror, *((USERS_FEATURE,) if release.users else ()))
+    drawn = (USERS_FEATURE if release.users else CONVERSATIONS_FEATURE,) if draws_users(release, program) else ()
+    return (*RELEASE_NEEDS, *flags, *tokens, *mirror, *drawn)
 
 
 def requests_in_flight(gateway: Gateway, uid: str, revision: str) -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -28,8 +27,9 @@ from dspy_operator.api.names import REQUEST_ANNOTATION
 from dspy_operator.api.program import ProgramSpec
 from dspy_operator.api.reasons import Reason
 from dspy_operator.api.rollout import Policy, ProgramRef, RolloutSpec, Strategy, StrategyType, policies_of
-from dspy_operator.domain.analysis.users import NO_USERS, UserTotals
+from dspy_operator.domain.analysis.users import CONVERSATION_SECONDS, NO_USERS, UserTotals
 from dspy_operator.domain.ledger import Ledger, Release
+from dspy_operator.domain.readiness import draws_users
 from dspy_operator.domain.requests import refreshes_of
 from dspy_operator.domain.smoke import problem_of
 from dspy_operator.domain.snapshot import (
@@ -225,21 +225,21 @@ class Observer:
 
     def _gateway(self, program: Program, table: PortTable) -> Gateway:
         namespace, uid = program.namespace, program.uid
-        release, timeout = program.ledger.release if program.ledger else None, program.spec.serving.timeout_seconds
+        release = program.ledger.release if program.ledger else None
         pods, states = self._poller.latest(namespace)
         return Gateway(
             port=_living_port(table, uid),
             pods=pods,
             states=states,
             unseen=self._poller.unseen(namespace, release.users if release else None),
-            users=self._users(namespace, uid, release, timeout) if release and release.users else NO_USERS,
+            users=self._users(program, release) if release and draws_users(release, program) else NO_USERS,
             problem=self._gateway_problems.get(uid),
         )
 
-    def _users(self, namespace: str, uid: str, release: Release, timeout_seconds: float) -> UserTotals:
+    def _users(self, program: Program, release: Release) -> UserTotals:
         exposures = [step.exposure_seconds for step in release.steps if isinstance(step, Compare)]
-        exposure, late = min(exposures, default=math.inf), timeout_seconds
-        return self._poller.users(namespace, uid, release.id, release.candidate, exposure, late)
+        exposure, late = min(exposures, default=CONVERSATION_SECONDS), program.spec.serving.timeout_seconds
+        return self._poller.users(program.namespace, program.uid, release.id, release.candidate, exposure, late)
 
     def _ours(self, program: Program, kind: str, name: str) -> Object | None:
         """An object of that name if it belongs to this program."""

@@ -53,5 +53,5 @@ class Compared:
 def compare(evidence: Evidence, analysis: Analysis, stream: str, alpha: float) -> Compared:
     """How the users stand who have been there for long enough."""
     draws = user_draws(evidence, stream_named(analysis.streams, stream), compared=True)
-    grown = sum(group.users for group in evidence.users.compared)
+    grown = evidence.users.grown
     return Compared(*sides_of(draws), difference(tuple(draws), alpha), alpha, grown)

@@ -248,6 +248,11 @@ def _total(before: Table | None, told: DrawTable, opened_at: float, evidence: Ev
     own, copied = told.release == look.release, told.weights.get(copies, 0) > 0
     name = copies if copied else look.candidate
     weights = [told.weights.get(each, 0) for each in (look.stable, name)]
+    stable = told.counts.get(look.stable, Counts())
+    users = [told.counts.get(of_users(each), Counts()) for each in (look.stable, look.candidate)]
+    if copied:
+        # Every request of stable may be copied, whosever it is: the copy is drawn for itself.
+        stable, users = add_counts(stable, users[0]), [Counts(), Counts()]
     return Total(
         weight=weights[1] / sum(weights) if own and sum(weights) > 0 else 0.0,
         copied=copied,
@@ -256,10 +261,10 @@ def _total(before: Table | None, told: DrawTable, opened_at: float, evidence: Ev
         bounded=before.total.bounded if before else _is_bounded(evidence, told),
         warm=told.warm_seconds >= WARMUP_SECONDS,
         step=before.total.step if before else (look.step if own else BEFORE),
-        stable=told.counts.get(look.stable, Counts()),
+        stable=stable,
         candidate=told.counts.get(name, Counts()) if own else Counts(),
-        users_of_stable=told.counts.get(of_users(look.stable), Counts()),
-        users_of_candidate=told.counts.get(of_users(look.candidate), Counts()) if own else Counts(),
+        users_of_stable=users[0],
+        users_of_candidate=users[1] if own else Counts(),
     )
 
 

@@ -135,7 +135,9 @@ def described(evidence: Evidence) -> str:
     """Both revisions' counts in a few words."""
     copies = f" ({evidence.copies} of them copies)" if evidence.copies else ""
     candidate = f"{_in_words(evidence.candidate)}{copies} of the candidate"
-    return f"{candidate} against {_in_words(evidence.stable)} of stable"
+    users = evidence.users
+    drawn = f"; of {users.number} who were drawn {users.grown} can be compared" if users.number else ""
+    return f"{candidate} against {_in_words(evidence.stable)} of stable{drawn}"
 
 
 def _alpha(analysis: Analysis) -> float:
@@ -195,14 +197,18 @@ def _is_bad(group: Group, stream: Stream, evidence: Evidence, pair: int, toleran
 
 
 def _is_no_worse(evidence: Evidence, analysis: Analysis, stream: Stream) -> bool:
-    """What is slow is known from stable's first answers: before them nothing is shown."""
+    """Of requests that are answered, and of users who have been there for long enough. What is slow is known from
+    stable's first answers: before them nothing is shown."""
     totals = [total for total in evidence.totals if total.judged and not total.copied]
+    users = user_draws(evidence, stream, compared=True)
     if stream.name != SLOW.name:
-        return rejects(no_worse.log_e(_answered(totals, stream), analysis.margin_percent / 100), no_worse.ALPHA)
+        draws = [*_answered(totals, stream), *users]
+        return rejects(no_worse.log_e(draws, analysis.margin_percent / 100), no_worse.ALPHA)
     if not evidence.bounds:
         return False
     bounded = [total for total in totals if total.bounded]
-    return rejects(no_worse.log_e(_slow_draws(evidence, bounded, MIDDLE_PAIR), SLOW_MARGIN), no_worse.ALPHA)
+    draws = [*_slow_draws(evidence, bounded, MIDDLE_PAIR), *users]
+    return rejects(no_worse.log_e(draws, SLOW_MARGIN), no_worse.ALPHA)
 
 
 def _bad_of_candidate(evidence: Evidence, stream: Stream) -> Bad:

@@ -18,6 +18,10 @@ from dspy_contract.state import Met, UserLog, is_sampled
 MOST_USERS = 20_000
 """Of one release, over all gateway pods. With more the sample is halved."""
 
+CONVERSATION_SECONDS = 60.0
+"""How long a conversation is there before it is compared, by what it met in that time: so both sides are of equal
+age."""
+
 LATE_SECONDS = 10.0
 """How long what a user met may be on its way from a gateway pod."""
 
@@ -55,6 +59,11 @@ class UserTotals:
     def number(self) -> int:
         """How many users."""
         return sum(group.users for group in self.groups)
+
+    @property
+    def grown(self) -> int:
+        """How many of them can be compared."""
+        return sum(group.users for group in self.compared)
 
 
 NO_USERS = UserTotals()

@@ -9,7 +9,7 @@ from dspy_operator.api.rollout import OnUndecided
 from dspy_operator.domain.analysis.judge import is_better, is_confirmed, judge
 from dspy_operator.domain.analysis.verdict import Verdict
 from dspy_operator.domain.ledger import Ledger, Release
-from dspy_operator.domain.readiness import fully_ready
+from dspy_operator.domain.readiness import draws_users, fully_ready
 from dspy_operator.domain.release.blocking import blocking_reason
 from dspy_operator.domain.release.in_force import analysis_of
 from dspy_operator.domain.release.lifecycle import promote
@@ -67,7 +67,8 @@ def promote_when_gates_open(ledger: Ledger, snapshot: Snapshot, now: float) -> T
     if not release.policy:
         why = "as undo asks" if ledger.undoes(release.candidate) else "and no rollout policy asks for more"
         return promote(ledger, snapshot, now, f"Ready, {why}")
-    if not steps_are_answered(release) or not _shown_fit(release, snapshot):
+    told = release.evidence.users.complete or not draws_users(release, snapshot.program)
+    if not steps_are_answered(release) or not told or not _shown_fit(release, snapshot):
         return ledger, ()
     shown = judge(release.evidence, analysis_of(release, snapshot)).message
     return promote(ledger, snapshot, now, release.conclusion.message if release.conclusion else shown)

@@ -13,7 +13,7 @@ from dspy_operator.api.reasons import Reason
 from dspy_operator.domain.analysis.judge import is_confirmed, judge, judge_worse
 from dspy_operator.domain.analysis.verdict import Verdict
 from dspy_operator.domain.ledger import Ledger, Lowering, Release
-from dspy_operator.domain.readiness import fully_ready, routes_acked
+from dspy_operator.domain.readiness import draws_users, fully_ready, routes_acked
 from dspy_operator.domain.release.health import (
     SUFFERS_REQUESTS,
     SUFFERS_SECONDS,
@@ -151,7 +151,7 @@ def _confirm(ledger: Ledger, release: Release, lowered: Lowering, snapshot: Snap
     drawn = [table for table in release.evidence.tables.values() if table.total.weight > 0]
     if not acked or any(not table.settled for table in drawn):
         return ledger, ()
-    if release.users and not release.evidence.users.complete:
+    if draws_users(release, snapshot.program) and not release.evidence.users.complete:
         return ledger, ()
     judged = judge(release.evidence, analysis_of(release, snapshot))
     if not is_confirmed(judged):

@@ -1,0 +1,49 @@
+"""What routes have in common: which requests are predictions, where one goes, and how long it may take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from dspy_contract.outcomes import REVISION_HEADER
+from dspy_contract.stat_names import cluster_name
+from dspy_gateway.envoy.resource import STREAM_IDLE_SECONDS, TYPE, Resource
+
+PREDICT_MATCH: Resource = {"path": "/predict", "headers": [{"name": ":method", "string_match": {"exact": "POST"}}]}
+ANY_MATCH: Resource = {"prefix": "/"}
+
+
+def weighted_cluster(revision: str, route: str, weight: int, headers: Iterable[Resource] = ()) -> Resource:
+    """Where a share of a route's requests goes, and what their answers are told besides the revision."""
+    return {
+        "name": cluster_name(revision, route),
+        "weight": weight,
+        "response_headers_to_add": [set_header(REVISION_HEADER, revision), *headers],
+    }
+
+
+def route_action(timeout_seconds: int) -> Resource:
+    """How long a request may take, and when it is sent again; not yet where it goes."""
+    previous = f"{TYPE}envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
+    return {
+        "timeout": f"{timeout_seconds + 1}s",
+        "idle_timeout": f"{max(STREAM_IDLE_SECONDS, timeout_seconds + 1)}s",
+        "retry_policy": {
+            "retry_on": "connect-failure,refused-stream,reset-before-request",
+            "num_retries": 3,
+            "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.25s"},
+            "host_selection_retry_max_attempts": 20,
+            "retry_host_predicate": [
+                {"name": "envoy.retry_host_predicates.previous_hosts", "typed_config": {"@type": previous}}
+            ],
+        },
+    }
+
+
+def set_header(key: str, value: str) -> Resource:
+    """A header of a request or an answer, instead of one that is there."""
+    return {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+
+
+def add_header(key: str, value: str) -> Resource:
+    """A header beside those of its name."""
+    return {"header": {"key": key, "value": value}, "append_action": "APPEND_IF_EXISTS_OR_ADD"}
