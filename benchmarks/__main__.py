@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import click
 
-from benchmarks import gateway, judgement, moving, programs, releases, runtime, scale, streams
+from benchmarks import gateway, judgement, moving, programs, releases, runtime, scale, streams, switches
 
 BENCHES: dict[str, Callable[[], None]] = {
     "runtime": runtime.main,
@@ -14,6 +14,7 @@ BENCHES: dict[str, Callable[[], None]] = {
     "programs": programs.main,
     "moving": moving.main,
     "releases": releases.main,
+    "switches": switches.main,
     "judgement": judgement.main,
     "streams": streams.main,
     "scale": scale.main,

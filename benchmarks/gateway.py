@@ -5,21 +5,23 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from benchmarks.load import cpu_seconds, load
 from benchmarks.runtime import FAST_LM_SECONDS, FIELDS, provider, save
 from benchmarks.show import percentile, show
-from dspy_contract.routes import ReleaseRef, Users
+from dspy_contract.routes import Backend, Conversations, ReleaseRef, Users
+from dspy_contract.stat_names import mirrored
 from dspy_gateway.resources import Endpoint
 from tests.integration.gateway import Gateway, Upstream, free_port, inputs_of, running_gateway
 from tests.integration.runtime import running_runtime
 
 UID = "0b5c6d7e-0000-4000-8000-000000000001"
 ROUNDS, REQUESTS = 7, 600
-USER_ROUNDS, USER_REQUESTS, USERS = 7, 8_000, 2_000
+DRAW_ROUNDS, DRAW_REQUESTS, USERS = 7, 8_000, 2_000
 
 
 def main() -> None:
@@ -33,7 +35,7 @@ async def _main(folder: Path) -> None:
         save(folder / "model", base)
         async with running_runtime(folder / "model", base, folder) as runtime:
             await _compare(folder / "gateway", int(runtime.url.rpartition(":")[2]), runtime.process.pid)
-    await _users(folder / "users")
+    await _draws(folder / "draws")
 
 
 async def _compare(folder: Path, port: int, runtime_pid: int) -> None:
@@ -57,44 +59,78 @@ async def _compare(folder: Path, port: int, runtime_pid: int) -> None:
     show(f"Gateway, paired with the direct path (median of {ROUNDS} rounds)", ["", "added", "ratio"], rows)
 
 
-async def _users(folder: Path) -> None:
-    """What it costs to draw users instead of requests: the same requests through the same gateway, in turns.
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """What a gateway may draw besides requests: what that changes of the routes, and of the clients' headers."""
 
-    The agent lives in this process, beside the client and the program's stand-in, whose work is the same in both.
+    title: str
+    routes: dict[str, Any]
+    headers: list[dict[str, str]]
+    aim: str = ""
+
+
+RELEASE = ReleaseRef(1, "old", ("new",))
+HALVES = (Backend("old", 5_000), Backend("new", 5_000))
+PLAIN: dict[str, Any] = {"release": RELEASE, "backends": HALVES, "users": None, "conversations": None}
+DRAWS = (
+    Draw("requests", {}, [{"x-user-id": str(user)} for user in range(USERS)]),
+    Draw(
+        "users",
+        {"users": Users(header="x-user-id", cookie="dspy-user", cookie_seconds=3600)},
+        [{"x-user-id": str(user)} for user in range(USERS)],
+        "<= 1.05x",
+    ),
+    Draw(
+        "conversations",
+        {"conversations": Conversations(header="x-chat", cookie="chat", cookie_seconds=3600)},
+        [{"x-chat": f"{('old', 'new')[user % 2]}.5000.0.1.{user}"} for user in range(USERS)],
+        "<= 1.05x",
+    ),
+    Draw(
+        "requests, a tenth of them copied",
+        {"backends": (Backend("old", 10_000), Backend("new", 0, mirror=1_000))},
+        [{"x-user-id": str(user)} for user in range(USERS)],
+    ),
+)
+
+
+async def _draws(folder: Path) -> None:
+    """What it costs to draw something else than requests: the same load through the same gateway, in turns.
+
+    The agent lives in this process, beside the client and the program's stand-in, whose work is the same in all.
     """
     async with Upstream("only").running() as upstream:
-        inputs = inputs_of(
-            UID, 1, {"old": 5_000, "new": 5_000}, {"old": upstream, "new": replace(upstream, name="new")}, free_port()
-        )
-        drawn = Users(header="x-user-id", cookie="dspy-user", cookie_seconds=3600)
-        release = ReleaseRef(1, "old", ("new",))
+        upstreams = {"old": upstream, "new": replace(upstream, name="new")}
+        inputs = inputs_of(UID, 1, {"old": 5_000, "new": 5_000}, upstreams, free_port())
         async with running_gateway(folder, inputs) as gateway:
-            found: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
-            for round_number in range(2 * USER_ROUNDS):
-                by_users = bool(round_number % 2)
+            found: dict[str, list[tuple[float, float]]] = {draw.title: [] for draw in DRAWS}
+            for draw in DRAWS * DRAW_ROUNDS:
                 routes = gateway.agent.desired.routes[UID]
-                users = drawn if by_users else None
-                asked = replace(routes, serial=routes.serial + 1, release=release, users=users)
+                asked = replace(routes, serial=routes.serial + 1, **{**PLAIN, **draw.routes})
                 await gateway.serve(gateway.agent.desired.with_routes(asked))
-                await gateway.guarded(UID, release.id, "new")
-                found[by_users].append(await _gateway_cpu(gateway))
+                weighs = mirrored("new") if asked.backends[1].mirror else "new"
+                await gateway.guarded(UID, RELEASE.id, weighs)
+                found[draw.title].append(await _gateway_cpu(gateway, draw.headers))
+    plain = found[DRAWS[0].title]
     rows = []
-    for name, which in (("Envoy", 0), ("agent, client and stand-in together", 1)):
-        plain, sticky = (median(each[which] for each in found[by_users]) for by_users in (False, True))
-        ratio = median(b[which] / a[which] for a, b in zip(found[False], found[True], strict=True))
-        rows.append([f"CPU a request, {name}", f"{plain:.3f} ms", f"{sticky:.3f} ms", f"{ratio:.3f}x", "<= 1.05x"])
-    title = f"Users drawn instead of requests ({USERS:,} users, median of {USER_ROUNDS} pairs)"
-    show(title, ["", "requests", "users", "ratio", "aim"], rows)
+    for draw in DRAWS:
+        cells = []
+        for which in (0, 1):
+            ratio = median(b[which] / a[which] for a, b in zip(plain, found[draw.title], strict=True))
+            cells += [f"{median(each[which] for each in found[draw.title]):.3f} ms", f"{ratio:.3f}x"]
+        rows.append([draw.title, *cells, draw.aim])
+    title = f"CPU a request by what is drawn ({USERS:,} users, median of {DRAW_ROUNDS} rounds in turns)"
+    show(title, ["", "Envoy", "ratio", "agent, client, stand-in", "ratio", "aim (Envoy)"], rows)
 
 
-async def _gateway_cpu(gateway: Gateway) -> tuple[float, float]:
+async def _gateway_cpu(gateway: Gateway, headers: list[dict[str, str]]) -> tuple[float, float]:
     """Envoy's and this process' CPU, in milliseconds a request."""
     assert gateway.envoy is not None
     envoy, own = cpu_seconds(gateway.envoy.pid), time.process_time()
-    await load(gateway.url(UID), FIELDS, USER_REQUESTS, 16, users=USERS)
+    await load(gateway.url(UID), FIELDS, DRAW_REQUESTS, 16, headers=headers)
     return (
-        (cpu_seconds(gateway.envoy.pid) - envoy) * 1000 / USER_REQUESTS,
-        (time.process_time() - own) * 1000 / USER_REQUESTS,
+        (cpu_seconds(gateway.envoy.pid) - envoy) * 1000 / DRAW_REQUESTS,
+        (time.process_time() - own) * 1000 / DRAW_REQUESTS,
     )
 
 

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,15 @@ class Result:
     failures: int
 
 
-async def load(url: str, body: Any, requests: int, clients: int, spread_seconds: float = 0.0, users: int = 0) -> Result:
-    """Sends `requests` over `clients` connections, each as soon as its last was answered, of so many users in turn.
+async def load(
+    url: str,
+    body: Any,
+    requests: int,
+    clients: int,
+    spread_seconds: float = 0.0,
+    headers: Sequence[Mapping[str, str]] = ({},),
+) -> Result:
+    """Sends `requests` over `clients` connections, each as soon as its last was answered, with these headers in turn.
 
     Clients begin within `spread_seconds`: all at once they would stay a wave for ever. The rate is that of the answers
     from when the last has begun until there is nothing more to send.
@@ -42,9 +49,8 @@ async def load(url: str, body: Any, requests: int, clients: int, spread_seconds:
         nonlocal failures, sent_at
         await asyncio.sleep(spread_seconds * number / clients)
         for each in left:
-            headers = {"x-user-id": str(each % users)} if users else {}
             sent_at = started = time.perf_counter()
-            async with session.post(url, json=body, headers=headers) as response:
+            async with session.post(url, json=body, headers=headers[each % len(headers)]) as response:
                 await response.read()
                 failures += response.status != 200
             ended.append(time.perf_counter())

@@ -33,6 +33,7 @@ class Answer:
     serial: int = 0
     gateway: str = ""
     user: str = ""
+    streamed: bool = False
     error: str = ""
 
     @property
@@ -188,8 +189,9 @@ class World:
             time.sleep(0.1)
 
     @contextmanager
-    def traffic(self, name: str, rate: float = 20.0, users: int = 0) -> Iterator[Traffic]:
-        """Steady traffic to a program while the block runs, of so many users in turn."""
+    def traffic(self, name: str, rate: float = 20.0, users: int = 0, streams: int = 0) -> Iterator[Traffic]:
+        """Steady traffic to a program while the block runs, of so many users in turn, and beside it so many open
+        streams."""
         url = f"http://{name}.{self.namespace}.svc/predict"
         command = [
             "exec",
@@ -207,6 +209,8 @@ class World:
             str(rate),
             "--users",
             str(users),
+            "--streams",
+            str(streams),
         ]
         process = subprocess.Popen(
             [*self.cluster.kubectl(), *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

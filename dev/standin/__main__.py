@@ -44,9 +44,10 @@ def change(settings: str, url: str) -> None:
 @click.option("--rate", default=20.0, show_default=True, help="Requests a second.")
 @click.option("--seconds", default=0.0, help="How long; 0: until standard input is closed.")
 @click.option("--users", default=0, help="Of how many users, in turn, by the header x-user-id; 0: of nobody.")
-def traffic(url: str, rate: float, seconds: float, users: int) -> None:
+@click.option("--streams", default=0, help="How many are always open whose answers are read as they come.")
+def traffic(url: str, rate: float, seconds: float, users: int, streams: int) -> None:
     """Sends predictions to a program and prints one JSON line for each answer."""
-    asyncio.run(send(url, rate, seconds, users))
+    asyncio.run(send(url, rate, seconds, users, streams))
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ LONGEST_ANSWER = aiohttp.ClientTimeout(total=30, connect=5)
 FIRST_ANSWER = aiohttp.ClientTimeout(total=2)
 
 
-async def send(url: str, rate: float, seconds: float, users: int) -> None:
-    """Sends `rate` predictions a second, for that long or until standard input is closed, of so many users in turn."""
+async def send(url: str, rate: float, seconds: float, users: int, streams: int = 0) -> None:
+    """Sends `rate` predictions a second, for that long or until standard input is closed, of so many users in turn;
+    beside them so many are always open whose answers are read as they come."""
     closed = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
     await _reachable(url)
     async with aiohttp.ClientSession(
@@ -24,6 +25,7 @@ async def send(url: str, rate: float, seconds: float, users: int) -> None:
         started = time.time()
         waiting: set[asyncio.Task[None]] = set()
         cookies: dict[str, str] = {}
+        open_streams = [asyncio.create_task(_stream(session, url, number, closed)) for number in range(streams)]
         sent = 0
         while (not closed.done() or seconds > 0) and (seconds <= 0 or sent < seconds * rate):
             task = asyncio.create_task(_ask(session, url, sent, str(sent % users) if users else "", cookies))
@@ -31,7 +33,7 @@ async def send(url: str, rate: float, seconds: float, users: int) -> None:
             task.add_done_callback(waiting.discard)
             sent += 1
             await asyncio.sleep(max(0.0, started + sent / rate - time.time()))
-        await asyncio.gather(*waiting)
+        await asyncio.gather(*waiting, *open_streams)
 
 
 async def _reachable(url: str) -> None:
@@ -51,14 +53,28 @@ async def _reachable(url: str) -> None:
             await asyncio.sleep(0.05)
 
 
-async def _ask(session: aiohttp.ClientSession, url: str, number: int, user: str, cookies: dict[str, str]) -> None:
-    line: dict[str, Any] = {"asked": time.time(), "user": user}
+async def _stream(session: aiohttp.ClientSession, url: str, number: int, closed: asyncio.Task[str]) -> None:
+    while not closed.done():
+        await _ask(session, url, number, "", {}, streamed=True)
+
+
+async def _ask(
+    session: aiohttp.ClientSession,
+    url: str,
+    number: int,
+    user: str,
+    cookies: dict[str, str],
+    streamed: bool = False,
+) -> None:
+    line: dict[str, Any] = {"asked": time.time(), "user": user, "streamed": streamed}
     headers = {"x-user-id": user} if user else {}
+    if streamed:
+        headers["accept"] = "text/event-stream"
     if user in cookies:
         headers["cookie"] = cookies[user]
     try:
         async with session.post(url, json={"message": f"My bill {number} is wrong"}, headers=headers) as response:
-            await response.read()
+            content = await response.read()
             told = response.headers
             if user and "set-cookie" in told:
                 cookies[user] = told["set-cookie"].partition(";")[0]
@@ -69,6 +85,8 @@ async def _ask(session: aiohttp.ClientSession, url: str, number: int, user: str,
                 "serial": int(told.get("x-dspy-serial", "0")),
                 "gateway": told.get("x-dspy-gateway", ""),
             }
+            if streamed and response.status == 200 and b"event: prediction" not in content:
+                line |= {"status": 0, "error": "the stream ended without its prediction"}
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         line |= {"status": 0, "error": repr(error)}
     line["answered"] = time.time()
