@@ -69,6 +69,11 @@ def mirrored(revision: str) -> str:
     return cluster_name(revision, MIRROR)
 
 
+def is_copy(name: str) -> bool:
+    """Whether a name is one of `mirrored`."""
+    return name.endswith(f"/{MIRROR}")
+
+
 def route_name(uid: str, incarnation: str, number: int) -> str:
     """The name of the route by which a draw table draws."""
     return f"{uid}@{incarnation}-{number}"

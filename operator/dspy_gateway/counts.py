@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
 from dspy_contract.outcomes import Outcome, outcome_of
-from dspy_contract.stat_names import ANSWERS, ENDED, OLDER, PREFIX, STARTED, TOKENS, parse
+from dspy_contract.stat_names import ANSWERS, ENDED, OLDER, PREFIX, STARTED, TOKENS, Name, is_copy, parse
 from dspy_contract.state import EDGES_SECONDS, FAST_EDGES_SECONDS, Counts
 
 MOST_FILTERED = 50
@@ -39,13 +40,20 @@ def read_statistics(content: Mapping[str, Any], incarnation: str) -> dict[str, C
         if name is None or name.incarnation != incarnation:
             continue
         if name.kind == ANSWERS:
-            what = str(outcome_of(name.outcome, name.code, name.flags, name.trailer))
+            outcome = outcome_of(name.outcome, name.code, name.flags, name.trailer)
+            what = str(Outcome.LOST if is_copy(name.revision) and _is_given_up(name, outcome) else outcome)
         else:
             what = name.kind if name.kind in (STARTED, TOKENS) else f"{name.kind}.{name.edge}"
         counters[name.uid][name.number, name.revision, what] += statistic["value"]
         for flag in name.said:
             counters[name.uid][name.number, name.revision, f"{_FLAGGED}{flag}"] += statistic["value"]
     return counters
+
+
+def _is_given_up(name: Name, outcome: Outcome) -> bool:
+    """Of a copy, whether Envoy ended it because its request was not there to the end in time. Nobody leaves one."""
+    too_late = name.code == HTTPStatus.REQUEST_TIMEOUT and not name.outcome
+    return outcome is Outcome.CANCELLED or too_late
 
 
 def only_flags(reading: Counter[Key], flags: Collection[str]) -> Counter[Key]:

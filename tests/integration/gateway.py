@@ -68,11 +68,12 @@ class Upstream:
 
         async def answer(request: web.Request) -> web.Response:
             self.seen[request.path] += 1
+            await request.read()
             if self.delay_seconds:
                 await asyncio.sleep(self.delay_seconds)
             return web.Response(status=self.status, text=self.name, headers=self._headers())
 
-        app = web.Application()
+        app = web.Application(client_max_size=64 << 20)
         app.router.add_route("*", "/{path:.*}", answer)
         runner = web.AppRunner(app, access_log=None, keepalive_timeout=75, shutdown_timeout=0.5)
         await runner.setup()

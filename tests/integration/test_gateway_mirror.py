@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -95,6 +96,31 @@ async def test_a_candidate_that_hangs_holds_up_no_client(tmp_path: Path, upstrea
 
         await until(all_over, "the copies have timed out")
         assert (await gateway.counted(UID))[COPIES].outcomes == {"timeout": 200}
+
+
+async def test_a_copy_that_is_uploaded_too_slowly_tells_nothing(tmp_path: Path, upstreams: dict[str, Upstream]) -> None:
+    """A request's own time runs from its end, a copy's from its beginning."""
+    inputs = mirroring(upstreams, 100)
+    inputs = inputs.with_routes(replace(inputs.routes[UID], serial=3, timeout_seconds=1))
+
+    async def slowly() -> AsyncIterator[bytes]:
+        for part in (b'{"a": ', b"1", b"}"):
+            yield part
+            await asyncio.sleep(1.0)
+
+    async with running_gateway(tmp_path, inputs) as gateway:
+        await gateway.guarded(UID, 1, COPIES)
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(gateway.url(UID), data=slowly()) as response,
+        ):
+            assert response.status == 200
+
+        async def is_over() -> bool:
+            return await copied(gateway) == 1
+
+        await until(is_over, "the copy is over")
+        assert (await gateway.counted(UID))[COPIES].outcomes == {"lost": 1}
 
 
 async def test_a_candidate_without_pods_gets_no_copies(tmp_path: Path, upstreams: dict[str, Upstream]) -> None:

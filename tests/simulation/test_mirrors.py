@@ -56,6 +56,41 @@ def test_a_worse_candidate_is_refused_before_any_client_gets_it(serving: Serving
     assert world.deployed() == {1}
 
 
+@pytest.mark.parametrize("between", [[], [{"pause": {"approval": True}}]])
+def test_copies_are_answered_before_any_client_depends_on_the_candidate(
+    serving: Serving, between: list[dict[str, Any]]
+) -> None:
+    """A candidate that hangs has its copies, and what they show, beyond the end of the step."""
+    world = serving(steps=[{"mirror": {"percent": 100, "requests": 100}}, *between, {"setWeight": 50}])
+    release(world, hang_share=1.0)
+    world.settle(40, rate=20)
+    if between:
+        world.ask(f"approve {world.revision(2)}/2 a")
+    world.settle(160, rate=20)
+    assert world.refused(2)
+    assert answered(world, 2) == 0
+    assert "of them copies" in world.ledger.refused[0].message
+
+
+def test_a_stable_that_is_sick_holds_no_copies_up(serving: Serving) -> None:
+    """The cure must get its share: there it can show that it is better."""
+    world = serving(steps=[{"mirror": {"percent": 100, "seconds": 30}}, {"setWeight": 20}, {"pause": {"seconds": 5}}])
+    world.versions[1].failure_rate = 0.9
+    release(world)
+    world.settle(200, rate=20)
+    assert world.stable == 2
+
+
+def test_a_large_share_of_copies_sizes_no_later_step(serving: Serving) -> None:
+    steps = [{"mirror": {"percent": 100, "seconds": 20}}, {"setWeight": 10}, {"pause": {"seconds": 60}}]
+    world = serving(replicas=5, strategy={"type": "Canary", "canary": {"replicas": "WithWeight", "steps": steps}})
+    release(world)
+    world.settle(15, rate=20)
+    assert len(world.pods(2)) == 5
+    world.settle(40, rate=20)
+    assert (world.weight(2), len(world.pods(2))) == (1_000, 1)
+
+
 def test_what_fails_for_both_refuses_nobody(serving: Serving) -> None:
     """A request and its copy meet the same provider: their failures come in pairs."""
     world = serving(steps=[{"mirror": {"percent": 100, "seconds": 300}}, {"setWeight": 10}])

@@ -9,19 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dspy_contract.routes import LONGEST_TIMEOUT_SECONDS, Routes
-from dspy_contract.stat_names import MIRROR, cluster_name, mirrored
+from dspy_contract.stat_names import mirrored
 from dspy_gateway.envoy.actions import route_action, set_header
 from dspy_gateway.envoy.clusters import endpoints, unlimited
 from dspy_gateway.envoy.listeners import COUNTED_OPEN, MANAGER, counters, router
-from dspy_gateway.envoy.resource import BUFFER_BYTES, STREAM_IDLE_SECONDS, TYPE, Resource
+from dspy_gateway.envoy.resource import BUFFER_BYTES, TYPE, Resource
 
 SOCKET_CLUSTER = "mirror"
 TABLE_HEADER, CLUSTER_HEADER, TIMEOUT_HEADER = "x-dspy-table", "x-dspy-cluster", "grpc-timeout"
 """The last one is the one time-out that Envoy takes from a header and that a copy's sender leaves alone."""
 
 
-ENDS_AFTER_MS = 500
-"""How long after the program's time-out a copy ends: before Envoy drops it as if a client had left."""
+ENDS_AFTER_MS = 950
+"""How long after the program's time-out a copy ends: before Envoy drops it as if a client had left, and hardly before
+the request itself ends, or an outage that hits both would look like the candidate's for a moment."""
 
 
 def copies(routes: Routes, weights: Mapping[str, int], table: str) -> Resource:
@@ -36,7 +37,7 @@ def copies(routes: Routes, weights: Mapping[str, int], table: str) -> Resource:
             "disable_shadow_host_suffix_append": True,
             "request_headers_mutations": [
                 {"append": set_header(TABLE_HEADER, table)},
-                {"append": set_header(CLUSTER_HEADER, cluster_name(backend.revision, MIRROR))},
+                {"append": set_header(CLUSTER_HEADER, mirrored(backend.revision))},
                 {"append": set_header(TIMEOUT_HEADER, f"{1000 * routes.timeout_seconds + ENDS_AFTER_MS}m")},
             ],
         }
@@ -76,9 +77,6 @@ def mirror_listener(folder: str) -> Resource:
         "http_filters": [router()],
         "access_log_options": COUNTED_OPEN,
         "access_log": counters(f"%REQ({TABLE_HEADER})%"),
-        "stream_idle_timeout": f"{STREAM_IDLE_SECONDS}s",
-        "http_protocol_options": {"accept_http_10": True, "default_host_for_http_10": "localhost"},
-        "server_header_transformation": "PASS_THROUGH",
     }
     filters = [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]
     return {

@@ -42,7 +42,7 @@ def together(routes: Routes, weights: Mapping[str, int], table: str) -> list[Res
 def _users(routes: Routes, users: Users, weights: Mapping[str, int], table: str) -> list[Resource]:
     """By a header, a cookie, or (the first request of a user) the request's id, which becomes the cookie. Envoy takes
     one hash of all three, so whoever has the cookie is where its first request was."""
-    laid = ranges(weights, routes.candidates, users.start)
+    laid = ranges(dict(_weights(routes, weights)), routes.candidates, users.start)
 
     def drawn_by(
         hashed: Resource, told: str, known_by: list[Resource], answer: Sequence[Resource] = ()
@@ -65,7 +65,7 @@ def _users(routes: Routes, users: Users, weights: Mapping[str, int], table: str)
 def _conversations(routes: Routes, kept: Conversations, weights: Mapping[str, int], table: str) -> list[Resource]:
     """One whose revision has no weight now is drawn among the others and keeps its token: it comes back when the weight
     does. One whose revision is gone begins anew."""
-    all_weights = [(backend.revision, weights.get(backend.revision, 0)) for backend in routes.backends]
+    all_weights = _weights(routes, weights)
     live = [(revision, weight) for revision, weight in all_weights if weight]
     copied = copies(routes, weights, table)
     found: list[Resource] = []
@@ -80,6 +80,11 @@ def _conversations(routes: Routes, kept: Conversations, weights: Mapping[str, in
         return [*by_header, *([_cookie(kept.cookie, token, kept.cookie_seconds)] if kept.cookie else [])]
 
     return [*found, *_routes(routes, live, table, _BEGUN, [], answer=given, copied=copied)]
+
+
+def _weights(routes: Routes, weights: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Of the revisions, without the shares that are copied."""
+    return [(backend.revision, weights.get(backend.revision, 0)) for backend in routes.backends]
 
 
 def _ways(kept: Conversations) -> list[tuple[str, Callable[[str], Resource]]]:

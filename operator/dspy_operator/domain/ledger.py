@@ -141,6 +141,11 @@ class Release:
         return isinstance(self.step_at_hand, Mirror)
 
     @property
+    def given(self) -> str:
+        """What the candidate gets, in a word."""
+        return "copies" if self.mirrors else "traffic"
+
+    @property
     def backend(self) -> Backend:
         """What the gateways are to make of the candidate."""
         drawn, copied = (0, self.weight_bp) if self.mirrors else (self.weight_bp, 0)

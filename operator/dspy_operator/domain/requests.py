@@ -71,7 +71,9 @@ def _promote(ledger: Ledger, snapshot: Snapshot, request: Request, now: float) -
         return _ignored(ledger, request, _candidate_is(ledger))
     assert ledger.release is not None
     if ledger.release.lowered:
-        return _ignored(ledger, request, f"the guard took its traffic away: {ledger.release.lowered.message}")
+        return _ignored(
+            ledger, request, f"the guard took its {ledger.release.given} away: {ledger.release.lowered.message}"
+        )
     if request.step:
         return _next_step(ledger, snapshot, request, ledger.release)
     if not fully_ready(snapshot, replace(ledger.release, sized_with_weight=False)):

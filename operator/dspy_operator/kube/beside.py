@@ -59,7 +59,7 @@ class Beside:
     def _readings(self, program: Program) -> Mapping[str, Reading]:
         """What Prometheus says of a candidate that has traffic."""
         ledger = program.ledger or Ledger()
-        release = ledger.release if ledger.release and ledger.release.weight_bp else None
+        release = ledger.release if ledger.release and ledger.release.backend.weight else None
         streams, candidate = (release.streams, release.candidate) if release else ((), "")
         return self.queries.of(program.namespace, program.name, streams, str(ledger.stable), candidate)
 

@@ -137,12 +137,13 @@ class Guard:
         """What the last pass knew, the default before the first one; None when its ledger says something else."""
         assert routes.release is not None
         backend = routes.backend(routes.candidates[0])
-        release, weight_bp = routes.release.id, backend.weight + backend.mirror
+        release = routes.release.id
         known = self._memories.known(key.namespace, key.name)
         if known is None:
             # A number beyond any that the stored ledger may have answered.
-            return Known(release, weight_bp, 0, int(self._clock()), Evidence(), Analysis())
-        return known if known.release == release and known.weight_bp >= weight_bp else None
+            return Known(release, backend, 0, int(self._clock()), Evidence(), Analysis())
+        more = backend.weight > known.backend.weight or backend.mirror > known.backend.mirror
+        return known if known.release == release and not more else None
 
     def _judge(self, key: Key, routes: Routes, known: Known) -> Routes | None:
         """The routes to write; None when nothing is to be lowered."""

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from dspy_contract.routes import Backend
 from dspy_operator.api.rollout import Analysis
 from dspy_operator.domain.analysis.evidence import Evidence
 from dspy_operator.domain.ledger import Ledger
@@ -48,14 +49,15 @@ class Known:
     """What is known of a release beyond what the gateways still tell: by the last pass, and by the looks since."""
 
     release: int
-    weight_bp: int
+    backend: Backend
+    """What the candidate is to have."""
     step: int
     answered: int
     evidence: Evidence
     analysis: Analysis
 
 
-NO_RELEASE = Known(0, 0, 0, 0, Evidence(), Analysis())
+NO_RELEASE = Known(0, Backend("", 0), 0, 0, Evidence(), Analysis())
 """What a pass knew when it had no release: routes that name one are not to be trusted until a pass has mended them."""
 
 
@@ -82,7 +84,7 @@ class Memories:
         if release is None:
             return NO_RELEASE
         answered, evidence = release.answered, release.evidence
-        return Known(release.id, release.weight_bp, release.step, answered, evidence, memory.analysis)
+        return Known(release.id, release.backend, release.step, answered, evidence, memory.analysis)
 
     def remember(self, namespace: str, name: str, release: int, evidence: Evidence) -> None:
         """Takes the evidence that a look saw of a release: what a gateway pod told is kept though it goes before the

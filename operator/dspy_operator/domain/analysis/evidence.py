@@ -195,6 +195,11 @@ class Evidence:
         return request_counts(add_counts(*(total.all_of_candidate for total in self.ordered)))
 
     @property
+    def served(self) -> RequestCounts:
+        """The candidate's requests, without copies."""
+        return request_counts(add_counts(*(total.all_of_candidate for total in self.ordered if not total.copied)))
+
+    @property
     def copies(self) -> int:
         """How many requests were copied to the candidate."""
         return sum(total.candidate.started for total in self.ordered if total.copied)

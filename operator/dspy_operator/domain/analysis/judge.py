@@ -133,8 +133,7 @@ def above_ceiling(evidence: Evidence, analysis: Analysis, step: int, watched: bo
 
 def described(evidence: Evidence) -> str:
     """Both revisions' counts in a few words."""
-    copies = f" ({evidence.copies} of them copies)" if evidence.copies else ""
-    candidate = f"{_in_words(evidence.candidate)}{copies} of the candidate"
+    candidate = f"{_in_words(evidence.candidate)}{_copies(evidence, 'requests')} of the candidate"
     users = evidence.users
     drawn = f"; of {users.number} who were drawn {users.grown} can be compared" if users.number else ""
     return f"{candidate} against {_in_words(evidence.stable)} of stable{drawn}"
@@ -227,6 +226,11 @@ def _sides(evidence: Evidence, stream: Stream) -> tuple[Side, Side]:
     return Side(stable.started, bad_of_stable), Side(candidate.started, bad)
 
 
+def _copies(evidence: Evidence, unit: str) -> str:
+    """How many were copies, which no client waited for."""
+    return f" ({evidence.copies} of them copies)" if evidence.copies and unit == "requests" else ""
+
+
 def _in_words(counts: RequestCounts) -> str:
     return f"{counts.failures} failures in {counts.requests} requests"
 
@@ -247,8 +251,8 @@ def _pairs_in_words(evidence: Evidence, stream: Stream) -> str:
     pairs = (("users", sides_of(user_draws(evidence, stream))), ("requests", _sides(evidence, stream)))
     told = [(unit, stable, candidate) for unit, (stable, candidate) in pairs if stable.requests or candidate.requests]
     return ", and ".join(
-        f"{candidate.bad} of {candidate.requests} {unit} of the candidate against {stable.bad} of {stable.requests} of "
-        "stable"
+        f"{candidate.bad} of {candidate.requests} {unit}{_copies(evidence, unit)} of the candidate against "
+        f"{stable.bad} of {stable.requests} of stable"
         for unit, stable, candidate in told
     )
 
@@ -262,7 +266,8 @@ def _slow_words(evidence: Evidence) -> str:
     stable, candidate = sides_of([each for each in drawn if each.drawn])
     unit = "users" if evidence.users.groups else "requests"
     return (
-        f"{candidate.bad} of {candidate.requests} {unit} of the candidate took over {EDGES_SECONDS[edge + 1]:g} s, "
+        f"{candidate.bad} of {candidate.requests} {unit}{_copies(evidence, unit)} of the candidate "
+        f"took over {EDGES_SECONDS[edge + 1]:g} s, "
         f"{stable.bad} of {stable.requests} of stable over {EDGES_SECONDS[edge]:g} s"
     )
 

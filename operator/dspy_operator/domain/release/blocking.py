@@ -80,7 +80,7 @@ def update_pause(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
 def halve_doubted(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
     """A candidate above its ceiling, or without room for its requests, falls to half of the traffic."""
     release = ledger.release
-    if release is None or release.weight_bp <= CEILING_WEIGHT_BP or _doubted(release, snapshot) is None:
+    if release is None or release.backend.weight <= CEILING_WEIGHT_BP or _doubted(release, snapshot) is None:
         return ledger, ()
     halved = replace(at_step(release, release.step), weight_bp=CEILING_WEIGHT_BP, halvings=release.halvings + 1)
     return replace(ledger, release=halved), ()
@@ -137,7 +137,7 @@ def _stable_in_trouble(ledger: Ledger, release: Release, snapshot: Snapshot) -> 
     if not can_serve(snapshot, ledger.stable):
         message = "Stable cannot answer: the candidate has the traffic that can be answered, and nothing is decided"
         return Paused(Reason.STABLE_NOT_READY, message)
-    if release.weight_bp == 0 or not stable_is_unhealthy(release.evidence):
+    if release.backend.weight == 0 or not stable_is_unhealthy(release.evidence):
         return None  # its first share lets the candidate show that it is better
     if is_better(release.evidence, release.false_rollback_percent / 100):
         return None
@@ -166,14 +166,14 @@ def _above_ceiling(release: Release, snapshot: Snapshot) -> Paused | None:
         return None
     stream, ceiling = above
     limit = f"The candidate {stream.verb} more often than {100 * ceiling:.3g}%"
-    message = f"{limit}: it keeps at most half of the traffic"
-    return Paused(Reason.ABOVE_CEILING, f"{message}, where the test decides")
+    half = "it gets no more than copies" if release.mirrors else "it keeps at most half of the traffic"
+    return Paused(Reason.ABOVE_CEILING, f"{limit}: {half}, where the test decides")
 
 
 def _above_limit(release: Release, snapshot: Snapshot) -> Paused | None:
     """While a number of Prometheus is above its limit."""
     above = worst(release.streams, snapshot.readings, above=True)
-    if above is None or release.weight_bp == 0:
+    if above is None or release.backend.weight == 0:
         return None
     message = f"The metric {above[0]} of the candidate is {above[1]}: it keeps at most half of the traffic"
     return Paused(Reason.METRIC_ABOVE_LIMIT, f"{message}. A metric refuses nothing: wait, or abort")
@@ -182,7 +182,7 @@ def _above_limit(release: Release, snapshot: Snapshot) -> Paused | None:
 def _unmeasured(release: Release, snapshot: Snapshot) -> Paused | None:
     """While a number of Prometheus is not known; without traffic there is none."""
     unknown = worst(release.streams, snapshot.readings, above=None)
-    if unknown is None or release.weight_bp == 0:
+    if unknown is None or release.backend.weight == 0:
         return None
     return Paused(Reason.METRIC_UNKNOWN, f"Waiting for the metric {unknown[0]}: {unknown[1]}")
 

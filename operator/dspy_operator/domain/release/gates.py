@@ -13,7 +13,7 @@ from dspy_operator.domain.readiness import draws_users, fully_ready
 from dspy_operator.domain.release.blocking import blocking_reason
 from dspy_operator.domain.release.in_force import analysis_of
 from dspy_operator.domain.release.lifecycle import promote
-from dspy_operator.domain.release.progress import at_step, progress_of, steps_are_answered
+from dspy_operator.domain.release.progress import at_step, copies_are_answered, progress_of, steps_are_answered
 from dspy_operator.domain.snapshot import Snapshot
 from dspy_operator.domain.transition import Event, Transition
 
@@ -79,10 +79,11 @@ def _may_move(ledger: Ledger, release: Release, snapshot: Snapshot) -> bool:
 
 
 def _may_rise(release: Release, snapshot: Snapshot) -> bool:
-    """True when the pods are there for more traffic, and what a doubt took away was taken long enough ago: twice as
-    long each time."""
+    """True when the pods are there for more traffic, when it is known what copies came to, and what a doubt took away
+    was taken long enough ago: twice as long each time."""
     calm = min(CALM_SECONDS * 2.0 ** (release.halvings - 1), LONGEST_CALM_SECONDS) if release.halvings else 0.0
-    return fully_ready(snapshot, release) and release.step_seconds >= calm
+    known = release.mirrors or copies_are_answered(release)
+    return known and fully_ready(snapshot, release) and release.step_seconds >= calm
 
 
 def _shown_fit(release: Release, snapshot: Snapshot) -> bool:
@@ -99,5 +100,6 @@ def _shown_fit(release: Release, snapshot: Snapshot) -> bool:
         return False
     # What nobody knows is no good answer: a restart of every gateway must not promote a candidate that hangs. Nor is
     # one undecided that would be refused had it been lowered.
-    unknown = release.evidence.candidate.lost / max(release.evidence.candidate.requests, 1)
+    served = release.evidence.served
+    unknown = served.lost / max(served.requests, 1)
     return unknown <= analysis.margin_percent / 100 and not is_confirmed(judged)

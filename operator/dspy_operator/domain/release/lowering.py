@@ -53,13 +53,14 @@ def answer_lowered(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition
 def lower_candidate(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
     """A candidate that is worse, out of sight or out of reach, or that may drag stable down, loses its weight."""
     release = ledger.release
-    if release is None or release.lowered or release.weight_bp == 0:
+    if release is None or release.lowered or not (release.weight_bp or release.evidence.copies):
         return ledger, ()
+    # Copies may be answered when their step is over.
     worse = judge_worse(release.evidence, analysis_of(release, snapshot))
     number = release.answered + 1
     if worse:
         return _lower(ledger, release, snapshot, number, worse.reason, worse.stream, worse.message)
-    cause = _cause(release, snapshot)
+    cause = _cause(release, snapshot) if release.weight_bp else None
     return _lower(ledger, release, snapshot, number, cause.reason, "", cause.message) if cause else (ledger, ())
 
 
@@ -123,7 +124,7 @@ def _cause(release: Release, snapshot: Snapshot) -> Problem | None:
     if candidate_is_unreachable(release.evidence):
         return Problem(Reason.UNREACHABLE, "Connections to the candidate fail, and none to stable does")
     if release.policy and stable_suffers(release.evidence) and not _stayed_sick(release):
-        message = "Stable fails far more often since the candidate has traffic: the candidate may drag it down"
+        message = f"Stable fails far more often since the candidate has {release.given}: the candidate may drag it down"
         return Problem(Reason.STABLE_SUFFERS, message)
     problem = snapshot.desired
     if spec_is_unresolved(release, snapshot) and isinstance(problem, Problem) and problem.reason in UNRESOLVABLE:
@@ -141,7 +142,9 @@ def _lower(
     lowered = Lowering(number, reason, stream, message, release.weight_bp, stable=release.evidence.stable)
     lowerings = _counted(release.lowerings, reason)
     release = replace(release, lowered=lowered, weight_bp=0, answered=number, lowerings=lowerings, blocked_seconds=0.0)
-    event = Event(Reason.CANDIDATE_LOWERED, f"{snapshot.label(release.candidate)} has no traffic: {message}", True)
+    event = Event(
+        Reason.CANDIDATE_LOWERED, f"{snapshot.label(release.candidate)} has no {release.given}: {message}", True
+    )
     return replace(ledger, release=release), (event,)
 
 
@@ -171,7 +174,7 @@ def _resume(ledger: Ledger, release: Release, lowered: Lowering, snapshot: Snaps
         release = replace(release, evidence=replace(release.evidence, candidate_unreachable=tried))
     release = replace(release, lowered=None, weight_bp=lowered.weight_bp, lowerings=lowerings, blocked_seconds=0.0)
     why = "not confirmed by its late answers" if lowered.stream else "its cause is gone"
-    event = Event(Reason.RELEASE_RESUMED, f"{snapshot.label(release.candidate)} has its traffic again: {why}")
+    event = Event(Reason.RELEASE_RESUMED, f"{snapshot.label(release.candidate)} has its {release.given} again: {why}")
     return replace(ledger, release=release), (event,)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dspy_operator.domain.analysis.judge import described
 from dspy_operator.domain.ledger import Ledger, Release
 from dspy_operator.domain.readiness import fully_ready
-from dspy_operator.domain.release.progress import progress_of, steps_are_answered
+from dspy_operator.domain.release.progress import copies_are_answered, progress_of, steps_are_answered
 from dspy_operator.domain.snapshot import Snapshot
 
 
@@ -19,6 +19,8 @@ def describe_step(ledger: Ledger, release: Release, snapshot: Snapshot) -> str:
     if release.step < len(release.steps):
         if release.rises_to_bp() > release.weight_bp and not fully_ready(snapshot, release):
             return _waiting_for_pods(release, snapshot)
+        if release.rises_to_bp() > release.weight_bp and not (release.mirrors or copies_are_answered(release)):
+            return f"Waiting for copies to be answered: {release.evidence.candidate.open} are in flight"
         return release.steps[release.step].describe(progress_of(ledger, release, snapshot))
     if not fully_ready(snapshot, release):
         return _waiting_for_pods(release, snapshot)

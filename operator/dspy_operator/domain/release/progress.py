@@ -69,9 +69,9 @@ def next_pass_seconds(ledger: Ledger, release: Release, snapshot: Snapshot) -> f
 
 def at_step(release: Release, step: int) -> Release:
     """The release at the beginning of a step. Copies end with the step that made them: they are no traffic."""
-    weight_bp = 0 if release.mirrors and step != release.step else release.weight_bp
-    begun = release.evidence.candidate.requests
-    return replace(release, step=step, step_seconds=0.0, step_started_requests=begun, weight_bp=weight_bp)
+    if release.mirrors and step != release.step:
+        release = replace(release, weight_bp=0, sized_bp=0)
+    return replace(release, step=step, step_seconds=0.0, step_started_requests=release.evidence.candidate.requests)
 
 
 def awaits_approval(release: Release) -> bool:
@@ -88,6 +88,12 @@ def awaits_decision(release: Release) -> bool:
 def awaits_answers(release: Release) -> bool:
     """True while the release waits for requests to end: to be refused or to go on once lowered, or to be promoted."""
     return release.lowered is not None or release.step >= len(release.steps)
+
+
+def copies_are_answered(release: Release) -> bool:
+    """True when every copy has been answered, one way or the other: what they show is known before a client depends
+    on it."""
+    return all(table.settled for table in release.evidence.tables.values() if table.total.copied)
 
 
 def steps_are_answered(release: Release) -> bool:
