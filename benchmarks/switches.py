@@ -81,11 +81,6 @@ def _release(world: World, run: int) -> float:
     spec = {"serving": {"queue": 65 + run}}
     world.kubectl("patch", "dspyprogram", NAME, "--type=merge", "-p", json.dumps({"spec": spec}))
     generation = world.get("dspyprogram", NAME)["metadata"]["generation"]
-    world.wait(lambda: _is_current(world, generation), f"release {run}", 180)
+    for condition in (f"jsonpath={{.status.observedGeneration}}={generation}", "condition=Current"):
+        world.kubectl("wait", f"dspyprogram/{NAME}", f"--for={condition}", "--timeout=180s")
     return time.time() - began
-
-
-def _is_current(world: World, generation: int) -> bool:
-    status = world.get("dspyprogram", NAME)["status"]
-    observed = status.get("observedGeneration") == generation
-    return bool(observed and status["stable"]["revision"] == status["wanted"]["revision"])

@@ -91,7 +91,8 @@ class Met:
     `user` is a hash that tells nothing of the user and nothing across releases. `at` is when it ended, in seconds since
     the log began, and `seconds` how long it took.
     `weight` is the revision's, in basis points, in the draw table, of `epoch`, by which the user was drawn. `edge` is
-    the last edge of the grid that the answer was as old as; -1 for none.
+    the last edge of the grid that the answer was as old as; -1 for none. `later`: by a token that its client sent: of
+    a conversation that nobody heard begin it says nothing, for a client may send anything.
     """
 
     user: str
@@ -103,6 +104,7 @@ class Met:
     outcome: str
     flags: tuple[str, ...] = ()
     edge: int = -1
+    later: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,12 +19,14 @@ _TOKEN = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """For which revision, with which weight of it in basis points, in which epoch of which release."""
+    """For which revision, with which weight of it in basis points, in which epoch of which release. `by_token`: as a
+    client says."""
 
     revision: str
     weight: int
     epoch: int
     release: int | None
+    by_token: bool = False
 
 
 def token_prefix(routes: Routes, revision: str, weights: Mapping[str, int]) -> str:
@@ -38,5 +40,5 @@ def read_token(text: str) -> tuple[str, Drawn] | None:
     match = _TOKEN.fullmatch(text)
     if match is None:
         return None
-    drawn = Drawn(match["revision"], int(match["weight"]), int(match["epoch"]), int(match["release"]))
-    return match["id"], drawn
+    weight, epoch, release = (int(match[name]) for name in ("weight", "epoch", "release"))
+    return match["id"], Drawn(match["revision"], weight, epoch, release, by_token=True)

@@ -51,8 +51,8 @@ class ReleaseUsers:
     id: str = field(default_factory=_new_id)
     met: list[Met] = field(default_factory=list)
     halvings: int = 0
-    _users: dict[str, dict[tuple[str, bool], _User]] = field(default_factory=dict)
-    """By hash; then by revision, and whether it was drawn from several."""
+    _users: dict[str, dict[tuple[str, bool, bool], _User]] = field(default_factory=dict)
+    """By hash; then by revision, whether it was drawn from several, and whether a token told."""
 
     def take(
         self,
@@ -66,6 +66,7 @@ class ReleaseUsers:
         """Takes an answer in that went by the table, to a user who was `drawn` by another one, if that is given. True
         if it was the first of its kind for the user. `flags` are those that count. How fast cold pods were tells
         nothing."""
+        later = drawn is not None and drawn.by_token
         drawn = drawn or drawn_by(table, answer.revision)
         cold = table.warm_seconds < WARMUP_SECONDS
         revision, weight, epoch = drawn.revision, drawn.weight, drawn.epoch
@@ -73,7 +74,7 @@ class ReleaseUsers:
         if not is_sampled(name, self.halvings) or (name not in self._users and not 0 < weight < TOTAL_WEIGHT):
             return False  # not of the sample, or it could not have been at the other one
         of_user = self._users.setdefault(name, {})
-        place = (revision, weight < TOTAL_WEIGHT)
+        place = (revision, weight < TOTAL_WEIGHT, later)
         new = place not in of_user
         known = of_user.setdefault(place, _User())
         said = (answer.flags & set(flags)) - known.flags
@@ -84,7 +85,7 @@ class ReleaseUsers:
         known.flags |= said
         known.edge = max(known.edge, edge)
         at = round(now - self.began_at, 3)
-        met = (revision, weight, epoch, answer.outcome, tuple(sorted(said)), known.edge)
+        met = (revision, weight, epoch, answer.outcome, tuple(sorted(said)), known.edge, later)
         self.met.append(Met(name, at, round(answer.seconds, 3), *met))
         while len(self._users) > MOST_USERS:
             self._halve()

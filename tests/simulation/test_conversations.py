@@ -61,6 +61,18 @@ def test_a_slower_candidate_is_refused_by_its_conversations(serving: Serving) ->
     assert "users of the candidate took over" in world.ledger.refused[0].message
 
 
+def test_conversations_that_are_switched_off_in_mid_release_are_still_evidence(serving: Serving) -> None:
+    """What guard and pass know is the same: the candidate is not lowered and raised without end."""
+    world = talking(serving)
+    release(world, failure_rate=0.3)
+    world.settle_until(lambda: world.weight(2) > 0, 60)
+    world.settle(40, rate=20)
+    world.edit("dspyprograms", lambda item: item["spec"].update(routing={}))
+    world.settle(120, rate=20)
+    assert world.refused(2)
+    assert sum("CandidateLowered" in event for event in world.events()) <= 2
+
+
 def test_one_conversation_that_always_fails_is_one(serving: Serving) -> None:
     """Counting requests, a single client who repeats a bad input would refuse a version."""
     world = talking(serving, steps=[{"setWeight": 20}, {"pause": {"seconds": 600}}])

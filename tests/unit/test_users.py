@@ -123,8 +123,8 @@ def test_the_first_request_of_a_cookie_is_of_the_same_user(told: str, cookies: s
     ("told", "cookies", "found"),
     [
         ("new x", "", ("x", Drawn(CANDIDATE, 5_000, 2, 7))),
-        ("header old.9500.1.6.x", "", ("x", Drawn(STABLE, 9_500, 1, 6))),
-        ("cookie", "a=b; chat=new.500.2.7.x; c=d", ("x", Drawn(CANDIDATE, 500, 2, 7))),
+        ("header old.9500.1.6.x", "", ("x", Drawn(STABLE, 9_500, 1, 6, by_token=True))),
+        ("cookie", "a=b; chat=new.500.2.7.x; c=d", ("x", Drawn(CANDIDATE, 500, 2, 7, by_token=True))),
         ("header new.500.2.7.x y", "", None),
         ("header new.500.7.x", "", None),
         ("cookie", "chat=new", None),
@@ -140,9 +140,9 @@ def test_a_conversation_counts_where_it_was_drawn_and_with_that_weight() -> None
     """Also where the pod hears of it under other weights, or after the guard has moved it."""
     log, lowered = ReleaseUsers("u", 7, 0.0), table(weights={STABLE: 10_000, CANDIDATE: 0})
     at_stable = replace(answer("program_error"), revision=STABLE)
-    drawn = Drawn(CANDIDATE, 500, 0, 7)
+    drawn = Drawn(CANDIDATE, 500, 0, 7, by_token=True)
     assert log.take(at_stable, "x", lowered, (), 1.0, drawn)
-    assert [(each.revision, each.weight) for each in log.met] == [(CANDIDATE, 500)]
+    assert [(each.revision, each.weight, each.later) for each in log.met] == [(CANDIDATE, 500, True)]
     assert not log.take(at_stable, "y", table(), (), 1.0, Drawn(STABLE, 10_000, 0, 7)), "nobody could draw otherwise"
 
 
@@ -152,6 +152,32 @@ def met(user: int, revision: str, outcome: str = "ok", at: float = 0.0, weight: 
 
 def log_of(*events: Met, id: str = "a", first: int = 0, age: float = 0.0) -> UserLog:
     return UserLog(id, 7, age, first, first + len(events), events)
+
+
+def test_a_conversation_counts_once_its_beginning_is_heard_of() -> None:
+    """Clients may send any token: what none of our draws gave counts for nothing, and has no weight of its choice."""
+    sample = Sample(7)
+    forged = replace(met(1, CANDIDATE, "program_error", at=2.0, weight=1), later=True)
+    sample.take("p", log_of(forged), 10.0)
+    assert sample.totals(CANDIDATE, 10.0).number == 0
+    sample.take("q", log_of(met(1, STABLE, at=1.0, weight=9_000)), 11.0)
+    (group,) = sample.totals(CANDIDATE, 11.0).groups
+    assert not group.of_candidate
+    assert group.weight == pytest.approx(0.1)
+    assert group.outcomes == {"ok", "program_error"}, "another pod heard the rest of it first"
+
+
+def test_a_candidate_that_turns_bad_is_found_by_those_who_come_then() -> None:
+    """Of the old ones on both sides nearly all have met something bad before."""
+    sample, events = Sample(7), []
+    for user in range(1_800):
+        began, side = user * 2.0, CANDIDATE if user % 10 == 0 else STABLE
+        weight = 1_000 if side == CANDIDATE else 9_000
+        bad = began < 3_000 or side == CANDIDATE or user % 30 == 1
+        events.append(met(user, side, "program_error" if bad else "ok", at=began, weight=weight))
+    sample.take("p", log_of(*events, age=3_600.0), 3_600.0)
+    evidence = replace(Evidence(), users=sample.totals(CANDIDATE, 3_600.0))
+    assert judge_worse(evidence, Analysis()) is not None
 
 
 def test_a_user_counts_once_whoever_tells_of_it() -> None:
@@ -188,7 +214,7 @@ def test_users_are_compared_at_equal_age() -> None:
     sample.take("p", log_of(*events, age=60.0), 1_060.0)
     assert sample.totals(CANDIDATE, 1_030.0 + LATE_SECONDS - 1, 30.0).compared == ()
     compared = sample.totals(CANDIDATE, 1_060.0, 30.0).compared
-    assert compared == (Group(True, 0.5, 0, frozenset({"ok"}), frozenset(), -1, 1),), "not what it met later"
+    assert compared == (Group(True, 0.5, 0, frozenset({"ok"}), frozenset(), -1, 1, 900.0),), "not what it met later"
     assert sum(group.users for group in sample.totals(CANDIDATE, 1_100.0, 30.0).compared) == 2
     sample.take("q", log_of(met(1, CANDIDATE, "program_error", at=20.0), id="b", age=120.0), 1_120.0)
     late = sample.totals(CANDIDATE, 1_120.0, 30.0).compared

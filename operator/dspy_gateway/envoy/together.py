@@ -64,15 +64,16 @@ def _users(routes: Routes, users: Users, weights: Mapping[str, int], table: str)
 
 def _conversations(routes: Routes, kept: Conversations, weights: Mapping[str, int], table: str) -> list[Resource]:
     """One whose revision has no weight now is drawn among the others and keeps its token: it comes back when the weight
-    does. One whose revision is gone begins anew."""
-    all_weights = _weights(routes, weights)
-    live = [(revision, weight) for revision, weight in all_weights if weight]
+    does. One whose revision drains or is gone begins anew."""
+    known = {routes.backends[0].revision, *routes.candidates}
+    all_weights = [each for each in _weights(routes, weights) if each[0] in known]
+    live = [each for each in _weights(routes, weights) if each[1]]
     copied = copies(routes, weights, table)
     found: list[Resource] = []
-    for told, known in _ways(kept):
+    for told, names in _ways(kept):
         for revision, weight in all_weights:
             drawn = [(revision, TOTAL_WEIGHT)] if weight else live
-            found += _routes(routes, drawn, table, told, [known(revision)], copied=copied)
+            found += _routes(routes, drawn, table, told, [names(revision)], copied=copied)
 
     def given(revision: str) -> list[Resource]:
         token = f"{token_prefix(routes, revision, weights)}{_NEW_ID}"

@@ -117,9 +117,10 @@ class ForceHeader(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ConversationCookie:
-    """A cookie that the gateway gives a conversation when it begins; how long a browser keeps it, in seconds."""
+    """A cookie that the gateway gives a conversation when it begins, of the program's own name unless it has another;
+    how long a browser keeps it, in seconds."""
 
-    name: str = "dspy-conversation"
+    name: str | None = None
     max_age_seconds: int = 1_800
 
 

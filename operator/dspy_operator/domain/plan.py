@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dspy_contract.routes import Conversations, ReleaseRef, Routes
-from dspy_operator.api.program import ForceHeader, Routing
+from dspy_operator.api.program import ForceHeader
 from dspy_operator.api.reasons import Reason
 from dspy_operator.domain import status
 from dspy_operator.domain.actions import (
@@ -35,7 +35,7 @@ from dspy_operator.domain.readiness import can_serve, listening, release_needs
 from dspy_operator.domain.recovery import recover_ledger
 from dspy_operator.domain.release.progress import next_pass_seconds
 from dspy_operator.domain.release.rules import advance
-from dspy_operator.domain.snapshot import DesiredRevision, Problem, Snapshot, Standstill, Workload
+from dspy_operator.domain.snapshot import DesiredRevision, Problem, Program, Snapshot, Standstill, Workload
 from dspy_operator.domain.targets import Target, targets_of
 from dspy_operator.domain.transition import Event
 
@@ -203,7 +203,7 @@ def _desired_routes(snapshot: Snapshot, ledger: Ledger, targets: tuple[Target, .
         needs=release_needs(release, program) if release else (),
         flags=release.flags if release else (),
         users=release.users if release else None,
-        conversations=_conversations(program.spec.routing),
+        conversations=_conversations(program),
         releases=ledger.releases,
         pin=ledger.pin,
         forced=program.spec.routing.force_header is ForceHeader.ALLOW,
@@ -214,12 +214,12 @@ def _desired_routes(snapshot: Snapshot, ledger: Ledger, targets: tuple[Target, .
     return replace(desired, serial=ledger.serial if ledger.serial > newest else newest + 1)
 
 
-def _conversations(routing: Routing) -> Conversations | None:
-    kept = routing.conversations
+def _conversations(program: Program) -> Conversations | None:
+    kept = program.spec.routing.conversations
     if kept is None:
         return None
     cookie = kept.cookie
-    by_cookie = (cookie.name, cookie.max_age_seconds) if cookie else ("", 0)
+    by_cookie = (cookie.name or f"{program.name}-conversation", cookie.max_age_seconds) if cookie else ("", 0)
     return Conversations(kept.header or "", *by_cookie)
 
 

@@ -29,7 +29,6 @@ from dspy_operator.api.reasons import Reason
 from dspy_operator.api.rollout import Policy, ProgramRef, RolloutSpec, Strategy, StrategyType, policies_of
 from dspy_operator.domain.analysis.users import CONVERSATION_SECONDS, NO_USERS, UserTotals
 from dspy_operator.domain.ledger import Ledger, Release
-from dspy_operator.domain.readiness import draws_users
 from dspy_operator.domain.requests import refreshes_of
 from dspy_operator.domain.smoke import problem_of
 from dspy_operator.domain.snapshot import (
@@ -232,7 +231,7 @@ class Observer:
             pods=pods,
             states=states,
             unseen=self._poller.unseen(namespace, release.users if release else None),
-            users=self._users(program, release) if release and draws_users(release, program) else NO_USERS,
+            users=self._users(program, release) if release else NO_USERS,
             problem=self._gateway_problems.get(uid),
         )
 

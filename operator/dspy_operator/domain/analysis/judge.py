@@ -180,13 +180,14 @@ def user_draws(evidence: Evidence, stream: Stream, pair: int = MIDDLE_PAIR, comp
         groups = tuple(each for each in groups if evidence.bounds and each.epoch >= evidence.epoch)
     if sum(group.users for group in groups) < LEAST_USERS:
         return []
-    sums: dict[float, list[int]] = {}
+    sums: dict[tuple[float, float], list[int]] = {}
     for group in groups:
-        counts = sums.setdefault(group.weight, [0, 0, 0, 0])
+        # Compared are all at once; the guard looks at those who came together, in their order.
+        counts = sums.setdefault((0.0 if compared else group.since, group.weight), [0, 0, 0, 0])
         counts[group.of_candidate] += group.users
         if _is_bad(group, stream, evidence, pair, tolerant=not compared):
             counts[2 + group.of_candidate] += group.users
-    return [Draws(weight, *counts) for weight, counts in sorted(sums.items())]
+    return [Draws(weight, *counts) for (_, weight), counts in sorted(sums.items())]
 
 
 def _is_bad(group: Group, stream: Stream, evidence: Evidence, pair: int, tolerant: bool) -> bool:

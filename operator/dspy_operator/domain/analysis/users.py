@@ -31,7 +31,8 @@ class Group:
     """Users who were drawn with the candidate's share `weight` (a fraction), for it or for stable, and met the same.
 
     `epoch` is that of the draw table by which they were drawn first; `edge` the last of the grid that an answer was as
-    old as, -1 for none.
+    old as, -1 for none. `since`: when they came, in steps of five minutes, so that a candidate which turns bad is found
+    by those who come then: of the others many have met something bad before.
     """
 
     of_candidate: bool
@@ -41,6 +42,7 @@ class Group:
     flags: frozenset[str]
     edge: int
     users: int
+    since: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +70,10 @@ class UserTotals:
 
 NO_USERS = UserTotals()
 
-Kind = tuple[str, int, int, frozenset[str], frozenset[str], int]
-"""Of a user: its revision, that revision's weight and the epoch when it was drawn, and what it met."""
+Kind = tuple[str, int, int, frozenset[str], frozenset[str], int, float]
+"""Of a user: its revision, that revision's weight and the epoch when it was drawn, what it met, and when it came."""
+
+COHORT_SECONDS = 300.0
 
 
 @dataclass(slots=True)
@@ -98,7 +102,8 @@ class _User:
         outcomes = frozenset(each.outcome for each in met)
         flags = frozenset(flag for each in met for flag in each.flags)
         edge = max((each.edge for each in met), default=-1)
-        return self.first.revision, self.first.weight, self.first.epoch, outcomes, flags, edge
+        came = self.since // COHORT_SECONDS * COHORT_SECONDS
+        return self.first.revision, self.first.weight, self.first.epoch, outcomes, flags, edge, came
 
 
 @dataclass(slots=True)
@@ -119,6 +124,8 @@ class Sample:
     _compared: Counter[Kind] = field(default_factory=Counter)
     _young: deque[_User] = field(default_factory=deque)
     """Those that are not compared yet, in the order in which they came."""
+    _unheard: dict[str, list[tuple[float, Met]]] = field(default_factory=dict)
+    """What conversations met whose beginning has not been heard of yet: another pod may tell of it."""
 
     def heard(self, pod: str) -> tuple[str, int]:
         """How much of a pod's log, by its id, has been taken."""
@@ -169,8 +176,22 @@ class Sample:
             return
         user = self._users.get(met.user)
         drawn = 0 < met.weight < TOTAL_WEIGHT
+        if user is None and met.later:
+            self._keep_unheard(met, at)
+            return
         if user is None and drawn:
             user = self._add(met, at)
+            for told in self._unheard.pop(met.user, ()):
+                self._note(user, *told)
+        self._note(user, at, met)
+
+    def _keep_unheard(self, met: Met, at: float) -> None:
+        self._unheard.setdefault(met.user, []).append((at, met))
+        while len(self._unheard) > MOST_USERS:
+            del self._unheard[next(iter(self._unheard))]
+
+    def _note(self, user: _User | None, at: float, met: Met) -> None:
+        drawn = 0 < met.weight < TOTAL_WEIGHT
         if user is None or user.knows(met) or (not drawn and at - met.seconds < user.since):
             return  # it could not have been at the other one, or not yet
         if met.revision != user.first.revision and not user.moved:
@@ -197,9 +218,9 @@ class Sample:
 
 def _groups(kinds: Mapping[Kind, int], candidate: str) -> tuple[Group, ...]:
     groups = []
-    for (revision, weight, epoch, outcomes, flags, edge), users in kinds.items():
+    for (revision, weight, epoch, outcomes, flags, edge, since), users in kinds.items():
         of_candidate = revision == candidate
         share = weight if of_candidate else TOTAL_WEIGHT - weight
         if users:
-            groups.append(Group(of_candidate, share / TOTAL_WEIGHT, epoch, outcomes, flags, edge, users))
+            groups.append(Group(of_candidate, share / TOTAL_WEIGHT, epoch, outcomes, flags, edge, users, since))
     return tuple(groups)
