@@ -87,9 +87,8 @@ def read_standstill(revision: str, body: bytes) -> Standstill | None:
     if content is None:
         return None
     frames = _names(content[FRAMES])
-    return Standstill(
-        revision, float(content[SECONDS]), float(content[AGE_SECONDS]), frames[-1] if frames else "an unknown place"
-    )
+    place = frames[-1] if frames else ""
+    return Standstill(revision, float(content[SECONDS]), float(content[AGE_SECONDS]), place)
 
 
 def _names(found: object) -> tuple[str, ...]:

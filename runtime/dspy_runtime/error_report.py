@@ -26,20 +26,24 @@ def report(error: BaseException, with_words: bool) -> dict[str, Any]:
     frames = [frame for each in chain for frame in traceback.extract_tb(each.__traceback__)]
     return {
         "classes": [f"{type(each).__module__}.{type(each).__qualname__}" for each in chain],
-        "frames": _lines(frames),
+        "frames": _lines(_own(frames) or frames[-1:]),
         **({"messages": [without_keys(str(each))[:LONGEST_MESSAGE] for each in chain]} if with_words else {}),
     }
 
 
 def frames_of_thread(thread: int) -> list[str]:
-    """`file:line function` of the program's frames that a thread is in now."""
+    """`file:line function` of the program's frames that a thread is in now; none while it is in no line of it."""
     frame = sys._current_frames().get(thread)
-    return _lines(list(traceback.extract_stack(frame))) if frame is not None else []
+    return _lines(_own(list(traceback.extract_stack(frame)))) if frame is not None else []
+
+
+def _own(frames: list[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
+    """The program's: of no library, and of no code that Python made itself. (A notebook's have odd names as well.)"""
+    return [frame for frame in frames if not frame.filename.startswith((*_LIBRARIES, "<frozen ", "<string>"))]
 
 
 def _lines(frames: list[traceback.FrameSummary]) -> list[str]:
-    own = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)]
-    lines = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in own or frames[-1:]]
+    lines = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
     return lines[-MOST_FRAMES:]
 
 

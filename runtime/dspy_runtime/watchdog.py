@@ -74,8 +74,9 @@ class Watchdog:
                 continue
             self._last = _Standstill(lag, time.monotonic(), frames_of_thread(self._thread))
             if not told:
+                blocks = "The program holds up all requests: it blocks the event loop"
                 log.warning(
-                    "The program holds up all requests: it blocks the event loop",
+                    blocks if self._last.frames else "All requests are held up, and not by a line of the program",
                     revision=self._revision,
                     seconds=round(lag, 1),
                     frames=self._last.frames,

@@ -539,12 +539,14 @@ def test_a_program_that_holds_up_all_requests_is_told_as_an_event_and_not_all_th
     world.settle(540)
     words = "held up all requests of a pod for 3.0 s: its program blocks the event loop at triage.py:12 aforward"
     assert told() == [f"v2 ({revision}) {words}"]
+    world.runtimes.stood_still[revision] = Standstill(revision, 3.04, 7.0, "")
     world.fail(lambda call: refusal(500, "no") if call.resource == "dspyprograms" and call.verb == "patch" else None)
     world.settle(100)
     assert len(told()) == 1
     world.heal()
     world.settle(500)
     assert len(told()) == 2, "what was heard while nothing could be written is told as well"
+    assert told()[1].endswith("no line of its program did it, so its node may lack CPU")
     world.runtimes.reachable = False
     world.settle(120)
     assert world.weight(2) == 5_000

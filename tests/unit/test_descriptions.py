@@ -41,9 +41,7 @@ def test_what_is_no_description_is_refused(told: bytes) -> None:
 def test_a_standstill_is_told_by_the_programs_innermost_frame() -> None:
     told = {"seconds": 3.0, "ageSeconds": 12.5, "frames": ["a.py:1 forward", "a.py:9 wait"]}
     assert read_standstill("m-1", json.dumps(told).encode()) == Standstill("m-1", 3.0, 12.5, "a.py:9 wait")
-    assert read_standstill("m-1", json.dumps({**told, "frames": []}).encode()) == Standstill(
-        "m-1", 3.0, 12.5, "an unknown place"
-    )
+    assert read_standstill("m-1", json.dumps({**told, "frames": []}).encode()) == Standstill("m-1", 3.0, 12.5, "")
     assert read_standstill("m-1", b"null") is None
 
 

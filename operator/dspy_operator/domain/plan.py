@@ -101,10 +101,9 @@ def plan(snapshot: Snapshot, now: float) -> Plan:
 
 
 def _stood_still(snapshot: Snapshot, told: Standstill) -> Event:
-    message = (
-        f"{snapshot.label(told.revision)} held up all requests of a pod for {told.seconds:.1f} s: its program blocks "
-        f"the event loop at {told.place}"
-    )
+    blocks = f"its program blocks the event loop at {told.place}"
+    why = blocks if told.place else "no line of its program did it, so its node may lack CPU"
+    message = f"{snapshot.label(told.revision)} held up all requests of a pod for {told.seconds:.1f} s: {why}"
     return Event(Reason.EVENT_LOOP_BLOCKED, message, warning=True)
 
 

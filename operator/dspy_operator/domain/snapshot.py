@@ -123,8 +123,8 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class Standstill:
-    """A program held up all requests of a pod of its revision: for how long at least, how long ago that was seen, and
-    the line of the program that did it."""
+    """All requests of a pod of the revision were held up: for how long at least, how long ago that was seen, and the
+    line of the program that did it; empty where none did."""
 
     revision: str
     seconds: float
