@@ -21,28 +21,24 @@ T = TypeVar("T")
 
 
 async def drain(settings: Settings) -> None:
-    """Fails readiness, gives notice, drains listeners gracefully, and returns when nobody has asked for a while."""
+    """Fails readiness, gives notice, drains listeners gracefully, and returns when nobody has asked for as long as the
+    notice lasts. One that is idle is over with its notice: a namespace that is deleted waits for it."""
     admin = Admin(settings.folder / "admin.sock")
-    deadline = time.monotonic() + settings.drain_seconds
+    began = quiet_since = time.monotonic()
+    deadline, notice = began + settings.drain_seconds, settings.drain_notice_seconds
+    begun, drains = -1, False
     try:
         await _retry_until(lambda: admin.post("/healthcheck/fail"), deadline)
-        await asyncio.sleep(settings.drain_notice_seconds)
-        await _retry_until(lambda: admin.post("/drain_listeners?graceful&skip_exit"), deadline)
-        await _quiet(admin, settings.drain_notice_seconds, deadline)
+        while (now := time.monotonic()) < deadline and not (drains and now - quiet_since >= notice):
+            requests = await _retry_until(admin.requests, deadline)
+            if requests is not None and (requests.active > 0 or requests.begun != begun):
+                quiet_since, begun = now, requests.begun
+            if not drains and now - began >= notice:
+                await _retry_until(lambda: admin.post("/drain_listeners?graceful&skip_exit"), deadline)
+                drains = True
+            await asyncio.sleep(min(LOOK_SECONDS, notice / 2))
     finally:
         await admin.close()
-
-
-async def _quiet(admin: Admin, seconds: float, deadline: float) -> None:
-    """Waits until no request has been in flight, and none has begun, for that long, or until the deadline."""
-    quiet_since, begun = time.monotonic(), -1
-    while (now := time.monotonic()) < deadline:
-        requests = await _retry_until(admin.requests, deadline)
-        if requests is not None and (requests.active > 0 or requests.begun != begun):
-            quiet_since, begun = now, requests.begun
-        elif now >= quiet_since + seconds:
-            return
-        await asyncio.sleep(LOOK_SECONDS)
 
 
 async def _retry_until(order: Callable[[], Awaitable[T]], deadline: float) -> T | None:
