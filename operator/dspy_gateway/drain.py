@@ -16,7 +16,7 @@ import aiohttp
 from dspy_gateway.admin import Admin
 from dspy_gateway.settings import Settings
 
-LOOK_SECONDS = 0.2
+LOOK_SECONDS = 0.1
 T = TypeVar("T")
 
 
@@ -26,17 +26,21 @@ async def drain(settings: Settings) -> None:
     admin = Admin(settings.folder / "admin.sock")
     began = quiet_since = time.monotonic()
     deadline, notice = began + settings.drain_seconds, settings.drain_notice_seconds
-    begun, drains = -1, False
+    begun, drains = None, False
     try:
         await _retry_until(lambda: admin.post("/healthcheck/fail"), deadline)
-        while (now := time.monotonic()) < deadline and not (drains and now - quiet_since >= notice):
+        while (now := time.monotonic()) < deadline:
             requests = await _retry_until(admin.requests, deadline)
-            if requests is not None and (requests.active > 0 or requests.begun != begun):
-                quiet_since, begun = now, requests.begun
+            if requests is not None:
+                if requests.active or begun not in (None, requests.begun):
+                    quiet_since = now
+                begun = requests.begun
             if not drains and now - began >= notice:
                 await _retry_until(lambda: admin.post("/drain_listeners?graceful&skip_exit"), deadline)
                 drains = True
-            await asyncio.sleep(min(LOOK_SECONDS, notice / 2))
+            if drains and now - quiet_since >= notice:
+                return
+            await asyncio.sleep(LOOK_SECONDS)
     finally:
         await admin.close()
 
