@@ -361,7 +361,7 @@ async def test_a_drain_waits_for_those_who_have_not_heard_of_it(gateway: Gateway
     draining = asyncio.create_task(drain(settings))
     for _ in range(30):
         assert set(await ask_many(gateway.url(UID), 1)) == {(200, "old")}
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1)  # clients that come all the time, for longer than the notice
     assert not draining.done()
     await draining
 

@@ -106,7 +106,7 @@ async def test_a_copy_that_is_uploaded_too_slowly_tells_nothing(tmp_path: Path, 
     async def slowly() -> AsyncIterator[bytes]:
         for part in (b'{"a": ', b"1", b"}"):
             yield part
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(1.0)  # the upload itself is slow: beyond the program's time-out
 
     async with running_gateway(tmp_path, inputs) as gateway:
         await gateway.guarded(UID, 1, COPIES)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from dspy_contract.routes import PROBE_PORT
 from dspy_contract.stat_names import PREFIX
 from dspy_gateway.envoy.clusters import endpoints
-from dspy_gateway.envoy.listeners import MANAGER, bare_listener, router
+from dspy_gateway.envoy.listeners import MANAGER, bare_listener, bound, router
 from dspy_gateway.envoy.mirror import mirror_cluster, mirror_listener
 from dspy_gateway.envoy.resource import TYPE, Resource, http_options
 
@@ -101,7 +101,7 @@ def _probe(about: Bootstrap) -> Resource:
         "route_config": {"name": "probe", "virtual_hosts": []},
         "http_filters": [{"name": "envoy.filters.http.health_check", "typed_config": check}, router()],
     }
-    return bare_listener("probe", about.address, about.probe_port, manager)
+    return bare_listener("probe", bound(about.address, about.probe_port), manager)
 
 
 def _overload(memory_limit_bytes: int | None) -> Resource:

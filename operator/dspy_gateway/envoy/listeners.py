@@ -57,16 +57,21 @@ def listener(uid: str, port: int, address: str = "::") -> Resource:
         "generate_request_id": True,
         "server_header_transformation": "PASS_THROUGH",
     }
-    return bare_listener(uid, address, port, manager)
+    return bare_listener(uid, bound(address, port), manager)
 
 
-def bare_listener(name: str, address: str, port: int, manager: Resource) -> Resource:
+def bound(address: str, port: int) -> Resource:
+    """Where a listener is that others reach; `::` takes IPv4 as well."""
+    at: Resource = {"address": address, "port_value": port}
+    return {"socket_address": at | ({"ipv4_compat": True} if address == "::" else {})}
+
+
+def bare_listener(name: str, address: Resource, manager: Resource) -> Resource:
     """A listener with one connection manager."""
     filters = [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]
-    at: Resource = {"address": address, "port_value": port}
     return {
         "name": name,
-        "address": {"socket_address": at | ({"ipv4_compat": True} if address == "::" else {})},
+        "address": address,
         "per_connection_buffer_limit_bytes": BUFFER_BYTES,
         "filter_chains": [{"filters": filters}],
     }

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 
 from dspy_contract.routes import LONGEST_TIMEOUT_SECONDS, Routes
 from dspy_contract.stat_names import mirrored
-from dspy_gateway.envoy.actions import route_action, set_header
+from dspy_gateway.envoy.actions import ANY_MATCH, route_action, set_header
 from dspy_gateway.envoy.clusters import endpoints, unlimited
-from dspy_gateway.envoy.listeners import COUNTED_OPEN, MANAGER, counters, router
+from dspy_gateway.envoy.listeners import COUNTED_OPEN, MANAGER, bare_listener, counters, router
 from dspy_gateway.envoy.resource import BUFFER_BYTES, TYPE, Resource
 
 SOCKET_CLUSTER = "mirror"
@@ -70,21 +70,13 @@ def mirror_listener(folder: str) -> Resource:
         "stat_prefix": "mirror",
         "route_config": {
             "name": "mirror",
-            "virtual_hosts": [
-                {"name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": route}]}
-            ],
+            "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [{"match": ANY_MATCH, "route": route}]}],
         },
         "http_filters": [router()],
         "access_log_options": COUNTED_OPEN,
         "access_log": counters(f"%REQ({TABLE_HEADER})%"),
     }
-    filters = [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]
-    return {
-        "name": "mirror",
-        "address": {"pipe": {"path": _socket(folder), "mode": 0o600}},
-        "per_connection_buffer_limit_bytes": BUFFER_BYTES,
-        "filter_chains": [{"filters": filters}],
-    }
+    return bare_listener("mirror", {"pipe": {"path": _socket(folder), "mode": 0o600}}, manager)
 
 
 def _socket(folder: str) -> str:

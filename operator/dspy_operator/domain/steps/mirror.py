@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from dspy_operator.domain.steps.pause import REQUESTS_SECONDS
 from dspy_operator.domain.steps.progress import Progress
-
-REQUESTS_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
