@@ -17,7 +17,7 @@ from benchmarks.show import percentile, show
 from dev.draws import until_lowered, until_too_dear
 from dspy_operator.api import rollout
 from dspy_operator.domain.analysis.judge import LEAST_USERS
-from dspy_operator.domain.analysis.streams import TOKENS, streams_of
+from dspy_operator.domain.analysis.streams import SPENDS, streams_of
 
 RELEASES = int(os.environ.get("BENCH_RELEASES", "300"))
 PLOT = os.environ.get("BENCH_PLOT", "")
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def _cell(chance: random.Random, name: str, weight: float, least: int) -> Cell:
-    if name == TOKENS.name:
+    if name == SPENDS.name:
         return _measured(lambda worse, most: until_too_dear(chance, TOO_DEAR if worse else 1.0, weight, most))
     stable, candidate = RATES[name]
     own = streams_of((rollout.Stream("flagged", flag="flagged"),))
@@ -117,4 +117,4 @@ def _draw(cells: dict[tuple[str, str], Cell]) -> None:
 
 
 def _rates(name: str) -> str:
-    return f"{TOO_DEAR:g}x" if name == TOKENS.name else f"{RATES[name][0]:.0%} → {RATES[name][1]:.0%}"
+    return f"{TOO_DEAR:g}x" if name == SPENDS.name else f"{RATES[name][0]:.0%} → {RATES[name][1]:.0%}"

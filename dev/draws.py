@@ -7,7 +7,7 @@ import random
 
 from dspy_operator.domain.analysis import label_test, mean_test, no_worse
 from dspy_operator.domain.analysis.draws import Draws, rejects
-from dspy_operator.domain.analysis.streams import FAILED, TOKENS, Stream
+from dspy_operator.domain.analysis.streams import FAILED, SPENDS, Stream
 
 TABLE_REQUESTS = 200
 
@@ -68,7 +68,7 @@ def until_too_dear(chance: random.Random, times: float, weight: float, most: int
             spent[drawn] += 1
             spent[2 + drawn] += round(chance.lognormvariate(6, 0.7) * (times if drawn else 1))
         seen += spent[1]
-        sums = mean_test.added(sums, mean_test.bets(mean_test.Spent(*spent), TOKENS.tolerance))
-        if rejects(math.log(TOKENS.share) + mean_test.log_e(sums), alpha):
+        sums = mean_test.added(sums, mean_test.bets(mean_test.Spent(*spent), SPENDS.tolerance))
+        if rejects(math.log(SPENDS.share) + mean_test.log_e(sums), alpha):
             return seen
     return most

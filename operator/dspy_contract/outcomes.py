@@ -24,6 +24,16 @@ TOKENS_HEADER = "x-dspy-tokens"
 """How many tokens of language models an answer cost, where they told. Of an answer that is read as it comes, a
 trailer."""
 
+COST_HEADER = "x-dspy-cost-nanousd"
+"""What an answer cost, in billionths of a US dollar; not there where nobody knows its price. Of one that is read as it
+comes, a trailer."""
+
+NANO_USD = 1_000_000_000
+"""Of them in a US dollar."""
+
+SCORE_HEADER = "x-dspy-score"
+"""How good an answer is, from 0 to 1, by the program's own measure. Of one that is read as it comes, a trailer."""
+
 USER_HEADER = "x-dspy-user"
 """How the gateway came to know the user of a request whose user is drawn."""
 

@@ -25,11 +25,11 @@ RELEASE_NEEDS = ("tables", "switch")
 FLAGS_FEATURE = "flags"
 """Needed as well where flags are judged: whoever does not count them sees none."""
 
-TOKENS_FEATURE = "tokens"
-"""Needed as well where tokens are judged."""
-
 USERS_FEATURE = "users"
 """Needed as well where users are drawn: whoever draws requests would change their revision all the time."""
+
+MEASURE_FEATURE = "measure"
+"""Needed as well where users are compared by a mean."""
 
 CONVERSATIONS_FEATURE = "conversations"
 """Needed as well where conversations stay at a revision: whoever draws their requests anew would move them."""
@@ -40,6 +40,11 @@ MIRROR_FEATURE = "mirror"
 PORTS_LABEL = "dspy.dev/ports"
 REVISION_LABEL = "dspy.dev/revision"
 PROGRAM_LABEL = "dspy.dev/program"
+TOKENS, COST, SCORE = "tokens", "cost", "score"
+MEASURES = (TOKENS, COST, SCORE)
+"""What an answer says of itself in numbers: tokens of language models, US dollars, and how good it is, from 0 to 1.
+Where one of the first two is judged, its name is a feature that is needed."""
+
 CONTENT_KEY = "content.json"
 GATEWAY_NAME = "dspy-gateway"
 """The name of every object that a namespace's gateway consists of, the port table among them."""
@@ -112,7 +117,8 @@ class Users:
     gateway sets. Requests that tell of no user are drawn each for itself.
 
     The draw is a hash of the user. `start` (basis points) is where the candidates' range of hashes begins: another one
-    in each release, so that it is not always the same users who are first.
+    in each release, so that it is not always the same users who are first. `measure` names what is summed of each
+    user's answers, one of MEASURES; empty for nothing.
     """
 
     header: str = ""
@@ -121,6 +127,7 @@ class Users:
     start: BasisPoints = 0
     unseen_seconds: int = 120
     """How long counts may be missing before the candidate loses its users."""
+    measure: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,10 @@ from dspy_contract.outcomes import FLAG
 
 PREFIX = "dspy"
 PREDICT, OTHER, FORCED, USERS, MIRROR = "predict", "other", "forced", "users", "mirror"
-STARTED, ANSWERS, OLDER, ENDED, TOKENS = "started", "answers", "older", "ended", "tokens"
+STARTED, ANSWERS, OLDER, ENDED = "started", "answers", "older", "ended"
+TOKENS, COST, PRICED = "tokens", "cost", "priced"
+SUMS = (TOKENS, COST, PRICED)
+"""Over answers, beside what counts them."""
 
 _NAME = re.compile(
     rf"^{PREFIX}\.(?P<kind>[a-z]+)\.table\.(?P<uid>[^.@]+)@(?P<incarnation>[^.-]+)-(?P<number>\d+)"
@@ -104,7 +107,7 @@ def parse(name: str) -> Name | None:
     revision = match["revision"] if match["route"] == PREDICT else cluster_name(match["revision"], match["route"])
     parts = (match["kind"], match["uid"], match["incarnation"], int(match["number"]), revision)
     tags = match["tags"] or ""
-    if match["kind"] in (STARTED, TOKENS):
+    if match["kind"] in (STARTED, *SUMS):
         return Name(*parts)
     if match["kind"] in (OLDER, ENDED) and tags.startswith("edge."):
         return Name(*parts, edge=int(tags.removeprefix("edge.")))

@@ -13,14 +13,25 @@ import msgspec
 
 from dspy_contract.routes import (
     CONVERSATIONS_FEATURE,
+    COST,
     FLAGS_FEATURE,
+    MEASURE_FEATURE,
     MIRROR_FEATURE,
     RELEASE_NEEDS,
-    TOKENS_FEATURE,
+    TOKENS,
     USERS_FEATURE,
 )
 
-FEATURES = (*RELEASE_NEEDS, FLAGS_FEATURE, USERS_FEATURE, TOKENS_FEATURE, MIRROR_FEATURE, CONVERSATIONS_FEATURE)
+FEATURES = (
+    *RELEASE_NEEDS,
+    FLAGS_FEATURE,
+    USERS_FEATURE,
+    TOKENS,
+    COST,
+    MIRROR_FEATURE,
+    CONVERSATIONS_FEATURE,
+    MEASURE_FEATURE,
+)
 """What this version of the agent can do, as it tells every operator that asks."""
 
 FAST_EDGES_SECONDS = (0.02, 0.05, 0.1, 0.2, 0.35)
@@ -40,13 +51,16 @@ EDGES_SECONDS = FAST_EDGES_SECONDS + SLOW_EDGES_SECONDS
 @dataclass(frozen=True, slots=True)
 class Counts:
     """Requests of one revision under one draw. `older` counts, per edge of the grid, those that became that old;
-    `flags`, by name, the answers that carried that flag; `tokens` what all answers together cost."""
+    `flags`, by name, the answers that carried that flag; `tokens` what all answers together took; `cost` what those
+    cost, in billionths of a US dollar, whose price is known: so many were `priced`."""
 
     started: int = 0
     outcomes: Mapping[str, int] = field(default_factory=dict)
     older: Mapping[int, int] = field(default_factory=dict)
     flags: Mapping[str, int] = field(default_factory=dict)
     tokens: int = 0
+    cost: int = 0
+    priced: int = 0
 
     @property
     def answered(self) -> int:
@@ -93,6 +107,9 @@ class Met:
     `weight` is the revision's, in basis points, in the draw table, of `epoch`, by which the user was drawn. `edge` is
     the last edge of the grid that the answer was as old as; -1 for none. `later`: by a token that its client sent: of
     a conversation that nobody heard begin it says nothing, for a client may send anything.
+
+    `measured` counts the user's answers in this pod until now that told what is measured, and `measure` is their sum:
+    as of the first, second, fourth, eighth ... one of them, so that a user who asks a lot does not fill the log.
     """
 
     user: str
@@ -105,12 +122,14 @@ class Met:
     flags: tuple[str, ...] = ()
     edge: int = -1
     later: bool = False
+    measured: int = 0
+    measure: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class UserLog:
     """What the users of one release met in one gateway pod, in its order, from `first` on. A log of another `id` begins
-    anew. `length`: how much there is in all; `halvings`: see `is_sampled`."""
+    anew. `length`: how much there is in all; `halvings`: see `is_sampled`; `incarnation`: one series of sums."""
 
     id: str
     release: int
@@ -119,6 +138,7 @@ class UserLog:
     length: int = 0
     met: tuple[Met, ...] = ()
     halvings: int = 0
+    incarnation: str = ""
 
 
 def is_sampled(user: str, halvings: int) -> bool:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+import re
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from envoy.service.accesslog.v3 import als_pb2, als_pb2_grpc
 
-from dspy_contract.outcomes import FLAGS_HEADER, OUTCOME_HEADER, USER_HEADER, outcome_of
+from dspy_contract.outcomes import (
+    COST_HEADER,
+    FLAGS_HEADER,
+    NANO_USD,
+    OUTCOME_HEADER,
+    SCORE_HEADER,
+    TOKENS_HEADER,
+    USER_HEADER,
+    outcome_of,
+)
+from dspy_contract.routes import COST, SCORE, TOKENS
 from dspy_contract.stat_names import flags_in, parse_route, users_revision
 
 _FLAGS = {
@@ -22,10 +33,13 @@ _FLAGS = {
 """The names by which `outcome_of` knows them; any other flag is one of a connection that failed."""
 
 
+_COUNT, _SCORE = re.compile(r"\d{1,12}"), re.compile(r"0(\.\d{1,9})?|1(\.0{1,9})?")
+
+
 @dataclass(frozen=True, slots=True)
 class UserAnswer:
     """How a request of a user ended. `table` numbers the draw table of this `incarnation`; `told` and `cookies` say who
-    the user is."""
+    the user is; `measures`: what the answer says of itself, by the names of MEASURES."""
 
     uid: str
     incarnation: str
@@ -36,6 +50,7 @@ class UserAnswer:
     outcome: str
     flags: frozenset[str]
     seconds: float
+    measures: Mapping[str, float] = field(default_factory=dict)
 
 
 class AccessLogServer(als_pb2_grpc.AccessLogServiceServicer):  # type: ignore[misc]
@@ -76,4 +91,16 @@ def read_entry(entry: Any) -> UserAnswer | None:
         outcome=str(outcome),
         flags=flags_in(headers.get(FLAGS_HEADER, ""), trailers.get(FLAGS_HEADER, "")),
         seconds=common.duration.seconds + common.duration.nanos / 1e9,
+        measures=_measures({**headers, **trailers}),
     )
+
+
+def _measures(said: Mapping[str, str]) -> dict[str, float]:
+    """By name, what an answer took, cost and was worth. One that tells no tokens took none."""
+    tokens, cost, score = (said.get(header, "") for header in (TOKENS_HEADER, COST_HEADER, SCORE_HEADER))
+    measures = {TOKENS: float(tokens) if _COUNT.fullmatch(tokens) else 0.0}
+    if _COUNT.fullmatch(cost):
+        measures[COST] = int(cost) / NANO_USD
+    if _SCORE.fullmatch(score):
+        measures[SCORE] = float(score)
+    return measures

@@ -326,7 +326,8 @@ class Agent:
             return  # it was drawn before the release: it is no part of the experiment
         log_of = self._users.get(answer.uid)
         if log_of is None:
-            log_of = self._users[answer.uid] = ReleaseUsers(answer.uid, entry.release, now, self._secret)
+            measure = routes.users.measure if routes.users else ""
+            log_of = self._users[answer.uid] = ReleaseUsers(answer.uid, entry.release, now, self._secret, measure)
         if log_of.take(answer, user, entry, routes.flags, now, drawn):
             self._changes.note({answer.uid}, urgent=answer.outcome not in (Outcome.OK, Outcome.CANCELLED))
 

@@ -14,7 +14,20 @@ from typing import Any
 from urllib.parse import quote
 
 from dspy_contract.outcomes import Outcome, outcome_of
-from dspy_contract.stat_names import ANSWERS, ENDED, OLDER, PREFIX, STARTED, TOKENS, Name, is_copy, parse
+from dspy_contract.stat_names import (
+    ANSWERS,
+    COST,
+    ENDED,
+    OLDER,
+    PREFIX,
+    PRICED,
+    STARTED,
+    SUMS,
+    TOKENS,
+    Name,
+    is_copy,
+    parse,
+)
 from dspy_contract.state import EDGES_SECONDS, FAST_EDGES_SECONDS, Counts
 
 MOST_FILTERED = 50
@@ -22,7 +35,7 @@ MOST_FILTERED = 50
 
 _FLAGGED = "said."
 Key = tuple[int, str, str]
-"""Table number, revision, and `started`, `tokens`, an outcome, `said.<flag>`, or `older.<edge>` / `ended.<edge>`."""
+"""Table number, revision, and `started`, one of SUMS, an outcome, `said.<flag>`, or `older.<edge>` / `ended.<edge>`."""
 
 
 def statistics_query(uids: Collection[str] | None) -> str:
@@ -43,7 +56,7 @@ def read_statistics(content: Mapping[str, Any], incarnation: str) -> dict[str, C
             outcome = outcome_of(name.outcome, name.code, name.flags, name.trailer)
             what = str(Outcome.LOST if is_copy(name.revision) and _is_given_up(name, outcome) else outcome)
         else:
-            what = name.kind if name.kind in (STARTED, TOKENS) else f"{name.kind}.{name.edge}"
+            what = name.kind if name.kind in (STARTED, *SUMS) else f"{name.kind}.{name.edge}"
         counters[name.uid][name.number, name.revision, what] += statistic["value"]
         for flag in name.said:
             counters[name.uid][name.number, name.revision, f"{_FLAGGED}{flag}"] += statistic["value"]
@@ -139,7 +152,7 @@ class Sums:
 
     def bad_answers(self) -> int:
         """Answers that were neither good nor the client's leaving: what a waiting poll is woken by."""
-        unremarkable = (STARTED, TOKENS, Outcome.OK, Outcome.CANCELLED)
+        unremarkable = (STARTED, *SUMS, Outcome.OK, Outcome.CANCELLED)
         return sum(
             count
             for part in (self.base, self.latest)
@@ -157,7 +170,7 @@ def _ends(what: str) -> bool:
     return what != STARTED and not what.startswith(_BESIDE)
 
 
-_BESIDE = (OLDER, ENDED, _FLAGGED, TOKENS)
+_BESIDE = (OLDER, ENDED, _FLAGGED, *SUMS)
 """What is counted of requests besides their start and end."""
 
 
@@ -175,4 +188,5 @@ def _counts(what: Mapping[str, int]) -> Counts:
         # Answers that ended between the edge and the first of the slow ones, plus all that became older than that.
         older[edge] = what.get(f"{ENDED}.{edge}", 0) + reached
     ages = {edge: older[edge] for edge in sorted(older) if older[edge]}
-    return Counts(what.get(STARTED, 0), outcomes, ages, flags, what.get(TOKENS, 0))
+    sums = (what.get(each, 0) for each in (TOKENS, COST, PRICED))
+    return Counts(what.get(STARTED, 0), outcomes, ages, flags, *sums)

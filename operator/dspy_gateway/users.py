@@ -40,6 +40,20 @@ class _User:
 
 
 @dataclass(slots=True)
+class _Sum:
+    """What a user's answers measured, and what the log says of it."""
+
+    answers: int = 0
+    total: float = 0.0
+
+    def take(self, measure: float) -> bool:
+        """Adds an answer's. True when the log is to say so: at the first, second, fourth, eighth ... one."""
+        self.answers += 1
+        self.total += measure
+        return self.answers.bit_count() == 1
+
+
+@dataclass(slots=True)
 class ReleaseUsers:
     """The users of one release of a program in this pod."""
 
@@ -48,11 +62,16 @@ class ReleaseUsers:
     began_at: float
     secret: bytes = b""
     """Of the namespace's gateways: without it nobody finds a user's hash by trying."""
+    measure: str = ""
+    """What is summed of each user's answers; empty for nothing."""
     id: str = field(default_factory=_new_id)
+    incarnation: str = field(default_factory=_new_id)
     met: list[Met] = field(default_factory=list)
     halvings: int = 0
     _users: dict[str, dict[tuple[str, bool, bool], _User]] = field(default_factory=dict)
     """By hash; then by revision, whether it was drawn from several, and whether a token told."""
+    _sums: dict[str, _Sum] = field(default_factory=dict)
+    """By hash: over both revisions, for what a user meets counts for the first."""
 
     def take(
         self,
@@ -79,22 +98,32 @@ class ReleaseUsers:
         known = of_user.setdefault(place, _User())
         said = (answer.flags & set(flags)) - known.flags
         edge = -1 if cold else bisect.bisect_right(EDGES_SECONDS, answer.seconds) - 1
-        if not new and answer.outcome in known.outcomes and not said and edge <= known.edge:
+        summed = self._summed(name, answer)
+        if not new and answer.outcome in known.outcomes and not said and edge <= known.edge and summed is None:
             return False
         known.outcomes.add(answer.outcome)
         known.flags |= said
         known.edge = max(known.edge, edge)
         at = round(now - self.began_at, 3)
         met = (revision, weight, epoch, answer.outcome, tuple(sorted(said)), known.edge, later)
-        self.met.append(Met(name, at, round(answer.seconds, 3), *met))
+        sums = (summed.answers, summed.total) if summed else ()
+        self.met.append(Met(name, at, round(answer.seconds, 3), *met, *sums))
         while len(self._users) > MOST_USERS:
             self._halve()
         return True
+
+    def _summed(self, name: str, answer: UserAnswer) -> _Sum | None:
+        """The sum of a user's answers, where the log is to say it."""
+        if self.measure not in answer.measures:
+            return None
+        of_user = self._sums.setdefault(name, _Sum())
+        return of_user if of_user.take(answer.measures[self.measure]) else None
 
     def _halve(self) -> None:
         """Lets half of the users go, by their hashes. The log begins anew with what is left."""
         self.halvings += 1
         self._users = {name: user for name, user in self._users.items() if is_sampled(name, self.halvings)}
+        self._sums = {name: sums for name, sums in self._sums.items() if name in self._users}
         self.met = [met for met in self.met if is_sampled(met.user, self.halvings)]
         self.id = _new_id()
 
@@ -103,7 +132,7 @@ class ReleaseUsers:
         first = min(heard[1], len(self.met)) if heard[0] == self.id else 0
         some = tuple(self.met[first : first + MOST_TOLD])
         age = round(now - self.began_at, 3)
-        return UserLog(self.id, self.release, age, first, len(self.met), some, self.halvings)
+        return UserLog(self.id, self.release, age, first, len(self.met), some, self.halvings, self.incarnation)
 
     def _hash(self, user: str) -> str:
         """The same in every gateway pod, and another one in each release."""

@@ -17,7 +17,7 @@ STEPS: list[dict[str, Any]] = [{"setWeight": 5}, PAUSE]
 PAUSED: dict[str, Any] = {"pause": {"approval": True}}
 MIRROR_STEPS: list[dict[str, Any]] = [{"mirror": {"percent": 20, "seconds": 60}}]
 QUERY: dict[str, Any] = {"query": "sum(x)", "max": 3}
-COST: dict[str, Any] = {"name": "cost", "prometheus": QUERY}
+SPEND: dict[str, Any] = {"name": "spend", "prometheus": QUERY}
 
 
 def with_spec(**spec: Any) -> dict[str, Any]:
@@ -103,16 +103,18 @@ VALID: list[dict[str, Any]] = [
     with_strategy(type="Canary", canary={"steps": STEPS, "replicas": "WithWeight"}),
     with_strategy(type="BlueGreen"),
     rollout("qa", [{"pause": {"approval": True}}, {"setWeight": 5}, PAUSE]),
-    with_streams(COST, {"name": "tokens", "tolerancePercent": 25}),
+    with_streams(SPEND, {"name": "tokens", "tolerancePercent": 25}, {"name": "cost", "sharePercent": 1}),
     with_streams(
         {
-            "name": "cost",
+            "name": "spend",
             "prometheus": {"server": "own", "query": "x{r='$revision'}", "tolerancePercent": 20, "everySeconds": 60},
             "dryRun": True,
         }
     ),
     with_ab_test(),
     with_ab_test(users={"cookie": {}}),
+    *[with_ab_test(compare={"stream": each}) for each in ("tokens", "cost", "score")],
+    with_ab_test(compare={"stream": "score"}, candidatePercent=10, until={"users": 5_000}),
     with_ab_test(
         users={"header": "X-User-Id", "cookie": {"name": "visitor", "maxAgeSeconds": 86_400}},
         candidatePercent=12.5,
@@ -237,6 +239,7 @@ INVALID: list[tuple[dict[str, Any], str, str]] = [
     (with_ab_test(candidatePercent=51), "spec.strategy.abTest.candidatePercent", "less than or equal to 50"),
     (with_ab_test(compare={"stream": "blocked"}), "spec", "an enabled stream of analysis.streams"),
     (with_ab_test(compare={"confidencePercent": 10}), "compare.confidencePercent", "at least 50"),
+    (with_ab_test(compare={"stream": "cost"}, until={"users": 999}), "spec.strategy.abTest", "until.users is too few"),
     (with_ab_test(until={"users": 10}), "spec.strategy.abTest.until.users", "greater than or equal to 50"),
     (with_ab_test(until={"maxSeconds": 1}), "spec.strategy.abTest.until.maxSeconds", "greater than or equal to 60"),
     (with_ab_test(onTie="Perhaps"), "spec.strategy.abTest.onTie", '"Promote", "Rollback", "Hold"'),
@@ -287,16 +290,18 @@ INVALID: list[tuple[dict[str, Any], str, str]] = [
         "less than or equal to 99",
     ),
     (with_streams({"name": "guarded"}), "spec.analysis.streams[0]", "a stream of your own needs a flag"),
-    (with_streams({"name": "tokens", "maxPercent": 3}), "spec.analysis.streams[0]", "tokens are no share"),
+    (with_streams({"name": "tokens", "maxPercent": 3}), "spec.analysis.streams[0]", "tokens and cost are no share"),
+    (with_streams({"name": "cost", "prometheus": QUERY}), "spec.analysis.streams[0]", "has neither"),
+    (with_streams({"name": "score", "flag": "low"}), "spec.analysis.streams[0]", "score is what users are compared by"),
     (with_streams({"name": "failed", "prometheus": QUERY}), "spec.analysis.streams[0]", "has neither"),
-    (with_streams({"name": "cost", "prometheus": {"query": "x"}}), "streams[0].prometheus", "exactly one of them"),
-    (with_streams({"name": "cost", "prometheus": QUERY, "maxPercent": 3}), "spec.analysis.streams[0]", "no share"),
+    (with_streams({"name": "spend", "prometheus": {"query": "x"}}), "streams[0].prometheus", "exactly one of them"),
+    (with_streams({"name": "spend", "prometheus": QUERY, "maxPercent": 3}), "spec.analysis.streams[0]", "no share"),
     (
-        with_streams({"name": "cost", "prometheus": {"query": "x", "tolerancePercent": 3}}),
+        with_streams({"name": "spend", "prometheus": {"query": "x", "tolerancePercent": 3}}),
         "spec.analysis.streams[0].prometheus",
         "must have $revision",
     ),
-    (with_ab_test(compare={"stream": "cost"}, analysis={"streams": [COST]}), "spec", "with a flag"),
+    (with_ab_test(compare={"stream": "spend"}, analysis={"streams": [SPEND]}), "spec", "with a flag"),
     (with_streams({"name": "slow", "flag": "late"}), "spec.analysis.streams[0]", "a built-in one"),
     (with_streams({"name": "g", "flag": "No Flag"}), "spec.analysis.streams[0].flag", "should match"),
     (with_streams({"name": "left", "sharePercent": 0}), "spec.analysis.streams[0].sharePercent", "at least 0.1"),

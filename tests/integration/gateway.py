@@ -60,6 +60,8 @@ class Upstream:
     delay_seconds: float = 0.0
     flags: str = ""
     tokens: str = ""
+    cost: str = ""
+    score: str = ""
     seen: Counter[str] = field(default_factory=Counter)
 
     @asynccontextmanager
@@ -85,7 +87,13 @@ class Upstream:
             await runner.cleanup()
 
     def _headers(self) -> dict[str, str]:
-        said = {"x-dspy-outcome": self.outcome, "x-dspy-flags": self.flags, "x-dspy-tokens": self.tokens}
+        said = {
+            "x-dspy-outcome": self.outcome,
+            "x-dspy-flags": self.flags,
+            "x-dspy-tokens": self.tokens,
+            "x-dspy-cost-nanousd": self.cost,
+            "x-dspy-score": self.score,
+        }
         return {name: value for name, value in said.items() if value}
 
     @property

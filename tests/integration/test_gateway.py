@@ -271,7 +271,11 @@ async def test_what_answers_cost_is_summed(gateway: Gateway, upstreams: dict[str
     for tokens, requests in (("120", 4), ("3", 2), ("", 3), ("-5", 2), ("many", 2)):
         upstreams["old"].tokens = tokens
         await ask_many(gateway.url(UID), requests)
-    expected = {"old": Counts(13, {"ok": 13}, tokens=486)}
+    upstreams["old"].tokens = ""
+    for cost, requests in (("900000000000", 2), ("0", 2), ("0.5", 1), ("9000000000000", 1)):
+        upstreams["old"].cost = cost
+        await ask_many(gateway.url(UID), requests)
+    expected = {"old": Counts(19, {"ok": 19}, tokens=486, cost=1_800_000_000_000, priced=4)}
     await until_counted(gateway, expected, "numbers are summed, and what is none is passed over")
     assert "error" not in await asyncio.to_thread((tmp_path / "envoy.log").read_text)
 

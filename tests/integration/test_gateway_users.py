@@ -132,6 +132,30 @@ async def test_who_tells_nothing_is_drawn_for_each_request(tmp_path: Path, upstr
         assert met(gateway) == ()
 
 
+@pytest.mark.parametrize(
+    ("measure", "said", "value", "unfit"),
+    [("tokens", "120", 120.0, None), ("cost", "1500000", 0.0015, "a lot"), ("score", "0.75", 0.75, "1.5")],
+)
+async def test_what_answers_to_a_user_measure_is_summed(
+    tmp_path: Path, upstreams: dict[str, Upstream], measure: str, said: str, value: float, unfit: str | None
+) -> None:
+    """Where that is what users are compared by; an answer that tells nothing fit is passed over."""
+    users = replace(BOTH, measure=measure)
+    async with running_gateway(tmp_path, drawing(upstreams, users, 5_000, free_port())) as gateway:
+        await gateway.guarded(UID, 1, "new")
+        for upstream in upstreams.values():
+            setattr(upstream, measure, unfit or "")
+        await ask_users(gateway, range(1), 2 if unfit else 0)
+        for upstream in upstreams.values():
+            setattr(upstream, measure, said)
+        await ask_users(gateway, range(1), 5)
+        wanted = [(number, round(number * value, 9)) for number in (1, 2, 4)]
+        await until(
+            lambda: [(each.measured, round(each.measure, 9)) for each in met(gateway) if each.measured] == wanted,
+            f"{measure} is summed",
+        )
+
+
 async def test_what_users_meet_is_told_once(tmp_path: Path, upstreams: dict[str, Upstream]) -> None:
     """By hashes that tell nothing of them: the first answer of each kind, with the weight that drew it."""
     async with running_gateway(tmp_path, drawing(upstreams, BOTH, 5_000, free_port())) as gateway:

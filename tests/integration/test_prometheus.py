@@ -94,11 +94,11 @@ async def read(servers: dict[str, PrometheusSettings], query: PrometheusQuery, n
     woken = asyncio.Event()
     queries = PrometheusQueries(servers, lambda *_: woken.set())
     try:
-        streams = (Stream("cost", prometheus=query),)
+        streams = (Stream("spend", prometheus=query),)
         queries.of(namespace, "qa", streams, "old", "new")
         async with asyncio.timeout(30):
             await woken.wait()
-        return queries.of(namespace, "qa", streams, "old", "new")["cost"]
+        return queries.of(namespace, "qa", streams, "old", "new")["spend"]
     finally:
         await queries.close()
 
@@ -165,11 +165,11 @@ async def test_an_odd_answer_is_not_known_and_the_next_is_asked_for() -> None:
     await web.TCPSite(runner, "127.0.0.1", port).start()
     told_apart: list[str] = []
     servers = {"default": PrometheusSettings(url=f"http://127.0.0.1:{port}", namespaces=["*"])}
-    streams = (Stream("cost", prometheus=PrometheusQuery("1", max=5.0, every_seconds=0)),)
+    streams = (Stream("spend", prometheus=PrometheusQuery("1", max=5.0, every_seconds=0)),)
     queries = PrometheusQueries(servers, lambda *_: told_apart.append(known().problem))
 
     def known() -> Reading:
-        return queries.of("ns", "qa", streams, "old", "new")["cost"]
+        return queries.of("ns", "qa", streams, "old", "new")["spend"]
 
     try:
         queries.of("ns", "qa", streams, "old", "new")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dspy_contract.outcomes import Outcome
+from dspy_contract.routes import COST, SCORE, TOKENS
 
 Answer = tuple[float, str]
 """After how many seconds, and how, a request ends: the outcome and, after a plus, a flag of the program's."""
@@ -30,7 +31,11 @@ class Version:
     blocked_rate: float = 0.0
     """Good answers that it flags as blocked."""
     tokens: int = 0
-    """What an answer costs: half as much to half as much again."""
+    """What an answer takes: half as much to half as much again."""
+    cost: float = 0.0
+    """What an answer costs, in US dollars, as unevenly; 0: nobody knows."""
+    score: float | None = None
+    """What its answers say of themselves, give or take a tenth."""
     latency_seconds: float = 0.2
     latency_sigma: float = 0.0
     """Of log-normal answers around the latency; 0: evenly between half of it and half as much again."""
@@ -41,6 +46,17 @@ class Version:
     """What it answers at its preview; None: nothing, ever."""
     loads: bool = True
     start_seconds: float = 3.0
+
+    def measures(self, chance: random.Random) -> dict[str, float]:
+        """What one answer says of itself."""
+        found: dict[str, float] = {}
+        if self.tokens:
+            found[TOKENS] = round(self.tokens * chance.uniform(0.5, 1.5))
+        if self.cost:
+            found[COST] = self.cost * chance.uniform(0.5, 1.5)
+        if self.score is not None:
+            found[SCORE] = min(max(self.score + chance.uniform(-0.1, 0.1), 0.0), 1.0)
+        return found
 
 
 @dataclass

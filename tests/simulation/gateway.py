@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from dspy_contract.routes import TOTAL_WEIGHT, Routes, effective_weights, ranges
-from dspy_contract.stat_names import ENDED, OLDER, STARTED, TOKENS, mirrored, of_users
+from dspy_contract.outcomes import NANO_USD
+from dspy_contract.routes import COST, TOKENS, TOTAL_WEIGHT, Routes, effective_weights, ranges
+from dspy_contract.stat_names import ENDED, OLDER, PRICED, STARTED, mirrored, of_users
 from dspy_contract.state import (
     EDGES_SECONDS,
     FAST_EDGES_SECONDS,
@@ -40,7 +41,7 @@ class Request:
     started_at: float
     ends_at: float
     outcome: str
-    tokens: int = 0
+    measures: Mapping[str, float] = field(default_factory=dict)
     user: str = ""
     """Whose it is, where users or conversations are drawn."""
     drawn: Drawn | None = None
@@ -81,8 +82,12 @@ class CountingEnvoy:
         del self.aged[id(request)]
         outcome, _, flag = request.outcome.partition("+")
         self.counters[request.table, request.revision, outcome] += 1
-        if request.tokens:
-            self.counters[request.table, request.revision, TOKENS] += request.tokens
+        measures = request.measures
+        if TOKENS in measures:
+            self.counters[request.table, request.revision, TOKENS] += round(measures[TOKENS])
+        if COST in measures:
+            self.counters[request.table, request.revision, COST] += round(measures[COST] * NANO_USD)
+            self.counters[request.table, request.revision, PRICED] += 1
         if flag:
             self.counters[request.table, request.revision, f"said.{flag}"] += 1
         reached = bisect.bisect_right(EDGES_SECONDS, request.ends_at - request.started_at)
@@ -103,7 +108,7 @@ class SimulatedGateway:
     envoy: CountingEnvoy = field(default_factory=CountingEnvoy)
     obeyed: Routes | None = None
     effective: Mapping[str, int] = field(default_factory=dict)
-    tokens_of: Callable[[str], int] = lambda _: 0
+    measures_of: Callable[[str], Mapping[str, float]] = lambda _: {}
     users: ReleaseUsers | None = None
     conversations: dict[str, Drawn] = field(default_factory=dict)
     """What clients keep: how each conversation was drawn."""
@@ -137,11 +142,11 @@ class SimulatedGateway:
         if self.obeyed.users is None and self.obeyed.conversations is not None:
             revision, token = self._of_conversation(user, revision)
         kept = by_user or token is not None
-        self._start(now, chance, revision, of_users(revision) if kept else revision, user if kept else "", token)
+        self._start(now, revision, of_users(revision) if kept else revision, user if kept else "", token)
         for each in self._revisions:
             share = self.effective.get(mirrored(each), 0)
             if share and chance.random() * TOTAL_WEIGHT < share:
-                self._start(now, chance, each, mirrored(each))
+                self._start(now, each, mirrored(each))
         return revision
 
     def _of_conversation(self, user: str, chosen: str) -> tuple[str, Drawn]:
@@ -161,15 +166,14 @@ class SimulatedGateway:
     def _start(
         self,
         now: float,
-        chance: random.Random,
         revision: str,
         name: str,
         user: str = "",
         drawn: Drawn | None = None,
     ) -> None:
         seconds, outcome = self.answer_of(revision)
-        tokens = round(self.tokens_of(revision) * chance.uniform(0.5, 1.5)) if self.tokens_of(revision) else 0
-        self.envoy.start(Request(self._newest(), name, now, now + seconds, outcome, tokens, user, drawn))
+        measures = self.measures_of(revision)
+        self.envoy.start(Request(self._newest(), name, now, now + seconds, outcome, measures, user, drawn))
 
     def _of_user(self, user: str) -> str:
         """As Envoy does: a hash of the user falls into one of the ranges."""
@@ -230,12 +234,15 @@ class SimulatedGateway:
         if request.drawn and request.drawn.release != entry.release:
             return
         if self.users is None or self.users.release < entry.release:
-            self.users = ReleaseUsers(obeyed.uid, entry.release, now)
+            measure = obeyed.users.measure if obeyed.users else ""
+            self.users = ReleaseUsers(obeyed.uid, entry.release, now, measure=measure)
         revision = request.revision.partition("/")[0]
         outcome, _, flag = request.outcome.partition("+")
         seconds = request.ends_at - request.started_at
         flags = frozenset({flag} if flag else ())
-        answer = UserAnswer(obeyed.uid, "", request.table, revision, "", "", outcome, flags, seconds)
+        answer = UserAnswer(
+            obeyed.uid, "", request.table, revision, "", "", outcome, flags, seconds, {TOKENS: 0.0, **request.measures}
+        )
         if self.users.release == entry.release:
             self.users.take(answer, request.user, entry, obeyed.flags, now, request.drawn)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from syrupy.assertion import SnapshotAssertion
 
 from tests.simulation.transcript import transcript
@@ -49,6 +51,38 @@ def test_an_ab_test_that_nobody_wins(serving: Serving, snapshot: SnapshotAsserti
     world.settle(60, rate=20)
     assert world.stable == 2
     assert transcript(world) == snapshot
+
+
+@pytest.mark.parametrize(
+    ("stream", "before", "after", "said"),
+    [
+        ("score", 0.7, 0.75, r"Win on score: 0\.7\d+ an answer to \d+ users of the candidate against 0\.[67]\d+ .*"),
+        ("tokens", 400, 300, r"Win on tokens: [23]\d\d tokens an answer to .* against [34]\d\d tokens .* to -[\d.]+\)"),
+        ("cost", 0.002, 0.001, r"Win on cost: \$0\.00\d+ an answer to .* against \$0\.00\d+ .*"),
+    ],
+)
+def test_an_ab_test_by_a_mean(serving: Serving, stream: str, before: float, after: float, said: str) -> None:
+    """More is better of scores only."""
+    world = compared(serving, users=5_000, until={"maxSeconds": 900}, compare={"stream": stream})
+    setattr(world.versions[1], stream, before)
+    better: dict[str, Any] = {stream: after}
+    release(world, **better)
+    world.settle(185, rate=20)
+    assert "the interval begins with 500 users" in world.rollout_status["message"]
+    assert "low" not in world.rollout_status["comparison"]
+    world.settle_until(lambda: world.stable == 2, 700)
+    assert world.stable == 2
+    assert re.fullmatch(said, world.ledger.history[-1].message)
+
+
+def test_an_ab_test_by_what_nobody_says(serving: Serving) -> None:
+    world = compared(serving, users=5_000, until={"maxSeconds": 300}, compare={"stream": "score"})
+    world.versions[1].score = 0.7
+    release(world)
+    world.settle(120, rate=20)
+    assert "have told no score yet" in world.rollout_status["message"]
+    world.settle_until(lambda: world.rollout_status["phase"] == "Paused", 400)
+    assert world.rollout_status["comparison"]["result"] == "Tie"
 
 
 def test_a_candidate_that_loses_is_rolled_back(serving: Serving) -> None:

@@ -75,34 +75,55 @@ def test_a_candidate_that_spends_more_tokens(serving: Serving) -> None:
     assert refused is not None
     assert (refused.outcome, refused.reason) == ("RolledBack", "SpendsMore")
     assert re.fullmatch(
-        r"The candidate spends more tokens: [78]\d\d tokens a request .* 4[678]\d of stable", refused.message
+        r"The candidate spends more tokens: [78]\d\d tokens a request .* 4[678]\d tokens of stable", refused.message
     )
+
+
+def test_a_candidate_that_costs_more(serving: Serving) -> None:
+    """Of answers whose price is known: where nobody knows it, that is said, and nothing is judged."""
+    steps = ({"setWeight": 10}, {"pause": {"seconds": 600}})
+    world = serving(steps=steps, analysis={"streams": [{"name": "cost"}], "onUndecided": "Promote"})
+    world.versions[1].cost = 0.002
+    release(world)
+    world.settle(30, rate=20)
+    (cost,) = [each for each in world.rollout_status["streams"] if each["name"] == "cost"]
+    assert re.fullmatch(r"\$0 a request of .* against \$0\.00[12]\d* of stable; the price of \d+ .*", cost["message"])
+    world.settle(700)
+    assert world.stable == 2, "what is not known is no reason"
+    world.versions[2].cost = 0.002
+    release(world, 3, cost=0.004)
+    world.settle(5)
+    world.settle_until(lambda: world.refused(3), 900)
+    refused = world.ledger.refusal(world.revision(3))
+    assert refused is not None
+    assert (refused.outcome, refused.reason) == ("RolledBack", "CostsMore")
+    assert re.fullmatch(r"The candidate costs more: \$0\.00\d+ a request .* \$0\.00\d+ of stable", refused.message)
 
 
 def test_a_metric_holds_a_release_and_refuses_nothing(
     serving: Serving, monkeypatch: pytest.MonkeyPatch, snapshot: SnapshotAssertion
 ) -> None:
     """While it is not known, or above its limit; a Prometheus that is away costs no version."""
-    says: dict[str, float | str] = {"cost": "the query has no data"}
+    says: dict[str, float | str] = {"spend": "the query has no data"}
 
     async def number(self: PrometheusQueries, server: PrometheusSettings, query: str) -> float | str:
         return says[query.partition(" ")[0]]
 
     monkeypatch.setattr(PrometheusQueries, "_number", number)
-    cost = {"name": "cost", "prometheus": {"query": "cost of $candidate", "max": 0.5, "everySeconds": 5}}
+    spend = {"name": "spend", "prometheus": {"query": "spend of $candidate", "max": 0.5, "everySeconds": 5}}
     steps = ({"setWeight": 10}, {"pause": {"seconds": 10}}, {"setWeight": 80}, {"pause": {"seconds": 30}})
-    world = serving(steps=steps, analysis={"streams": [cost], "onUndecided": "Promote"}, progressDeadlineSeconds=20)
+    world = serving(steps=steps, analysis={"streams": [spend], "onUndecided": "Promote"}, progressDeadlineSeconds=20)
     release(world)
     world.settle(60, rate=20)
     assert (world.weight(2), world.condition("Stalled")[1]) == (1_000, "ProgressDeadlineExceeded")
-    says["cost"] = 0.25
+    says["spend"] = 0.25
     world.settle_until(lambda: world.weight(2) == 8_000, 30)
-    says["cost"] = 0.75
+    says["spend"] = 0.75
     world.settle(10)
     assert world.weight(2) == 5_000
-    shown = next(each for each in world.rollout_status["streams"] if each["name"] == "cost")
-    assert shown == {"name": "cost", "verdict": "Worse", "message": "0.75, above 0.5"}
-    says["cost"] = 0.5
+    shown = next(each for each in world.rollout_status["streams"] if each["name"] == "spend")
+    assert shown == {"name": "spend", "verdict": "Worse", "message": "0.75, above 0.5"}
+    says["spend"] = 0.5
     world.settle(120)
     assert world.stable == 2
     assert transcript(world) == snapshot

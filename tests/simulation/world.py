@@ -552,7 +552,7 @@ class World:
                 self._answer_of,
                 switches=Switches(began_at=self.now),
                 conversations=self.conversations,
-                tokens_of=lambda revision: self.versions[self._version_of(revision) or 1].tokens,
+                measures_of=lambda revision: self.versions[self._version_of(revision) or 1].measures(self.chance),
             )
 
     def _mounted(self, name: str, item: Object) -> bool:

@@ -67,6 +67,19 @@ def test_a_ledger_of_version_1_in_mid_release_goes_on() -> None:
     assert read_ledger(_status(again)).ledger == again, "what is read back equals what was written"
 
 
+def test_bets_of_version_6_were_of_tokens() -> None:
+    six = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+    content = {"weight": 0.5, "since": 5.0, "judged": True, "bounded": True, "warm": True, "step": 1}
+    table = {"pod": "p", "incarnation": "i", "number": 3, "openedAt": 1.0, "seenAt": 2.0, "settled": False}
+    evidence = {"totals": [{**content, "bets": six}, content], "tables": {"p/i/3": {**table, "total": content}}}
+    release = {**to_dict(RELEASE), "evidence": evidence}
+    ledger = read_ledger(stored(LEDGER, version=6, release=release)).ledger
+    assert ledger is not None
+    assert ledger.release is not None
+    assert [each.bets for each in ledger.release.evidence.totals] == [{"tokens": tuple(six)}, {}]
+    assert [each.total.bets for each in ledger.release.evidence.tables.values()] == [{}]
+
+
 def test_no_time_in_a_status_is_a_number() -> None:
     status = json.loads((Path(__file__).parent / "ledgers" / "version_1.json").read_text())
     ledger = read_ledger(status).ledger

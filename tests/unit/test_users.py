@@ -267,6 +267,69 @@ def test_a_log_is_told_in_parts() -> None:
     assert sample.totals(CANDIDATE, 2.0).number == 2 * MOST_TOLD + 5
 
 
+def costing(cost: float | None) -> UserAnswer:
+    return replace(answer(), measures={"tokens": 1.0} if cost is None else {"tokens": 1.0, "cost": cost})
+
+
+def test_what_a_users_answers_measure_is_told_ever_more_rarely() -> None:
+    """Of those that tell it; and only what is asked for."""
+    log = ReleaseUsers("u", 7, 0.0, measure="cost")
+    for number in range(20):
+        log.take(costing(float(number)), "ann", table(), (), float(number))
+        log.take(costing(None), "ann", table(), (), float(number))
+    assert [(each.measured, each.measure) for each in log.met if each.measured] == [
+        (1, 0.0),
+        (2, 1.0),
+        (4, 6.0),
+        (8, 28.0),
+        (16, 120.0),
+    ]
+    unasked = ReleaseUsers("u", 7, 0.0)
+    unasked.take(costing(1.0), "ann", table(), (), 0.0)
+    assert [each.measured for each in unasked.met] == [0]
+
+
+def values_of(sample: Sample, now: float = 1_000.0, exposure: float = 30.0) -> dict[float, int]:
+    return {each.value: each.users for each in sample.totals(CANDIDATE, now, exposure).valued}
+
+
+def test_a_users_value_is_the_mean_over_all_gateways_in_its_time() -> None:
+    sample = Sample(7)
+    logs = {pod: ReleaseUsers("u", 7, 0.0, measure="cost") for pod in "pq"}
+    for at, pod, cost in ((1.0, "p", 2.0), (2.0, "q", 5.0), (3.0, "p", 6.0), (3.5, "q", 3.0), (50.0, "p", 1e6)):
+        logs[pod].take(costing(cost), "ann", table(), (), at)
+    logs["p"].take(replace(costing(8.0), revision=STABLE), "bob", table(), (), 3.0)
+    logs["p"].take(costing(None), "cid", table(), (), 3.0)
+    for pod, log in logs.items():
+        sample.take(pod, log.told(("", 0), 60.0), 60.0)
+    assert values_of(sample, 35.0) == {}, "nobody has been there for long enough"
+    assert values_of(sample) == {4.0: 1, 8.0: 1}, "and nobody is compared who told nothing"
+    logs["p"].id += "x"
+    sample.take("p", logs["p"].told(("", 0), 60.0), 60.0)
+    assert values_of(sample) == {4.0: 1, 8.0: 1}, "what is told again counts once"
+
+
+def test_an_agent_that_begins_anew_adds_to_what_was_told() -> None:
+    sample = Sample(7)
+    for cost in (2.0, 4.0):
+        log = ReleaseUsers("u", 7, 0.0, measure="cost")
+        log.take(costing(cost), "ann", table(), (), 1.0)
+        sample.take("p", log.told(("", 0), 2.0), 2.0)
+    assert values_of(sample) == {3.0: 1}
+
+
+def test_who_leaves_the_sample_takes_its_value_along() -> None:
+    log, sample = ReleaseUsers("u", 7, 0.0, measure="cost"), Sample(7)
+    for user in range(1_000):
+        log.take(costing(2.0), str(user), table(), (), 1.0)
+    sample.take("p", log.told(("", 0), 2.0), 2.0)
+    assert values_of(sample) == {2.0: 1_000}
+    log._halve()
+    sample.take("p", log.told(sample.heard("p"), 2.0), 2.0)
+    totals = sample.totals(CANDIDATE, 1_000.0, 30.0)
+    assert 400 < totals.grown == sum(each.users for each in totals.valued) < 600
+
+
 def evidence_of(stable: int, candidate: int, stable_bad: int, candidate_bad: int, **met: int) -> Evidence:
     edge, bad = met.get("edge", -1), frozenset({"ok"} if "edge" in met else {"timeout"})
     groups = [

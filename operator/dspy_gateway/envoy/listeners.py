@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from dspy_contract.outcomes import FLAGS_HEADER, MOST_FLAGS, OUTCOME_HEADER, TOKENS_HEADER, USER_HEADER
-from dspy_contract.stat_names import ANSWERS, ENDED, OLDER, PREFIX, STARTED, TOKENS
+from dspy_contract.outcomes import (
+    COST_HEADER,
+    FLAGS_HEADER,
+    MOST_FLAGS,
+    OUTCOME_HEADER,
+    SCORE_HEADER,
+    TOKENS_HEADER,
+    USER_HEADER,
+)
+from dspy_contract.stat_names import ANSWERS, COST, ENDED, OLDER, PREFIX, PRICED, STARTED, TOKENS
 from dspy_contract.state import EDGES_SECONDS, FAST_EDGES_SECONDS
 from dspy_gateway.envoy.resource import BUFFER_BYTES, STREAM_IDLE_SECONDS, TYPE, Resource
 
@@ -31,6 +39,9 @@ LONGEST_OUTCOME = 14
 
 LONGEST_FLAGS = 31 * MOST_FLAGS
 """Of the program's flags: as many as an answer may have, of the longest names."""
+
+LONGEST_NUMBER = 12
+"""Digits: a thousand dollars in billionths."""
 
 MANAGER = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 
@@ -101,18 +112,22 @@ def counters(table: str) -> list[Resource]:
     """
     first_slow = EDGES_SECONDS[len(FAST_EDGES_SECONDS)]
     loggers = [
-        _counter(table, STARTED, (), _log_type("DownstreamStart")),
-        _counter(table, ANSWERS, _ANSWER_TAGS, _log_type("DownstreamEnd")),
-        _sum(table, TOKENS, f"%RESPONSE_HEADER({TOKENS_HEADER})%", "headers"),
-        _sum(table, TOKENS, f"%TRAILER({TOKENS_HEADER})%", "trailers"),
+        _logger(_log_type("DownstreamStart"), _counted(table, STARTED)),
+        _logger(_log_type("DownstreamEnd"), _counted(table, ANSWERS, _ANSWER_TAGS)),
+        *_sums(table, TOKENS_HEADER, TOKENS),
+        *_sums(table, COST_HEADER, COST, PRICED),
     ]
     for edge, seconds in enumerate(EDGES_SECONDS):
         fast = edge < len(FAST_EDGES_SECONDS)
         end = first_slow if fast else seconds + WINDOW_SECONDS
         kind, log_type = (ENDED, "DownstreamEnd") if fast else (OLDER, "DownstreamPeriodic")
         window = [_log_type(log_type), _duration("GE", seconds), _duration("LE", end - 0.001)]
-        loggers.append(_counter(table, kind, (("edge", str(edge)),), {"and_filter": {"filters": window}}))
+        loggers.append(_logger({"and_filter": {"filters": window}}, _counted(table, kind, (("edge", str(edge)),))))
     return loggers
+
+
+_LOGGED = (OUTCOME_HEADER, FLAGS_HEADER, TOKENS_HEADER, COST_HEADER, SCORE_HEADER)
+"""What the agent is told of an answer, be it said by a header or a trailer."""
 
 
 def _user_log() -> Resource:
@@ -131,8 +146,8 @@ def _user_log() -> Resource:
                 "buffer_flush_interval": f"{USERS_FLUSH_SECONDS}s",
             },
             "additional_request_headers_to_log": [USER_HEADER, "cookie"],
-            "additional_response_headers_to_log": [OUTCOME_HEADER, FLAGS_HEADER],
-            "additional_response_trailers_to_log": [OUTCOME_HEADER, FLAGS_HEADER],
+            "additional_response_headers_to_log": list(_LOGGED),
+            "additional_response_trailers_to_log": list(_LOGGED),
         },
     }
 
@@ -146,35 +161,42 @@ def _duration(operator: str, seconds: float) -> Resource:
     return {"duration_filter": {"comparison": {"op": operator, "value": value}}}
 
 
-def _sum(table: str, name: str, number: str, where: str) -> Resource:
-    """The sum of what answers say in a header or trailer. Those that do not say a number are passed over: Envoy would
-    log an error for each."""
+def _sums(table: str, header: str, name: str, number: str = "") -> list[Resource]:
+    """The sum of what answers say in a header or trailer, and their `number`. Those that do not say a number are passed
+    over: Envoy would log an error for each."""
+    return [
+        _logger(
+            _says_number(header, where),
+            _counted(table, name, (), {"value_format": f"%{command}({header})%"}),
+            *([_counted(table, number)] if number else []),
+        )
+        for where, command in (("headers", "RESPONSE_HEADER"), ("trailers", "TRAILER"))
+    ]
+
+
+def _says_number(header: str, where: str) -> Resource:
     cel = "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter"
-    says = f"'{TOKENS_HEADER}' in response.{where} && response.{where}['{TOKENS_HEADER}'].matches('^[0-9]{{1,9}}$')"
+    says = f"'{header}' in response.{where} && response.{where}['{header}'].matches('^[0-9]{{1,{LONGEST_NUMBER}}}$')"
     expression = {
         "@type": f"{TYPE}xds.type.v3.TypedStruct",
         "type_url": f"{TYPE}{cel}",
         "value": {"expression": says},
     }
     told = {"extension_filter": {"name": "envoy.access_loggers.extension_filters.cel", "typed_config": expression}}
-    condition = {"and_filter": {"filters": [_log_type("DownstreamEnd"), told]}}
-    return _counter(table, name, (), condition, {"value_format": number})
+    return {"and_filter": {"filters": [_log_type("DownstreamEnd"), told]}}
 
 
-def _counter(
-    table: str, name: str, tags: Sequence[tuple[str, str]], condition: Resource, value: Mapping[str, object] = ONE
+def _counted(
+    table: str, name: str, tags: Sequence[tuple[str, str]] = (), value: Mapping[str, object] = ONE
 ) -> Resource:
-    """A counter of Envoy's stats access logger, tagged by draw table and revision."""
+    """A counter, tagged by draw table and revision."""
     all_tags = (("table", table), ("cluster", "%UPSTREAM_CLUSTER_RAW%"), *tags)
-    config = {
-        "stats_scope": {"prefix": PREFIX, "enable_eviction": True},
-        "counters": [
-            {
-                "stat": {"name": name, "tags": [{"name": key, "value_format": each} for key, each in all_tags]},
-                **value,
-            }
-        ],
-    }
+    return {"stat": {"name": name, "tags": [{"name": key, "value_format": each} for key, each in all_tags]}, **value}
+
+
+def _logger(condition: Resource, *counters: Resource) -> Resource:
+    """Envoy's stats access logger."""
+    config = {"stats_scope": {"prefix": PREFIX, "enable_eviction": True}, "counters": list(counters)}
     return {
         "name": "envoy.access_loggers.stats",
         "filter": condition,

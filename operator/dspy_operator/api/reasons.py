@@ -94,6 +94,7 @@ class Reason(StrEnum):
     SLOWER = "Slower"
     FLAGGED_MORE_OFTEN = "FlaggedMoreOften"
     SPENDS_MORE = "SpendsMore"
+    COSTS_MORE = "CostsMore"
     CRASHES = "Crashes"
     SMOKE_TEST_FAILED = "SmokeTestFailed"
     COMPARISON_LOST = "ComparisonLost"

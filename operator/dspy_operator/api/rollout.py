@@ -137,7 +137,7 @@ class Until:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What is compared: the share of users with a bad answer of one stream."""
+    """What is compared: the share of users with a bad answer of one stream, or the mean of tokens, cost or score."""
 
     stream: str = "failed"
     confidence_percent: float = 95.0

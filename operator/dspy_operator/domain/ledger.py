@@ -14,7 +14,7 @@ from dspy_operator.api.rollout import OnCompared, Stream
 from dspy_operator.api.times import UnixSeconds
 from dspy_operator.domain.analysis.evidence import Evidence
 from dspy_operator.domain.analysis.request_counts import RequestCounts
-from dspy_operator.domain.analysis.streams import tokens_tolerance
+from dspy_operator.domain.analysis.streams import spending_of
 from dspy_operator.domain.steps import Mirror, Step, Watch
 
 LONGEST_HISTORY = 10
@@ -22,7 +22,7 @@ HEADROOM = 1.2
 """Of a candidate that is sized with its weight."""
 LONGEST_REFUSED = 20
 LONGEST_SERVED = 20
-VERSION = 6
+VERSION = 7
 """Of the ledger's form. One of a newer version is never written over; older ones are migrated."""
 
 
@@ -152,9 +152,9 @@ class Release:
         return Backend(self.candidate, drawn, copied)
 
     @property
-    def counts_tokens(self) -> bool:
-        """Whether it is judged by what answers cost."""
-        return tokens_tolerance(self.streams) is not None
+    def spending(self) -> tuple[str, ...]:
+        """The streams by which it is judged that are of what answers take or cost."""
+        return tuple(stream.name for stream in spending_of(self.streams))
 
     @property
     def watched(self) -> bool:

@@ -10,6 +10,7 @@ from dspy_operator.api.rollout import Analysis
 from dspy_operator.domain.analysis.comparison import compare
 from dspy_operator.domain.analysis.evidence import Evidence
 from dspy_operator.domain.analysis.judge import judge, judge_stream, spent_in_words
+from dspy_operator.domain.analysis.means import Mean
 from dspy_operator.domain.analysis.readings import Reading, told
 from dspy_operator.domain.analysis.request_counts import RequestCounts
 from dspy_operator.domain.analysis.streams import Stream, streams_of
@@ -52,7 +53,7 @@ def _stream(evidence: Evidence, analysis: Analysis, stream: Stream) -> Content:
         "evidence": _log10(judged.log_e),
         "verdict": str(judged.verdict),
         **_users(judged.stable_users, judged.candidate_users),
-        **({"message": spent_in_words(evidence)} if stream.spends else {}),
+        **({"message": spent_in_words(evidence, stream)} if stream.spends else {}),
         **({"dryRun": True} if stream.dry_run else {}),
     }
 
@@ -86,21 +87,25 @@ def _comparison(release: Release, analysis: Analysis) -> Content:
         return {}
     compared = compare(release.evidence, analysis, step.stream, step.alpha)
     interval, users = compared.interval, release.evidence.users
+    ends = {"low": interval.low, "high": interval.high}
     return {
         "comparison": {
             "stream": step.stream,
             "result": release.conclusion.result if release.conclusion else str(compared.result),
-            "stable": _of_users(compared.stable),
-            "candidate": _of_users(compared.candidate),
-            "difference": f"{100 * interval.seen:.2f}",
-            "low": f"{100 * interval.low:.2f}",
-            "high": f"{100 * interval.high:.2f}",
+            "stable": _of_side(compared.stable),
+            "candidate": _of_side(compared.candidate),
+            "difference": compared.number(interval.seen),
+            **{name: compared.number(end) for name, end in ends.items() if math.isfinite(end)},
             "seen": users.number,
             **({"sampled": f"{100 / 2**users.halvings:g}%"} if users.halvings else {}),
             "moved": users.moved,
             "message": release.conclusion.message if release.conclusion else compared.message,
         }
     }
+
+
+def _of_side(side: Side | Mean) -> Content:
+    return {"users": side.users, "mean": f"{side.mean:.3g}"} if isinstance(side, Mean) else _of_users(side)
 
 
 def _log10(log_e: float) -> str:

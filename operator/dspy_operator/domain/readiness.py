@@ -7,9 +7,9 @@ from collections.abc import Collection
 from dspy_contract.routes import (
     CONVERSATIONS_FEATURE,
     FLAGS_FEATURE,
+    MEASURE_FEATURE,
     MIRROR_FEATURE,
     RELEASE_NEEDS,
-    TOKENS_FEATURE,
     USERS_FEATURE,
 )
 from dspy_contract.stat_names import forced, mirrored, of_users
@@ -85,10 +85,11 @@ def draws_users(release: Release, program: Program) -> bool:
 def release_needs(release: Release, program: Program) -> tuple[str, ...]:
     """What a gateway pod must be able to do before a candidate of this release has traffic."""
     flags = (FLAGS_FEATURE,) if release.flags else ()
-    tokens = (TOKENS_FEATURE,) if release.counts_tokens else ()
+    measure = (MEASURE_FEATURE,) if release.users and release.users.measure else ()
     mirror = (MIRROR_FEATURE,) if any(isinstance(step, Mirror) for step in release.steps) else ()
     drawn = (USERS_FEATURE if release.users else CONVERSATIONS_FEATURE,) if draws_users(release, program) else ()
-    return (*RELEASE_NEEDS, *flags, *tokens, *mirror, *drawn)
+    # What is spent is a feature by the stream's own name.
+    return (*RELEASE_NEEDS, *flags, *release.spending, *mirror, *drawn, *measure)
 
 
 def requests_in_flight(gateway: Gateway, uid: str, revision: str) -> int | None:

@@ -9,8 +9,12 @@ from typing import Any
 
 import cattrs
 
+from dspy_contract.routes import TOKENS
 from dspy_operator.api.convert import from_dict
 from dspy_operator.domain.ledger import VERSION, Ledger
+
+BETS_BY_STREAM = 7
+"""The first version of the ledger in which more than tokens could be spent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,8 @@ def read_ledger(status: Mapping[str, Any]) -> Stored:
     try:
         if version == 0:
             content = _from_version_0(content)
+        if version < BETS_BY_STREAM:
+            content = _with_bets_by_stream(content)
         ledger = from_dict({**content, "version": VERSION, "history": status.get("history", ())}, Ledger)
     except (cattrs.BaseValidationError, KeyError, TypeError, ValueError, AttributeError) as error:
         return Stored(lost=f"{type(error).__name__}: {'; '.join(_reasons(error))}")
@@ -80,6 +86,21 @@ def _step_from_version_0(step: Mapping[str, Any]) -> dict[str, Any]:
     if "requests" in pause:
         return {"kind": "PauseRequests", "requests": pause["requests"]}
     return {"kind": "PauseSeconds", "seconds": pause["seconds"]}
+
+
+def _with_bets_by_stream(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Bets were of tokens only."""
+    release = content.get("release") or {}
+    evidence = release.get("evidence") or {}
+
+    def by_stream(total: Mapping[str, Any]) -> dict[str, Any]:
+        return {**total, "bets": {TOKENS: total["bets"]} if total.get("bets") else {}}
+
+    totals = [by_stream(total) for total in evidence.get("totals", ())]
+    tables = {key: {**table, "total": by_stream(table["total"])} for key, table in evidence.get("tables", {}).items()}
+    if not totals and not tables:
+        return dict(content)
+    return {**content, "release": {**release, "evidence": {**evidence, "totals": totals, "tables": tables}}}
 
 
 def _reasons(error: BaseException) -> list[str]:

@@ -20,7 +20,7 @@ from dspy_kube.store import Store
 from dspy_operator.api.names import FIELD_MANAGER
 from dspy_operator.api.rollout import Analysis
 from dspy_operator.domain.analysis.evidence import Evidence, Look, accumulate
-from dspy_operator.domain.analysis.streams import tokens_tolerance
+from dspy_operator.domain.analysis.streams import spending_of
 from dspy_operator.domain.following import newest_serial
 from dspy_operator.domain.guard import guard, lower
 from dspy_operator.errors import RetryError
@@ -150,9 +150,9 @@ class Guard:
         assert routes.release is not None
         _, states = self._poller.latest(key.namespace)
         release = routes.release
-        tolerance = tokens_tolerance(known.analysis.streams)
+        spending = spending_of(known.analysis.streams)
         sides = release.stable, release.candidates[0]
-        look = Look(routes.uid, *sides, known.release, known.step, self._clock(), tolerance)
+        look = Look(routes.uid, *sides, known.release, known.step, self._clock(), spending)
         users = self._poller.users(key.namespace, routes.uid, known.release, release.candidates[0])
         evidence = accumulate(known.evidence, states, look, users)
         self._memories.remember(key.namespace, key.name, known.release, evidence)

@@ -18,7 +18,7 @@ from dspy_contract.state import WARMUP_SECONDS, Counts, DrawTable, GatewayState
 from dspy_operator.api.times import UnixSeconds
 from dspy_operator.domain.analysis.mean_test import Bets, Spent, added, bets
 from dspy_operator.domain.analysis.request_counts import RequestCounts, add_counts, request_counts
-from dspy_operator.domain.analysis.streams import slow_bounds
+from dspy_operator.domain.analysis.streams import Stream, slow_bounds
 from dspy_operator.domain.analysis.users import NO_USERS, UserTotals
 
 TOTAL_SECONDS = 300.0
@@ -42,8 +42,8 @@ class Look:
     release: int
     step: int
     now: float
-    tokens_tolerance: float | None = None
-    """How much more an answer may cost, as a fraction, where that is judged."""
+    spending: tuple[Stream, ...] = ()
+    """The streams that are judged by what answers take or cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +66,8 @@ class Total:
     users_of_candidate: Counts = Counts()
     """Requests of users who were drawn: these are counted apart, for none of them was drawn itself."""
 
-    bets: Bets = ()
-    """That the candidate costs more."""
+    bets: Mapping[str, Bets] = field(default_factory=dict)
+    """That the candidate takes or costs more, by stream."""
     copied: bool = False
     """The candidate got copies of stable's requests: of all requests and copies together, `weight` were its."""
 
@@ -225,7 +225,7 @@ def accumulate(
                 total = _total(before, told, opened_at, evidence, look)
                 tables[key] = Table(pod, state.incarnation, told.number, opened_at, look.now, told.settled, total)
     tables = {key: _lost_if_gone(table, incarnations, look.now) for key, table in tables.items()}
-    return _merged(_with_bounds(_with_recent(replace(evidence, tables=tables, users=users))), look.tokens_tolerance)
+    return _merged(_with_bounds(_with_recent(replace(evidence, tables=tables, users=users))), look.spending)
 
 
 def _with_recent(evidence: Evidence) -> Evidence:
@@ -316,23 +316,26 @@ def _with_bounds(evidence: Evidence) -> Evidence:
     return replace(evidence, bounds=bounds, epoch=evidence.epoch + 1) if bounds else evidence
 
 
-def _merged(evidence: Evidence, tokens_tolerance: float | None) -> Evidence:
+def _merged(evidence: Evidence, spending: Collection[Stream]) -> Evidence:
     totals, tables, kept = list(evidence.totals), dict(evidence.tables), dict(evidence.kept)
     for table in evidence.waiting:
         if not table.settled:
             break
         kept[table.series] = max(kept.get(table.series, 0), table.number)
         del tables[f"{table.series}/{table.number}"]
-        _merge_into(totals, _with_bets(table.total, tokens_tolerance))
+        _merge_into(totals, _with_bets(table.total, spending))
     return replace(evidence, totals=tuple(_shortened(totals)), tables=tables, kept=kept)
 
 
-def _with_bets(total: Total, tolerance: float | None) -> Total:
-    if tolerance is None or not total.judged or not 0 < total.weight < 1:
+def _with_bets(total: Total, spending: Collection[Stream]) -> Total:
+    if not spending or not total.judged or not 0 < total.weight < 1:
         return total
-    sides = total.stable, total.candidate
-    spent = Spent(*(side.started for side in sides), *(side.tokens for side in sides))
-    return replace(total, bets=bets(spent, tolerance))
+    return replace(total, bets={stream.name: bets(_spent(total, stream), stream.tolerance) for stream in spending})
+
+
+def _spent(total: Total, stream: Stream) -> Spent:
+    stable, candidate = stream.spent(total.stable), stream.spent(total.candidate)
+    return Spent(stable[0], candidate[0], stable[1], candidate[1])
 
 
 def _merge_into(totals: list[Total], total: Total) -> None:
@@ -371,5 +374,5 @@ def _sum(left: Total, right: Total) -> Total:
         candidate=add_counts(left.candidate, right.candidate),
         users_of_stable=add_counts(left.users_of_stable, right.users_of_stable),
         users_of_candidate=add_counts(left.users_of_candidate, right.users_of_candidate),
-        bets=added(left.bets, right.bets),
+        bets={name: added(left.bets.get(name, ()), right.bets.get(name, ())) for name in {**left.bets, **right.bets}},
     )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import reduce
 
 from dspy_contract.outcomes import Outcome
+from dspy_contract.routes import COST
 from dspy_contract.state import EDGES_SECONDS, Counts
 from dspy_operator.api.rollout import Analysis
 from dspy_operator.domain.analysis import ceiling, label_test, mean_test, no_worse
@@ -158,15 +159,18 @@ def _log_e_of(evidence: Evidence, totals: Sequence[Total], stream: Stream) -> fl
     if stream.name == SLOW.name:
         return _slow_log_e(evidence, totals, stream.tolerance)
     if stream.spends:
-        return mean_test.log_e(reduce(mean_test.added, (total.bets for total in evidence.totals), ()))
+        bets = (total.bets.get(stream.name, ()) for total in evidence.totals)
+        return mean_test.log_e(reduce(mean_test.added, bets, ()))
     return label_test.log_e([*_draws(totals, stream.bad), *user_draws(evidence, stream)], stream.tolerance)
 
 
-def spent_in_words(evidence: Evidence) -> str:
-    """Tokens a request, on both sides."""
+def spent_in_words(evidence: Evidence, stream: Stream) -> str:
+    """What a request takes or costs, on both sides."""
     stable, candidate = _drawn([total for total in evidence.ordered if total.judged])
-    means = [each.tokens / each.started if each.started else 0.0 for each in (candidate, stable)]
-    return f"{means[0]:.0f} tokens a request of the candidate against {means[1]:.0f} of stable"
+    unknown = sum(counts.answered - stream.spent(counts)[0] for counts in (stable, candidate))
+    beside = f"; the price of {unknown} answers is not known" if stream.name == COST and unknown > 0 else ""
+    of_each = f"{stream.spent_in_words(candidate)} a request of the candidate against {stream.spent_in_words(stable)}"
+    return f"{of_each} of stable{beside}"
 
 
 def user_draws(evidence: Evidence, stream: Stream, pair: int = MIDDLE_PAIR, compared: bool = False) -> list[Draws]:
@@ -241,7 +245,7 @@ def _worse(evidence: Evidence, stream: Stream, log_e: float) -> Judged:
     if stream.name == SLOW.name:
         words = f"The candidate is slower: {_slow_words(evidence)}"
     elif stream.spends:
-        words = f"The candidate {stream.verb}: {spent_in_words(evidence)}"
+        words = f"The candidate {stream.verb}: {spent_in_words(evidence, stream)}"
     else:
         words = f"The candidate {stream.verb} more often: {_pairs_in_words(evidence, stream)}"
     return Judged(Verdict.WORSE, stream.reason, stream.name, words, log_e)

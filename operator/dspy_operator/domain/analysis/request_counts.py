@@ -64,5 +64,5 @@ def add_counts(*several: Counts) -> Counts:
             older[edge] = older.get(edge, 0) + count
         for flag, count in counts.flags.items():
             flags[flag] = flags.get(flag, 0) + count
-    tokens = sum(counts.tokens for counts in several)
-    return Counts(sum(counts.started for counts in several), outcomes, older, flags, tokens)
+    spent = (sum(sums) for sums in zip(*((each.tokens, each.cost, each.priced) for each in several), strict=True))
+    return Counts(sum(counts.started for counts in several), outcomes, older, flags, *spent)

@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from dspy_contract.outcomes import Outcome
+from dspy_contract.outcomes import NANO_USD, Outcome
+from dspy_contract.routes import COST, TOKENS
 from dspy_contract.state import EDGES_SECONDS, Counts
 from dspy_operator.api import rollout
 from dspy_operator.api.reasons import Reason
+from dspy_operator.domain.analysis.means import in_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class Stream:
     outcomes: frozenset[str] = frozenset()
     flag: str = ""
     spends: bool = False
-    """Whether it is no kind of bad answers, but what answers cost on average, in tokens."""
+    """Whether it is no kind of bad answers, but what answers take or cost on average."""
     limit: float | None = None
     dry_run: bool = False
 
@@ -41,6 +43,15 @@ class Stream:
             return 0
         bad = counts.flags.get(self.flag, 0) if self.flag else counts.ended_as(self.outcomes)
         return min(bad, counts.started)
+
+    def spent(self, counts: Counts) -> tuple[int, int]:
+        """How many answers tell what they took, and their sum: in tokens, or in billionths of a US dollar."""
+        return (counts.priced, counts.cost) if self.name == COST else (counts.started, counts.tokens)
+
+    def spent_in_words(self, counts: Counts) -> str:
+        """What an answer took or cost on average."""
+        told, total = self.spent(counts)
+        return in_words(self.name, total / max(told, 1) / (NANO_USD if self.name == COST else 1))
 
 
 FAILED = Stream(
@@ -71,10 +82,10 @@ SLOW = Stream(name="slow", share=0.2, tolerance=0.0, reason=Reason.SLOWER, verb=
 """Bad is what becomes older than a bound that stable's quantiles set."""
 
 BUILT_IN = (FAILED, REFUSED, LEFT, SLOW)
-TOKENS = Stream(
-    name="tokens", share=0.05, tolerance=0.1, reason=Reason.SPENDS_MORE, verb="spends more tokens", spends=True
-)
-"""Judged where a policy names it: a new version may well be allowed to cost more."""
+SPENDS = Stream(TOKENS, share=0.05, tolerance=0.1, reason=Reason.SPENDS_MORE, verb="spends more tokens", spends=True)
+COSTS = Stream(COST, share=0.05, tolerance=0.1, reason=Reason.COSTS_MORE, verb="costs more", spends=True)
+SPENDING = (SPENDS, COSTS)
+"""Judged where a policy names them: a new version may well be allowed to cost more."""
 
 OWN_SHARE, OWN_TOLERANCE = 0.05, 0.001
 """Of all streams that users define, unless they say otherwise; without any it is a reserve that bets on nothing."""
@@ -98,7 +109,7 @@ def streams_of(given: tuple[rollout.Stream, ...]) -> tuple[Stream, ...]:
     """The streams of a policy: the built-in ones as it changes them, then its own. Shares sum to 1 at most."""
     changes = {each.name: each for each in given if not each.flag and not each.prometheus}
     own = [each for each in given if each.flag]
-    asked = (TOKENS,) if TOKENS.name in changes else ()
+    asked = [stream for stream in SPENDING if stream.name in changes]
     streams = [_changed(stream, changes.get(stream.name)) for stream in (*BUILT_IN, *asked)]
     streams += [_changed(_own(each, len(own)), each) for each in own]
     kept = [stream for stream in streams if stream is not None]
@@ -109,7 +120,7 @@ def streams_of(given: tuple[rollout.Stream, ...]) -> tuple[Stream, ...]:
 def stream_named(given: tuple[rollout.Stream, ...], name: str) -> Stream:
     """A stream of a policy by its name, be it judged or not."""
     own = next((each for each in given if each.name == name and each.flag), None)
-    return _own(own, 1) if own else next(each for each in (*BUILT_IN, TOKENS) if each.name == name)
+    return _own(own, 1) if own else next(each for each in (*BUILT_IN, *SPENDING) if each.name == name)
 
 
 def failed_of(given: tuple[rollout.Stream, ...]) -> Stream | None:
@@ -117,9 +128,9 @@ def failed_of(given: tuple[rollout.Stream, ...]) -> Stream | None:
     return next((each for each in streams_of(given) if each.name == FAILED.name and not each.dry_run), None)
 
 
-def tokens_tolerance(given: tuple[rollout.Stream, ...]) -> float | None:
-    """How much more an answer may cost, as a fraction; None where a policy does not judge that."""
-    return next((each.tolerance for each in streams_of(given) if each.spends), None)
+def spending_of(given: tuple[rollout.Stream, ...]) -> tuple[Stream, ...]:
+    """The streams of a policy by what answers take or cost."""
+    return tuple(stream for stream in streams_of(given) if stream.spends)
 
 
 def slow_bounds(stable: Counts) -> tuple[int, ...]:

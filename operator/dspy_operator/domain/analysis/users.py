@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from dspy_contract.routes import TOTAL_WEIGHT
 from dspy_contract.state import Met, UserLog, is_sampled
+from dspy_operator.domain.analysis.means import Alike, rounded
 
 MOST_USERS = 20_000
 """Of one release, over all gateway pods. With more the sample is halved."""
@@ -48,11 +49,13 @@ class Group:
 @dataclass(frozen=True, slots=True)
 class UserTotals:
     """All users, by what they met. `compared`: those who have been there for long enough to be compared, by what they
-    met in that time. `moved`: those who were seen at both revisions. `halvings`: how often the sample was halved. Not
+    met in that time; `valued`: those of them whose answers told what is compared. `moved`: those who were seen at both
+    revisions. `halvings`: how often the sample was halved. Not
     `complete`: some gateway pod has more to tell."""
 
     groups: tuple[Group, ...] = ()
     compared: tuple[Group, ...] = ()
+    valued: tuple[Alike, ...] = ()
     moved: int = 0
     halvings: int = 0
     complete: bool = True
@@ -84,6 +87,8 @@ class _User:
     first: Met
     since: float
     met: list[tuple[float, Met]] = field(default_factory=list)
+    sums: dict[str, list[tuple[float, Met]]] = field(default_factory=dict)
+    """By the incarnation of the log that tells them: each of them counts its own answers."""
     moved: bool = False
     until: float | None = None
 
@@ -95,6 +100,15 @@ class _User:
             and met.edge <= each.edge
             for _, each in self.met
         )
+
+    def value(self) -> float | None:
+        """The mean of what its answers measured until it was compared; None for nothing."""
+        last = [
+            next((met for began, met in reversed(sums) if self.until is None or began <= self.until), None)
+            for sums in self.sums.values()
+        ]
+        answers = sum(met.measured for met in last if met)
+        return rounded(sum(met.measure for met in last if met) / answers) if answers else None
 
     def kind(self, until: float = math.inf) -> Kind:
         """Which users it is like, by what it met until then."""
@@ -122,6 +136,8 @@ class Sample:
     _moved: int = 0
     _kinds: Counter[Kind] = field(default_factory=Counter)
     _compared: Counter[Kind] = field(default_factory=Counter)
+    _valued: Counter[tuple[str, int, float]] = field(default_factory=Counter)
+    """By revision, that one's weight, and the user's value."""
     _young: deque[_User] = field(default_factory=deque)
     """Those that are not compared yet, in the order in which they came."""
     _unheard: dict[str, list[tuple[float, Met]]] = field(default_factory=dict)
@@ -139,7 +155,7 @@ class Sample:
             return  # of another question: what lies between comes with the next
         self._halve(log.halvings)
         for met in log.met[has - log.first :]:
-            self._take(met, now - (log.age_seconds - met.at))
+            self._take(met, now - (log.age_seconds - met.at), log.incarnation)
         self._heard[pod] = (log.id, max(has, log.first + len(log.met)))
         (self._behind.add if self._heard[pod][1] < log.length else self._behind.discard)(pod)
 
@@ -156,9 +172,9 @@ class Sample:
             user = self._young.popleft()
             user.until = user.since + exposure_seconds
             if is_sampled(user.first.user, self.halvings):
-                self._compared[user.kind(user.until)] += 1
+                self._count_compared(user, 1)
         groups, compared = _groups(self._kinds, candidate), _groups(self._compared, candidate)
-        return UserTotals(groups, compared, self._moved, self.halvings)
+        return UserTotals(groups, compared, _valued(self._valued, candidate), self._moved, self.halvings)
 
     def _halve(self, halvings: int) -> None:
         """Lets the users go who are not of the smaller sample."""
@@ -171,7 +187,7 @@ class Sample:
                 self._moved -= user.moved
                 del self._users[name]
 
-    def _take(self, met: Met, at: float) -> None:
+    def _take(self, met: Met, at: float, incarnation: str) -> None:
         if not is_sampled(met.user, self.halvings):
             return
         user = self._users.get(met.user)
@@ -184,6 +200,8 @@ class Sample:
             for told in self._unheard.pop(met.user, ()):
                 self._note(user, *told)
         self._note(user, at, met)
+        if user and met.measured:
+            self._sum(user, at - met.seconds, met, incarnation)
 
     def _keep_unheard(self, met: Met, at: float) -> None:
         self._unheard.setdefault(met.user, []).append((at, met))
@@ -208,7 +226,23 @@ class Sample:
     def _count(self, user: _User, number: int) -> None:
         self._kinds[user.kind()] += number
         if user.until is not None:
-            self._compared[user.kind(user.until)] += number
+            self._count_compared(user, number)
+
+    def _count_compared(self, user: _User, number: int) -> None:
+        assert user.until is not None
+        self._compared[user.kind(user.until)] += number
+        value = user.value()
+        if value is not None:
+            self._valued[user.first.revision, user.first.weight, value] += number
+
+    def _sum(self, user: _User, began: float, met: Met, incarnation: str) -> None:
+        """Takes a sum in that grew. What a log that begins anew tells again is known."""
+        sums = user.sums.setdefault(incarnation, [])
+        if sums and sums[-1][1].measured >= met.measured:
+            return
+        self._count(user, -1)
+        sums.append((began, met))
+        self._count(user, 1)
 
     def _add(self, met: Met, at: float) -> _User:
         user = self._users[met.user] = _User(met, at - met.seconds)
@@ -219,8 +253,20 @@ class Sample:
 def _groups(kinds: Mapping[Kind, int], candidate: str) -> tuple[Group, ...]:
     groups = []
     for (revision, weight, epoch, outcomes, flags, edge, since), users in kinds.items():
-        of_candidate = revision == candidate
-        share = weight if of_candidate else TOTAL_WEIGHT - weight
         if users:
-            groups.append(Group(of_candidate, share / TOTAL_WEIGHT, epoch, outcomes, flags, edge, users, since))
+            side = revision == candidate, _share(revision == candidate, weight)
+            groups.append(Group(*side, epoch, outcomes, flags, edge, users, since))
     return tuple(groups)
+
+
+def _valued(values: Mapping[tuple[str, int, float], int], candidate: str) -> tuple[Alike, ...]:
+    return tuple(
+        Alike(revision == candidate, _share(revision == candidate, weight), value, users)
+        for (revision, weight, value), users in sorted(values.items())
+        if users
+    )
+
+
+def _share(of_candidate: bool, weight: int) -> float:
+    """The candidate's share of the draw, as a fraction, by the weight of a revision."""
+    return (weight if of_candidate else TOTAL_WEIGHT - weight) / TOTAL_WEIGHT

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from dspy_operator.api.reasons import Reason
 from dspy_operator.domain.analysis.evidence import Look, accumulate
-from dspy_operator.domain.analysis.streams import tokens_tolerance
+from dspy_operator.domain.analysis.streams import spending_of
 from dspy_operator.domain.ledger import Ledger
 from dspy_operator.domain.release.in_force import analysis_of
 from dspy_operator.domain.release.lifecycle import refuse
@@ -24,8 +24,8 @@ def collect_evidence(ledger: Ledger, snapshot: Snapshot, now: float) -> Transiti
     release = ledger.release
     if release is None or ledger.stable is None:
         return ledger, ()
-    tolerance = tokens_tolerance(release.streams)
-    look = Look(snapshot.program.uid, ledger.stable, release.candidate, release.id, release.step, now, tolerance)
+    spending = spending_of(release.streams)
+    look = Look(snapshot.program.uid, ledger.stable, release.candidate, release.id, release.step, now, spending)
     evidence = accumulate(release.evidence, snapshot.gateway.states, look, snapshot.gateway.users)
     analysis = analysis_of(release, snapshot)
     release = replace(release, evidence=evidence, false_rollback_percent=analysis.false_rollback_percent)

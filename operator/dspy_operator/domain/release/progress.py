@@ -8,6 +8,7 @@ from dataclasses import replace
 from dspy_operator.api.rollout import OnCompared
 from dspy_operator.domain.analysis.comparison import compare
 from dspy_operator.domain.analysis.judge import LEAST_USERS
+from dspy_operator.domain.analysis.means import is_measure
 from dspy_operator.domain.analysis.streams import BOUNDS_ANSWERS
 from dspy_operator.domain.ledger import Ledger, Release
 from dspy_operator.domain.readiness import refusal_of, routes_acked
@@ -52,9 +53,14 @@ def _comparison(release: Release, step: Compare, snapshot: Snapshot) -> str:
     if compared.grown < LEAST_USERS:
         seen = release.evidence.users.number
         return f"{grown} ({seen} seen; {LEAST_USERS} must have been there for {step.exposure_seconds:.0f} s)"
-    if not compared.stable.requests and not compared.candidate.requests:
-        return f"{grown}; what is slow is not known before stable has answered {BOUNDS_ANSWERS} requests"
-    return f"{grown}; {compared.message}"
+    return f"{grown}; {compared.message or _unknown(step.stream)}"
+
+
+def _unknown(stream: str) -> str:
+    """Why there is nothing to compare, though there are users."""
+    if is_measure(stream):
+        return f"answers to users of one version, or both, have told no {stream} yet"
+    return f"what is slow is not known before stable has answered {BOUNDS_ANSWERS} requests"
 
 
 def next_pass_seconds(ledger: Ledger, release: Release, snapshot: Snapshot) -> float:

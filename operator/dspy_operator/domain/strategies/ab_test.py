@@ -7,6 +7,7 @@ import zlib
 
 from dspy_contract.routes import TOTAL_WEIGHT, Users
 from dspy_operator.api import rollout
+from dspy_operator.domain.analysis.means import is_measure
 from dspy_operator.domain.steps import Compare, SetWeight, Step, Watch
 from dspy_operator.domain.strategies.canary import basis_points
 
@@ -36,4 +37,5 @@ def users_of(test: rollout.ABTest, uid: str, release: int) -> Users:
         cookie_seconds=cookie.max_age_seconds if cookie else 0,
         start=zlib.crc32(f"{uid}/{release}".encode()) % TOTAL_WEIGHT,
         unseen_seconds=test.unseen_seconds,
+        measure=test.compare.stream if is_measure(test.compare.stream) else "",
     )
