@@ -7,12 +7,15 @@ from collections.abc import Mapping, Set
 from typing import Any
 
 import dspy
+import numpy as np
 from pydantic import BaseModel
 from pydantic_core import to_json
 
 from dspy_contract.outcomes import FLAG, MOST_FLAGS
 
-FLAGS_FIELD = "dspy_flags"
+FLAGS_FIELD, SCORE_FIELD = "dspy_flags", "dspy_score"
+"""Fields of a prediction that say something of the answer, and are no part of it."""
+
 _FLAG = re.compile(FLAG)
 
 
@@ -28,7 +31,7 @@ def answer_fields(result: Any) -> dict[str, Any]:
 def flags_of(result: Any) -> tuple[str, ...]:
     """What a program says of its answer besides the answer: the names in its field FLAGS_FIELD. Raises ValueError for
     what is no flag, and for too many."""
-    given = result.get(FLAGS_FIELD) if isinstance(result, Mapping | dspy.Prediction | dspy.Example) else None
+    given = _said(result, FLAGS_FIELD)
     flags = sorted({given} if isinstance(given, str) else set(given or ()))
     if len(flags) > MOST_FLAGS or not all(isinstance(flag, str) and _FLAG.fullmatch(flag) for flag in flags):
         raise ValueError(
@@ -37,10 +40,25 @@ def flags_of(result: Any) -> tuple[str, ...]:
     return tuple(flags)
 
 
+def score_of(result: Any) -> float | None:
+    """How good a program thinks its answer is, by its field SCORE_FIELD; None where it says nothing. Raises ValueError
+    for what is no number from 0 to 1."""
+    given = _said(result, SCORE_FIELD)
+    if given is None:
+        return None
+    if not isinstance(given, int | float | np.number) or not 0 <= given <= 1:
+        raise ValueError(f"{SCORE_FIELD} takes a number from 0 to 1")
+    return float(given)
+
+
+def _said(result: Any, field: str) -> Any:
+    return result.get(field) if isinstance(result, Mapping | dspy.Prediction | dspy.Example) else None
+
+
 def answer_json(fields: Mapping[str, Any]) -> bytes:
-    """Fields as JSON, but for the flags. What JSON has no number for is null. Raises for what cannot be written
+    """Fields as JSON, but for flags and score. What JSON has no number for is null. Raises for what cannot be written
     down."""
-    answered = {name: each for name, each in fields.items() if name != FLAGS_FIELD}
+    answered = {name: each for name, each in fields.items() if name not in (FLAGS_FIELD, SCORE_FIELD)}
     return to_json(_plain(answered), inf_nan_mode="null", fallback=_numbers)
 
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from opentelemetry.context import Context
 from pydantic_core import to_json
 
-from dspy_contract.outcomes import FLAGS_HEADER, OUTCOME_HEADER, TOKENS_HEADER
+from dspy_contract.outcomes import COST_HEADER, FLAGS_HEADER, OUTCOME_HEADER, SCORE_HEADER, TOKENS_HEADER
 from dspy_runtime.admission import Place
 from dspy_runtime.endings import Ending
 from dspy_runtime.lm.scope import RequestGone
@@ -126,7 +126,11 @@ class Exchange:
     flags: tuple[str, ...] = ()
     """What the program says of its answer besides."""
     tokens: int = 0
-    """What it cost, as far as language models told."""
+    """What it took, as far as language models told."""
+    cost: int | None = None
+    """What it cost, in billionths of a US dollar; None where nobody knows."""
+    score: float | None = None
+    """How good the program thinks its answer is, if it says so."""
     ending: Ending | None = None
     abandoned: bool = False
     """Whether nobody waits for it any more."""
@@ -152,8 +156,13 @@ class Exchange:
     def told(self) -> dict[str, str]:
         """What gateways are told of an exchange that has ended, by header or trailer."""
         assert self.ending is not None
-        flags, tokens = ",".join(self.flags), str(self.tokens or "")
-        said = {OUTCOME_HEADER: self.ending.outcome, FLAGS_HEADER: flags, TOKENS_HEADER: tokens}
+        said = {
+            OUTCOME_HEADER: self.ending.outcome,
+            FLAGS_HEADER: ",".join(self.flags),
+            TOKENS_HEADER: str(self.tokens or ""),
+            COST_HEADER: "" if self.cost is None else str(self.cost),
+            SCORE_HEADER: "" if self.score is None else f"{self.score:.6f}",
+        }
         return {name: value for name, value in said.items() if value}
 
     def ended_early(self, ending: Ending) -> Exchange:

@@ -6,6 +6,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from dspy_contract.outcomes import NANO_USD
 from dspy_runtime.admission import Admission
 
 LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160)
@@ -33,6 +34,18 @@ class Metrics:
             "dspy_runtime_tokens",
             "Tokens by language model and kind.",
             ["revision", "lm", "kind"],
+            registry=self.registry,
+        )
+        self._cost = Counter(
+            "dspy_runtime_cost_usd",
+            "US dollars by language model, of answers whose price is known.",
+            ["revision", "lm"],
+            registry=self.registry,
+        )
+        self._unpriced = Counter(
+            "dspy_runtime_unpriced_answers",
+            "Answers of language models whose price is not known.",
+            ["revision", "lm"],
             registry=self.registry,
         )
         self._blocked = Counter(
@@ -65,8 +78,12 @@ class Metrics:
         if seconds is not None:
             self._duration.observe(seconds)
 
-    def record_tokens(self, lm: str, prompt: int | None, completion: int | None) -> None:
-        """Counts what one answer of a language model cost."""
+    def record_lm(self, lm: str, prompt: int | None, completion: int | None, nano_usd: int | None) -> None:
+        """Counts what one answer of a language model took, and what it cost, where that is known."""
+        if nano_usd is None:
+            self._unpriced.labels(self._revision, lm).inc()
+        else:
+            self._cost.labels(self._revision, lm).inc(nano_usd / NANO_USD)
         for kind, count in (("prompt", prompt), ("completion", completion)):
             if count:
                 self._tokens.labels(self._revision, lm, kind).inc(count)

@@ -35,7 +35,7 @@ class PredictionService:
         self.schema = derive(loaded.program, settings.given_schema)
         admission = Admission(settings.concurrency, settings.queue)
         self.metrics = Metrics(settings.revision, admission)
-        self.models = LanguageModels(settings.lm, self._record_tokens)
+        self.models = LanguageModels(settings.lm, self._record)
         self._replaced = replace_models(loaded.program, self.models)
         self._loaded = loaded
         # Places of requests that wait for their next try are lent, so that more threads than places may run.
@@ -85,8 +85,8 @@ class PredictionService:
         known."""
         return {DROPPED_SETTINGS: list(self._loaded.dropped), UNDERIVABLE: list(self.schema.underivable)}
 
-    def _record_tokens(self, lm: str, usage: Usage) -> None:
-        self.metrics.record_tokens(lm, usage.input_tokens, usage.output_tokens)
+    def _record(self, lm: str, usage: Usage, cost: int | None) -> None:
+        self.metrics.record_lm(lm, usage.input_tokens, usage.output_tokens, cost)
         scope = SCOPE.get()
         if scope is not None:
-            scope.tokens += (usage.input_tokens or 0) + (usage.output_tokens or 0)
+            scope.spend((usage.input_tokens or 0) + (usage.output_tokens or 0), cost)

@@ -11,6 +11,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import BaseSettings, JsonConfigSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 
+class PriceSettings(BaseModel):
+    """What a million tokens of a model cost, in US dollars."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    input: float
+    output: float
+    cached_input: float | None = None
+    """Of the input, what the provider had cached; as the rest, unless given."""
+
+
 class LMSettings(BaseModel):
     """One language model, as `spec.lm` says it."""
 
@@ -42,6 +53,8 @@ class LMSettings(BaseModel):
     """How long one call of the provider may be silent."""
     max_retries: int = 2
     """How often a call is tried again after a rate limit, a server error or a lost connection."""
+    price: PriceSettings | None = None
+    """Instead of the list price of the provider, where that is known."""
 
 
 class DefaultLMSettings(LMSettings):

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from dspy_runtime import endings
 from dspy_runtime.admission import Admission, OverloadedError
-from dspy_runtime.answers import answer_json, flags_of
+from dspy_runtime.answers import answer_json, flags_of, score_of
 from dspy_runtime.endings import UnfitInputError
 from dspy_runtime.exchange import Exchange, Next, Stage
 from dspy_runtime.lm.scope import RequestScope
@@ -64,7 +64,7 @@ def admit(admission: Admission, seconds: float) -> Stage:
             with scope.entered():
                 await inner(exchange)
         finally:
-            exchange.tokens = scope.tokens
+            exchange.tokens, exchange.cost = scope.tokens, scope.cost
             exchange.place.leave()
 
     return stage
@@ -75,7 +75,7 @@ def serialise(schema: Schema) -> Stage:
 
     async def stage(exchange: Exchange, inner: Next) -> None:
         await inner(exchange)
-        exchange.flags = flags_of(exchange.result)
+        exchange.flags, exchange.score = flags_of(exchange.result), score_of(exchange.result)
         exchange.answer = answer_json(schema.fields(exchange.result))
         if schema.given.accepts(exchange.answer):
             exchange.ending = endings.OK

@@ -114,6 +114,7 @@ def test_the_settings_of_a_runtime_pod_are_read_whole() -> None:
         **dict.fromkeys(("region", "project", "location", "resource", "organization"), "x"),
         "headers": {"x-team": "shop"},
         "parameters": {"temperature": 0.5},
+        "price": {"input": 0.5, "output": 2.0, "cachedInput": 0.1},
         "credentials": {"apiKey": {"name": "lm", "key": "api-key"}},
     }
     schema = {"input": {"required": ["question"]}, "output": {"required": ["answer"]}}

@@ -17,6 +17,7 @@ STEPS: list[dict[str, Any]] = [{"setWeight": 5}, PAUSE]
 PAUSED: dict[str, Any] = {"pause": {"approval": True}}
 MIRROR_STEPS: list[dict[str, Any]] = [{"mirror": {"percent": 20, "seconds": 60}}]
 QUERY: dict[str, Any] = {"query": "sum(x)", "max": 3}
+PRICE = {"input": 2, "output": 8.5, "cachedInput": 0.2}
 SPEND: dict[str, Any] = {"name": "spend", "prometheus": QUERY}
 
 
@@ -62,6 +63,7 @@ VALID: list[dict[str, Any]] = [
     program("qa", "models:/qa@champion"),
     named("a" * 40),
     with_lm(),
+    with_lm(price={"input": 0.15, "output": 0}, byPredictor={"draft": {"model": "vllm/own", "price": PRICE}}),
     with_lm(
         credentials={"envFrom": {"name": "keys"}},
         parameters={"temperature": 0.2, "stop": ["x"]},
@@ -159,6 +161,8 @@ INVALID: list[tuple[dict[str, Any], str, str]] = [
     (named("a" * 41), "metadata.name", "at most 40 characters"),
     (named("qa-preview"), "metadata.name", "another program's preview"),
     (with_spec(model={"uri": "models:/qa/1", "registry": "Not A Name"}), "spec.model.registry", "should match"),
+    (with_lm(price={"input": 3}), "spec.lm.price.output", "Required"),
+    (with_lm(price={**PRICE, "output": -1}), "spec.lm.price.output", "greater than or equal to 0"),
     (with_lm(model="gpt-4o-mini"), "spec.lm.model", "provider/model"),
     (with_lm(model="mistrall/x"), "spec.lm.model", "docs/providers.md"),
     (with_lm(apiBase="gateway.example"), "spec.lm.apiBase", "http:// or https://"),

@@ -81,7 +81,7 @@ async def connected(row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         base = provider.base.removesuffix("/v1") + row.base
         given: dict[str, Any] = {"model": row.model, "api_base": base, "api_key_file": key, "max_retries": 0}
         usages: list[Any] = []
-        model = LanguageModel(LMSettings(**{**given, **row.settings}), lambda _, usage: usages.append(usage))
+        model = LanguageModel(LMSettings(**{**given, **row.settings}), lambda _, usage, __: usages.append(usage))
         model.engine.home = asyncio.get_running_loop()
         model.check()
         yield Connected(model.lm, provider, row, usages)

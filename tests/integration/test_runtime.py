@@ -36,6 +36,13 @@ class Flags(dspy.Module):
     def forward(self, flags: list[str]):
         return dspy.Prediction(answer="a", dspy_flags=flags)
 """
+SCORES = """
+import dspy, numpy
+
+class Scores(dspy.Module):
+    def forward(self, score: str):
+        return dspy.Prediction(answer="a", dspy_score=eval(score))
+"""
 RAISES = """
 import dspy, sys
 
@@ -128,6 +135,48 @@ async def test_a_program_flags_its_answers(
         for unfit in (["No Flag"], ["a", "b", "c", "d", "e"], ["x" * 31]):
             status, _, headers = await runtime.predict(flags=unfit)
             assert (status, headers["x-dspy-outcome"]) == (500, "program_error")
+
+
+async def test_an_answer_says_what_it_cost(
+    question_model: Path, save: Save, provider: RunningProvider, tmp_path: Path
+) -> None:
+    """By the price that the spec gives; nobody knows that of a model of one's own without one."""
+    price = {"input": 2.0, "output": 10.0}
+    async with running_runtime(question_model, provider.base, tmp_path, lm={"price": price}) as runtime:
+        _, _, headers = await runtime.predict(question="why?", limit=3)
+        metrics = await runtime.get("/metrics")
+        asked, answered = _tokens(metrics)
+        assert int(headers["x-dspy-cost-nanousd"]) == 2_000 * asked + 10_000 * answered
+        (told,) = [
+            float(line.split()[-1]) for line in metrics.splitlines() if line.startswith("dspy_runtime_cost_usd_t")
+        ]
+        assert told == pytest.approx(int(headers["x-dspy-cost-nanousd"]) / 1e9)
+        _, _, headers = await runtime.predict(question="why?")
+        assert "x-dspy-cost-nanousd" not in headers, "what was not asked for cost nothing, and is no answer"
+    async with running_runtime(question_model, provider.base, tmp_path) as runtime:
+        _, _, headers = await runtime.predict(question="why?", limit=3)
+        assert "x-dspy-cost-nanousd" not in headers
+        assert "dspy_runtime_unpriced_answers_total" in await runtime.get("/metrics")
+
+
+async def test_a_program_scores_its_answers(
+    save: Save, provider: RunningProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib
+
+    code = tmp_path / "scores_its_answers.py"
+    code.write_text(SCORES)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    model = save(importlib.import_module("scores_its_answers").Scores(), code_paths=[str(code)])
+    async with running_runtime(model, provider.base, tmp_path) as runtime:
+        fits = {"0.8": "0.800000", "True": "1.000000", "0": "0.000000", "numpy.float32(0.5)": "0.500000", "None": None}
+        for score, said in fits.items():
+            status, body, headers = await runtime.predict(score=score)
+            assert (status, body, headers.get("x-dspy-score")) == (200, {"answer": "a"}, said)
+            assert headers["x-dspy-cost-nanousd"] == "0", "no model was asked"
+        for unfit in ("1.01", "-0.1", "'good'", "float('nan')", "[1]"):
+            status, _, headers = await runtime.predict(score=unfit)
+            assert (status, headers["x-dspy-outcome"], "x-dspy-score" in headers) == (500, "program_error", False)
 
 
 async def test_wrong_input_names_the_field_and_calls_no_lm(runtime: Runtime, provider: RunningProvider) -> None:

@@ -47,6 +47,15 @@ class Credentials:
 
 
 @dataclass(frozen=True, slots=True)
+class Price:
+    """What a million tokens cost, in US dollars."""
+
+    input: float
+    output: float
+    cached_input: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class LM:
     """A language model, and how its provider is reached."""
 
@@ -62,6 +71,7 @@ class LM:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     timeout_seconds: int = 60
     max_retries: int = 2
+    price: Price | None = None
     credentials: Credentials = Credentials()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from dspy_contract.routes import REVISION_LABEL, RUNTIME_PORT, RUNTIME_PROBE_PORT
@@ -182,6 +182,7 @@ def _lm(lm: LM, number: int) -> dict[str, Any]:
         "parameters": dict(lm.parameters),
         "timeout_seconds": lm.timeout_seconds,
         "max_retries": lm.max_retries,
+        "price": _given(asdict(lm.price)) if lm.price else None,
         "api_key_file": f"{CREDENTIALS_FOLDER}/{number}" if lm.credentials.api_key else None,
     }
     return _given(found)

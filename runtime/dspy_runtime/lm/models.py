@@ -28,6 +28,7 @@ from dspy_contract.logs import Logger
 from dspy_runtime.failures import LMConfigurationError, described
 from dspy_runtime.lm.bedrock import ConverseCaller
 from dspy_runtime.lm.engine import AsyncEngine, Capabilities, Capable, Model, SyncEngine
+from dspy_runtime.lm.prices import cost_of
 from dspy_runtime.lm.providers import (
     CONVERSE,
     DECLARED,
@@ -49,7 +50,9 @@ ANONYMOUS = "none"
 AWS_DOOR = "bedrock-chat"
 """The engine's door to Bedrock of which Converse takes address, region and identity."""
 
-Observe = Callable[[str, Usage], None]
+Observe = Callable[[str, Usage, int | None], None]
+"""Told of every answer its model, its usage, and what it cost in billionths of a US dollar, if anybody knows."""
+
 log = Logger(__name__)
 
 
@@ -75,13 +78,14 @@ class LanguageModel:
         with self._refused():
             self.route = route(settings.model, settings.api)
             self.wire = _wire(settings, self.route)
+            cost = cost_of(settings, self.route)
             model = Model(
                 name=self.route.model,
                 capabilities=capabilities(self.route, settings.api),
                 wire=self.wire,
                 silent_seconds=settings.timeout_seconds,
                 most_retries=settings.max_retries,
-                observe=lambda usage: observe(settings.model, usage),
+                observe=lambda usage: observe(settings.model, usage, cost(usage)),
             )
             self.engine = AsyncEngine(model, self.connector())
             self.lm = self._face(SyncEngine(self.engine), self.engine)

@@ -34,6 +34,12 @@ class Provider:
     keyless: bool = False
     settings: tuple[str, ...] = ()
     """Fields of `spec.lm` that its addresses are made of."""
+    prices: str = ""
+    """Its name in the table of prices; empty for servers of one's own and those that the table does not have."""
+    cached_beside_input: bool = False
+    """Whether it counts what is cached apart from the input."""
+    reasoning_beside_output: bool = False
+    """Whether it counts what a model thinks apart from the output."""
 
 
 CONVERSE = "bedrock-converse"
@@ -78,32 +84,42 @@ DECLARED = (
 """Those that the engine is told of: OpenAI's format at another address."""
 
 PROVIDERS = {
-    "openai": Provider("openai-chat", "openai"),
-    "azure": Provider("azure-chat", "azure", settings=("resource",)),
-    "azure_ai": Provider("azure-chat", "azure", settings=("resource",)),
-    "azure_anthropic": Provider("azure-anthropic", settings=("resource",)),
-    "anthropic": Provider("anthropic"),
-    "gemini": Provider("gemini"),
-    "vertex": Provider("vertex", settings=("project", "location")),
-    "vertex_anthropic": Provider("vertex-anthropic", settings=("project", "location")),
-    "bedrock": Provider(CONVERSE, namespaces=("bedrock", "bedrock_converse"), settings=("region",)),
-    "bedrock_chat": Provider("bedrock-chat", settings=("region",)),
-    "bedrock_mantle": Provider("bedrock-mantle-chat", settings=("region",)),
-    "bedrock_anthropic": Provider("bedrock-anthropic", settings=("region",)),
-    "groq": Provider("groq"),
-    "openrouter": Provider("openrouter"),
-    "deepseek": Provider("deepseek"),
-    "xai": Provider("xai"),
-    "moonshot": Provider("moonshotai", "moonshotai-responses"),
-    "zai": Provider("zai"),
-    "mistral": Provider("mistral", namespaces=("mistral",)),
-    "together_ai": Provider("together-ai", namespaces=("together_ai",)),
-    "fireworks_ai": Provider("fireworks-ai", namespaces=("fireworks_ai",)),
-    "perplexity": Provider("perplexity", namespaces=("perplexity",)),
+    "openai": Provider("openai-chat", "openai", prices="openai"),
+    "azure": Provider("azure-chat", "azure", settings=("resource",), prices="azure"),
+    "azure_ai": Provider("azure-chat", "azure", settings=("resource",), prices="azure"),
+    "azure_anthropic": Provider(
+        "azure-anthropic", settings=("resource",), prices="anthropic", cached_beside_input=True
+    ),
+    "anthropic": Provider("anthropic", prices="anthropic", cached_beside_input=True),
+    "gemini": Provider("gemini", prices="google", reasoning_beside_output=True),
+    "vertex": Provider("vertex", settings=("project", "location"), prices="google", reasoning_beside_output=True),
+    "vertex_anthropic": Provider(
+        "vertex-anthropic", settings=("project", "location"), prices="google", cached_beside_input=True
+    ),
+    "bedrock": Provider(
+        CONVERSE,
+        namespaces=("bedrock", "bedrock_converse"),
+        settings=("region",),
+        prices="aws",
+        cached_beside_input=True,
+    ),
+    "bedrock_chat": Provider("bedrock-chat", settings=("region",), prices="aws"),
+    "bedrock_mantle": Provider("bedrock-mantle-chat", settings=("region",), prices="aws"),
+    "bedrock_anthropic": Provider("bedrock-anthropic", settings=("region",), prices="aws", cached_beside_input=True),
+    "groq": Provider("groq", prices="groq"),
+    "openrouter": Provider("openrouter", prices="openrouter"),
+    "deepseek": Provider("deepseek", prices="deepseek"),
+    "xai": Provider("xai", prices="x-ai", reasoning_beside_output=True),
+    "moonshot": Provider("moonshotai", "moonshotai-responses", prices="moonshotai"),
+    "zai": Provider("zai", prices="zai"),
+    "mistral": Provider("mistral", namespaces=("mistral",), prices="mistral"),
+    "together_ai": Provider("together-ai", namespaces=("together_ai",), prices="together"),
+    "fireworks_ai": Provider("fireworks-ai", namespaces=("fireworks_ai",), prices="fireworks"),
+    "perplexity": Provider("perplexity", namespaces=("perplexity",), prices="perplexity"),
     "nvidia_nim": Provider("nvidia-nim", namespaces=("nvidia_nim",)),
-    "cerebras": Provider("cerebras", namespaces=("cerebras",)),
-    "databricks": Provider("databricks", namespaces=("databricks",)),
-    "cohere": Provider("cohere", namespaces=("cohere", "cohere_chat")),
+    "cerebras": Provider("cerebras", namespaces=("cerebras",), prices="cerebras"),
+    "databricks": Provider("databricks", namespaces=("databricks",), prices="databricks"),
+    "cohere": Provider("cohere", namespaces=("cohere", "cohere_chat"), prices="cohere"),
     "vllm": Provider("vllm", keyless=True),
     "sglang": Provider("sglang", keyless=True),
     "ollama": Provider("ollama", keyless=True),

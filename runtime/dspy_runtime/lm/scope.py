@@ -32,7 +32,9 @@ class RequestScope:
         self._trace = trace
         self.place: Place | None = None
         self.tokens = 0
-        """What its answers of language models cost, as far as they told."""
+        """What its answers of language models took, as far as they told."""
+        self.cost: int | None = 0
+        """What they cost, in billionths of a US dollar; None as soon as nobody knows what one did."""
         self.memory: dict[int, Any] = {}
         """What modules that requests share remember of this one, by their identity."""
         self._loop = asyncio.get_running_loop()
@@ -43,6 +45,11 @@ class RequestScope:
     def remaining(self) -> float:
         """Seconds until the request's deadline; negative after it."""
         return self._end - time.monotonic()
+
+    def spend(self, tokens: int, cost: int | None) -> None:
+        """An answer of a language model has come."""
+        self.tokens += tokens
+        self.cost = None if self.cost is None or cost is None else self.cost + cost
 
     def is_of(self, loop: asyncio.AbstractEventLoop) -> bool:
         """True for the loop of the requests."""
