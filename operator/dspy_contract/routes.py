@@ -7,7 +7,7 @@ here and nowhere else (`effective_weights`).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated
 
@@ -117,8 +117,9 @@ class Users:
     gateway sets. Requests that tell of no user are drawn each for itself.
 
     The draw is a hash of the user. `start` (basis points) is where the candidates' range of hashes begins: another one
-    in each release, so that it is not always the same users who are first. `measure` names what is summed of each
-    user's answers, one of MEASURES; empty for nothing.
+    in each release, so that it is not always the same users who are first. Of several candidates each has a place of
+    its own, so that nobody moves when one of them goes: `starts` has those that begin elsewhere. `measure` names what
+    is summed of each user's answers, one of MEASURES; empty for nothing.
     """
 
     header: str = ""
@@ -128,6 +129,11 @@ class Users:
     unseen_seconds: int = 120
     """How long counts may be missing before the candidate loses its users."""
     measure: str = ""
+    starts: Mapping[str, BasisPoints] = field(default_factory=dict)
+
+    def start_of(self, candidate: str) -> int:
+        """Where a candidate's range begins."""
+        return self.starts.get(candidate, self.start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +208,8 @@ class PortTable:
 
 
 def effective_weights(routes: Routes, usable: Collection[str], watched: bool = True) -> dict[str, int]:
-    """The weights to apply, in basis points: the desired ones of the revisions that can answer, scaled to 10,000.
+    """The weights to apply, in basis points: the desired ones of the revisions that can answer. What the others leave
+    is stable's, or, where that cannot answer, everybody's in proportion.
 
     A candidate that nobody watches has no weight. When no revision with weight can answer, the first listed that can
     takes everything, a candidate as well. When none can answer at all, the desired weights stand, and clients get the
@@ -222,6 +229,9 @@ def _drawn_weights(routes: Routes, usable: Collection[str], watched: bool) -> di
     unseen = () if watched else routes.candidates
     able = {name: weight for name, weight in desired.items() if name in usable and weight > 0 and name not in unseen}
     if able:
+        stable = next(iter(desired))
+        if stable in able:
+            able[stable] += TOTAL_WEIGHT - sum(able.values())
         return dict.fromkeys(desired, 0) | _scaled(able)
     fallback = next((revision for revision in desired if revision in usable), None)
     if fallback is None:
@@ -229,21 +239,46 @@ def _drawn_weights(routes: Routes, usable: Collection[str], watched: bool) -> di
     return {revision: TOTAL_WEIGHT * (revision == fallback) for revision in desired}
 
 
-def ranges(weights: Mapping[str, int], candidates: Collection[str], start: int) -> tuple[tuple[str, int], ...]:
+def ranges(weights: Mapping[str, int], candidates: Collection[str], users: Users) -> tuple[tuple[str, int], ...]:
     """Effective weights, which sum to 10,000, as ranges of hashes, in their order: (revision, width).
 
-    The candidates' begin at `start`, and what reaches over the end goes on at the beginning. A candidate that gains or
-    loses weight keeps its place: nobody moves who need not.
+    A candidate's begins at its start, or where the one before it ends, and what reaches over the end goes on at the
+    beginning. One that gains or loses weight keeps its place: nobody moves who need not.
     """
-    names = [*candidates, *(name for name in weights if name not in candidates)]
-    room, before, after = TOTAL_WEIGHT - start, [], []
-    for name in names:
-        width = weights.get(name, 0)
+    first = users.start
+    laid = _laid(weights, {name: (users.start_of(name) - first) % TOTAL_WEIGHT for name in candidates})
+    room, before, after = TOTAL_WEIGHT - first, [], []
+    for name, width in laid:
         fits = min(width, room)
         room -= fits
         after.append((name, fits))
         before.append((name, width - fits))
     return tuple((name, width) for name, width in (*before, *after) if width)
+
+
+def _laid(weights: Mapping[str, int], starts: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Ranges from 0 on, the candidates' where they start, with the others' between them."""
+    others = [(name, width) for name, width in weights.items() if name not in starts]
+    laid: list[tuple[str, int]] = []
+    left, at = sum(weights.get(name, 0) for name in starts), 0
+    for name in sorted(starts, key=lambda each: starts[each]):
+        gap = min(max(starts[name] - at, 0), TOTAL_WEIGHT - at - left)
+        between, others = _cut(others, gap)
+        laid += [*between, (name, weights.get(name, 0))]
+        at += gap + weights.get(name, 0)
+        left -= weights.get(name, 0)
+    return [*laid, *others]
+
+
+def _cut(row: Sequence[tuple[str, int]], width: int) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
+    """The first `width` of a row, and the rest of it."""
+    first, rest = [], []
+    for name, each in row:
+        fits = min(each, width)
+        width -= fits
+        first.append((name, fits))
+        rest.append((name, each - fits))
+    return first, rest
 
 
 def next_port(table: PortTable, now: float, rest_seconds: float) -> int | None:

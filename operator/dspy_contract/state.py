@@ -108,6 +108,8 @@ class Met:
     the last edge of the grid that the answer was as old as; -1 for none. `later`: by a token that its client sent: of
     a conversation that nobody heard begin it says nothing, for a client may send anything.
 
+    `weights` are those of all revisions that had some, in a release of several candidates.
+
     `measured` counts the user's answers in this pod until now that told what is measured, and `measure` is their sum:
     as of the first, second, fourth, eighth ... one of them, so that a user who asks a lot does not fill the log.
     """
@@ -124,6 +126,7 @@ class Met:
     later: bool = False
     measured: int = 0
     measure: float = 0.0
+    weights: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

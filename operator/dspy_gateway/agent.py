@@ -326,8 +326,9 @@ class Agent:
             return  # it was drawn before the release: it is no part of the experiment
         log_of = self._users.get(answer.uid)
         if log_of is None:
-            measure = routes.users.measure if routes.users else ""
-            log_of = self._users[answer.uid] = ReleaseUsers(answer.uid, entry.release, now, self._secret, measure)
+            measure, several = routes.users.measure if routes.users else "", len(routes.candidates) > 1
+            about = answer.uid, entry.release, now, self._secret, measure, several
+            log_of = self._users[answer.uid] = ReleaseUsers(*about)
         if log_of.take(answer, user, entry, routes.flags, now, drawn):
             self._changes.note({answer.uid}, urgent=answer.outcome not in (Outcome.OK, Outcome.CANCELLED))
 

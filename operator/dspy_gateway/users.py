@@ -64,6 +64,8 @@ class ReleaseUsers:
     """Of the namespace's gateways: without it nobody finds a user's hash by trying."""
     measure: str = ""
     """What is summed of each user's answers; empty for nothing."""
+    several: bool = False
+    """Whether the release began with several candidates."""
     id: str = field(default_factory=_new_id)
     incarnation: str = field(default_factory=_new_id)
     met: list[Met] = field(default_factory=list)
@@ -106,8 +108,9 @@ class ReleaseUsers:
         known.edge = max(known.edge, edge)
         at = round(now - self.began_at, 3)
         met = (revision, weight, epoch, answer.outcome, tuple(sorted(said)), known.edge, later)
-        sums = (summed.answers, summed.total) if summed else ()
-        self.met.append(Met(name, at, round(answer.seconds, 3), *met, *sums))
+        sums = (summed.answers, summed.total) if summed else (0, 0.0)
+        shares = {each: share for each, share in table.weights.items() if share} if self.several else {}
+        self.met.append(Met(name, at, round(answer.seconds, 3), *met, *sums, shares))
         while len(self._users) > MOST_USERS:
             self._halve()
         return True

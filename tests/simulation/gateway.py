@@ -180,7 +180,7 @@ class SimulatedGateway:
         assert self.obeyed is not None
         assert self.obeyed.users is not None
         at = zlib.crc32(user.encode()) % TOTAL_WEIGHT
-        for revision, width in ranges(self.effective, self.obeyed.candidates, self.obeyed.users.start):
+        for revision, width in ranges(self.effective, self.obeyed.candidates, self.obeyed.users):
             at -= width
             if at < 0:
                 return revision
@@ -234,8 +234,8 @@ class SimulatedGateway:
         if request.drawn and request.drawn.release != entry.release:
             return
         if self.users is None or self.users.release < entry.release:
-            measure = obeyed.users.measure if obeyed.users else ""
-            self.users = ReleaseUsers(obeyed.uid, entry.release, now, measure=measure)
+            measure, several = obeyed.users.measure if obeyed.users else "", len(obeyed.candidates) > 1
+            self.users = ReleaseUsers(obeyed.uid, entry.release, now, measure=measure, several=several)
         revision = request.revision.partition("/")[0]
         outcome, _, flag = request.outcome.partition("+")
         seconds = request.ends_at - request.started_at

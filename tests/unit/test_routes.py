@@ -74,6 +74,13 @@ def test_stable_takes_what_the_candidate_cannot_and_the_other_way_round() -> Non
     assert effective_weights(desired, {"candidate"}) == {"stable": 0, "candidate": 10_000}
 
 
+def test_what_one_of_several_candidates_leaves_is_stables() -> None:
+    """Or users of the others would move as well."""
+    desired = Routes("qa", "uid", 1, 60, (Backend("stable", 4_000), Backend("a", 3_000), Backend("b", 3_000)))
+    assert effective_weights(desired, {"stable", "a"}) == {"stable": 7_000, "a": 3_000, "b": 0}
+    assert effective_weights(desired, {"a", "b"}) == {"stable": 0, "a": 5_000, "b": 5_000}
+
+
 def test_copies_go_to_a_candidate_that_can_answer_and_that_somebody_watches() -> None:
     backends = (Backend("stable", 10_000), Backend("candidate", 0, mirror=2_000))
     desired = Routes("qa", "uid", 1, 60, backends, ReleaseRef(1, "stable", ("candidate",)))

@@ -29,20 +29,33 @@ STABLE, CANDIDATE = "old", "new"
 ALPHA = 0.05
 
 
-def places(weights: Mapping[str, int], start: int) -> list[str]:
+def places(weights: Mapping[str, int], users: Users, candidates: tuple[str, ...] = (CANDIDATE,)) -> list[str]:
     """The revision at each of the 10,000 places."""
-    laid = ranges(weights, (CANDIDATE,), start)
+    laid = ranges(weights, candidates, users)
     return [revision for revision, width in laid for _ in range(width)]
 
 
 @given(weight=st.integers(0, TOTAL_WEIGHT), more=st.integers(0, TOTAL_WEIGHT), start=st.integers(0, TOTAL_WEIGHT))
 def test_a_candidate_that_gains_weight_moves_nobody_who_need_not(weight: int, more: int, start: int) -> None:
     less, greater = sorted((weight, more))
-    before = places({STABLE: TOTAL_WEIGHT - less, CANDIDATE: less}, start)
-    after = places({STABLE: TOTAL_WEIGHT - greater, CANDIDATE: greater}, start)
+    before = places({STABLE: TOTAL_WEIGHT - less, CANDIDATE: less}, Users(start=start))
+    after = places({STABLE: TOTAL_WEIGHT - greater, CANDIDATE: greater}, Users(start=start))
     assert len(before) == len(after) == TOTAL_WEIGHT
     assert before.count(CANDIDATE) == less
     assert all(new == CANDIDATE for old, new in zip(before, after, strict=True) if old == CANDIDATE)
+
+
+@given(share=st.integers(1, 2_500), start=st.integers(0, TOTAL_WEIGHT), gone=st.sets(st.sampled_from("abc")))
+def test_of_several_candidates_none_moves_when_others_go(share: int, start: int, gone: set[str]) -> None:
+    """Their users are stable's then, and one that takes over keeps its own."""
+    users = Users(start=start, starts={"b": (start + share) % TOTAL_WEIGHT, "c": (start + 2 * share) % TOTAL_WEIGHT})
+    before = places({STABLE: TOTAL_WEIGHT - 3 * share, **dict.fromkeys("abc", share)}, users, tuple("abc"))
+    left = {name: 0 if name in gone else share for name in "abc"}
+    after = places({STABLE: TOTAL_WEIGHT - sum(left.values()), **left}, users, tuple("abc"))
+    assert [STABLE if each in gone else each for each in before] == after
+    winner = places({STABLE: 500, "a": 0, "b": 9_500, "c": 0}, users, tuple("abc"))
+    assert winner.count("b") == 9_500
+    assert all(new == "b" for old, new in zip(before, winner, strict=True) if old == "b")
 
 
 def answer(outcome: str = "ok", seconds: float = 0.3, flags: frozenset[str] = frozenset()) -> UserAnswer:
@@ -206,6 +219,21 @@ def test_who_is_moved_still_counts_where_it_was_drawn() -> None:
     totals = sample.totals(CANDIDATE, 10.0)
     assert totals.moved == 1
     assert totals.groups == (Group(True, 0.5, 0, frozenset({"ok", "timeout"}), frozenset(), -1, 1),)
+
+
+def test_of_several_candidates_each_is_compared_with_stable_alone() -> None:
+    """By their two shares of the draw; nobody is compared who could not have been drawn for both."""
+    three = {STABLE: 4_000, CANDIDATE: 3_000, "third": 3_000}
+    log, sample = ReleaseUsers("u", 7, 0.0, measure="cost", several=True), Sample(7)
+    for user, (revision, weights) in enumerate(
+        [(STABLE, three), (CANDIDATE, three), ("third", three), (STABLE, {STABLE: 7_000, "third": 3_000})]
+    ):
+        log.take(replace(costing(1.0), revision=revision), str(user), table(weights=weights), (), 1.0)
+    sample.take("p", log.told(("", 0), 2.0), 2.0)
+    totals = sample.totals(CANDIDATE, 100.0, 30.0, stable=STABLE)
+    sides = [(each.of_candidate, each.weight) for each in totals.groups]
+    assert sides == [(False, 3 / 7), (True, 3 / 7)]
+    assert sorted((each.of_candidate, each.users) for each in totals.valued) == [(False, 1), (True, 1)]
 
 
 def test_users_are_compared_at_equal_age() -> None:

@@ -42,7 +42,7 @@ def together(routes: Routes, weights: Mapping[str, int], table: str) -> list[Res
 def _users(routes: Routes, users: Users, weights: Mapping[str, int], table: str) -> list[Resource]:
     """By a header, a cookie, or (the first request of a user) the request's id, which becomes the cookie. Envoy takes
     one hash of all three, so whoever has the cookie is where its first request was."""
-    laid = ranges(dict(_weights(routes, weights)), routes.candidates, users.start)
+    laid = ranges(dict(_weights(routes, weights)), routes.candidates, users)
 
     def drawn_by(
         hashed: Resource, told: str, known_by: list[Resource], answer: Sequence[Resource] = ()

@@ -73,8 +73,14 @@ class UserTotals:
 
 NO_USERS = UserTotals()
 
-Kind = tuple[str, int, int, frozenset[str], frozenset[str], int, float]
-"""Of a user: its revision, that revision's weight and the epoch when it was drawn, what it met, and when it came."""
+Weights = tuple[tuple[str, int], ...]
+"""Those of all revisions, in a release of several candidates."""
+
+Place = tuple[str, int, Weights]
+"""Where a user was drawn: its revision, that one's weight, and all of them."""
+
+Kind = tuple[Place, int, frozenset[str], frozenset[str], int, float]
+"""Of a user: where and in which epoch it was drawn, what it met, and when it came."""
 
 COHORT_SECONDS = 300.0
 
@@ -91,6 +97,11 @@ class _User:
     """By the incarnation of the log that tells them: each of them counts its own answers."""
     moved: bool = False
     until: float | None = None
+
+    @property
+    def place(self) -> Place:
+        """Where it was drawn."""
+        return self.first.revision, self.first.weight, tuple(sorted(self.first.weights.items()))
 
     def knows(self, met: Met) -> bool:
         """Whether it met the like before: a log that begins anew tells it again."""
@@ -117,7 +128,7 @@ class _User:
         flags = frozenset(flag for each in met for flag in each.flags)
         edge = max((each.edge for each in met), default=-1)
         came = self.since // COHORT_SECONDS * COHORT_SECONDS
-        return self.first.revision, self.first.weight, self.first.epoch, outcomes, flags, edge, came
+        return self.place, self.first.epoch, outcomes, flags, edge, came
 
 
 @dataclass(slots=True)
@@ -136,8 +147,8 @@ class Sample:
     _moved: int = 0
     _kinds: Counter[Kind] = field(default_factory=Counter)
     _compared: Counter[Kind] = field(default_factory=Counter)
-    _valued: Counter[tuple[str, int, float]] = field(default_factory=Counter)
-    """By revision, that one's weight, and the user's value."""
+    _valued: Counter[tuple[Place, float]] = field(default_factory=Counter)
+    """By the user's value as well."""
     _young: deque[_User] = field(default_factory=deque)
     """Those that are not compared yet, in the order in which they came."""
     _unheard: dict[str, list[tuple[float, Met]]] = field(default_factory=dict)
@@ -164,17 +175,23 @@ class Sample:
         return not self._behind & set(pods)
 
     def totals(
-        self, candidate: str, now: float, exposure_seconds: float = math.inf, late_seconds: float = 0.0
+        self,
+        candidate: str,
+        now: float,
+        exposure_seconds: float = math.inf,
+        late_seconds: float = 0.0,
+        stable: str | None = None,
     ) -> UserTotals:
-        """What is known now. `exposure_seconds`: how long a user is there before it is compared, one for a release;
-        `late_seconds`: how long an answer may take."""
+        """What is known now of the candidate's users and of stable's (of all others, unless that is named).
+        `exposure_seconds`: how long a user is there before it is compared, one for a release; `late_seconds`: how long
+        an answer may take."""
         while self._young and now - self._young[0].since >= exposure_seconds + late_seconds + LATE_SECONDS:
             user = self._young.popleft()
             user.until = user.since + exposure_seconds
             if is_sampled(user.first.user, self.halvings):
                 self._count_compared(user, 1)
-        groups, compared = _groups(self._kinds, candidate), _groups(self._compared, candidate)
-        return UserTotals(groups, compared, _valued(self._valued, candidate), self._moved, self.halvings)
+        groups, compared = (_groups(kinds, candidate, stable) for kinds in (self._kinds, self._compared))
+        return UserTotals(groups, compared, _valued(self._valued, candidate, stable), self._moved, self.halvings)
 
     def _halve(self, halvings: int) -> None:
         """Lets the users go who are not of the smaller sample."""
@@ -233,7 +250,7 @@ class Sample:
         self._compared[user.kind(user.until)] += number
         value = user.value()
         if value is not None:
-            self._valued[user.first.revision, user.first.weight, value] += number
+            self._valued[user.place, value] += number
 
     def _sum(self, user: _User, began: float, met: Met, incarnation: str) -> None:
         """Takes a sum in that grew. What a log that begins anew tells again is known."""
@@ -250,23 +267,32 @@ class Sample:
         return user
 
 
-def _groups(kinds: Mapping[Kind, int], candidate: str) -> tuple[Group, ...]:
-    groups = []
-    for (revision, weight, epoch, outcomes, flags, edge, since), users in kinds.items():
-        if users:
-            side = revision == candidate, _share(revision == candidate, weight)
-            groups.append(Group(*side, epoch, outcomes, flags, edge, users, since))
-    return tuple(groups)
+def _groups(kinds: Mapping[Kind, int], candidate: str, stable: str | None) -> tuple[Group, ...]:
+    found = []
+    for (place, epoch, outcomes, flags, edge, since), users in kinds.items():
+        share = _share(place, candidate, stable)
+        if users and share is not None:
+            found.append(Group(place[0] == candidate, share, epoch, outcomes, flags, edge, users, since))
+    return tuple(found)
 
 
-def _valued(values: Mapping[tuple[str, int, float], int], candidate: str) -> tuple[Alike, ...]:
-    return tuple(
-        Alike(revision == candidate, _share(revision == candidate, weight), value, users)
-        for (revision, weight, value), users in sorted(values.items())
-        if users
-    )
+def _valued(values: Mapping[tuple[Place, float], int], candidate: str, stable: str | None) -> tuple[Alike, ...]:
+    found = []
+    for (place, value), users in sorted(values.items()):
+        share = _share(place, candidate, stable)
+        if users and share is not None:
+            found.append(Alike(place[0] == candidate, share, value, users))
+    return tuple(found)
 
 
-def _share(of_candidate: bool, weight: int) -> float:
-    """The candidate's share of the draw, as a fraction, by the weight of a revision."""
-    return (weight if of_candidate else TOTAL_WEIGHT - weight) / TOTAL_WEIGHT
+def _share(place: Place, candidate: str, stable: str | None) -> float | None:
+    """The candidate's share of the draw between it and stable, as a fraction; None for users who were drawn for others,
+    or could not have been drawn for both."""
+    revision, weight, weights = place
+    if stable is not None and revision not in (stable, candidate):
+        return None
+    if not weights:
+        return (weight if revision == candidate else TOTAL_WEIGHT - weight) / TOTAL_WEIGHT
+    shares = dict(weights)
+    both = shares.get(candidate, 0), shares.get(str(stable), 0)
+    return both[0] / sum(both) if all(both) else None
