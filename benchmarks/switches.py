@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.show import show, spread
 from dev.cluster.choose import cluster as choose
 from dev.cluster.deploy import deploy
-from dev.cluster.interface import Cluster
+from dev.cluster.interface import Cluster, ClusterError
 from dev.world import World, program, rollout
 
 CLUSTER = "dspy-bench"
@@ -52,7 +52,7 @@ def main() -> None:
         if not os.environ.get("KEEP_CLUSTER"):
             cluster.delete()
     title = f"{SWITCHES} releases of each, at once, at {RATE:g} requests a second and {STREAMS} open streams each"
-    show(title, ["", "release", "requests", "lost", "streams", "cut", "aim"], rows)
+    show(title, ["", "release", "went back", "requests", "lost", "streams", "cut", "aim"], rows)
 
 
 def _released(cluster: Cluster, strategy: str, uri: str) -> list[str]:
@@ -63,24 +63,31 @@ def _released(cluster: Cluster, strategy: str, uri: str) -> list[str]:
     world.apply(policy, program(NAME, uri))
     world.wait_condition(NAME, "Available", "True")
     with world.traffic(NAME, RATE, streams=STREAMS) as traffic:
-        seconds = [_release(world, run) for run in range(SWITCHES)]
+        took = [_release(world, run) for run in range(SWITCHES)]
     world.end()
+    seconds = [each for each in took if each is not None]
     streams = [answer for answer in traffic.answers if answer.streamed]
     cut = [answer for answer in traffic.failed() if answer.streamed]
     lost = [answer for answer in traffic.failed() if not answer.streamed]
     for answer in [*lost, *cut][:10]:
         print(f"{strategy}: {answer}")
     requests = len(traffic.answers) - len(streams)
-    return [strategy, spread(seconds), f"{requests:,}", str(len(lost)), f"{len(streams):,}", str(len(cut)), "0 and 0"]
+    back = str(len(took) - len(seconds))
+    traffic_row = [f"{requests:,}", str(len(lost)), f"{len(streams):,}", str(len(cut))]
+    return [strategy, spread(seconds), back, *traffic_row, "0, 0 and 0"]
 
 
-def _release(world: World, run: int) -> float:
-    """Releases a revision that answers as the last one did; how long that took."""
+def _release(world: World, run: int) -> float | None:
+    """Releases a revision that answers as the last one did; how long that took, None where it was not promoted."""
     began = time.time()
     # A setting that changes no answer makes a new revision of the same version.
     spec = {"serving": {"queue": 65 + run}}
     world.kubectl("patch", "dspyprogram", NAME, "--type=merge", "-p", json.dumps({"spec": spec}))
     generation = world.get("dspyprogram", NAME)["metadata"]["generation"]
-    for condition in (f"jsonpath={{.status.observedGeneration}}={generation}", "condition=Current"):
-        world.kubectl("wait", f"dspyprogram/{NAME}", f"--for={condition}", "--timeout=180s")
+    try:
+        for condition in (f"jsonpath={{.status.observedGeneration}}={generation}", "condition=Current"):
+            world.kubectl("wait", f"dspyprogram/{NAME}", f"--for={condition}", "--timeout=180s")
+    except ClusterError:
+        print(f"Release {run} of {world.namespace} was not promoted: {world.condition(NAME, 'Current')}")
+        return None
     return time.time() - began

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import threading
 import time
@@ -55,10 +56,10 @@ class Traffic:
             found[answer.revision] = found.get(answer.revision, 0) + 1
         return found
 
-    def sides(self, since: float) -> dict[str, set[str]]:
+    def sides(self, since: float, until: float = math.inf) -> dict[str, set[str]]:
         """By user, the revisions that answered what was asked since then."""
         found: dict[str, set[str]] = {}
-        for answer in [answer for answer in list(self.answers) if answer.asked >= since]:
+        for answer in [answer for answer in list(self.answers) if since <= answer.asked < until]:
             if answer.revision:
                 found.setdefault(answer.user, set()).add(answer.revision)
         return found

@@ -129,11 +129,11 @@ class Users:
     unseen_seconds: int = 120
     """How long counts may be missing before the candidate loses its users."""
     measure: str = ""
-    starts: Mapping[str, BasisPoints] = field(default_factory=dict)
+    starts: tuple[tuple[str, BasisPoints], ...] = ()
 
     def start_of(self, candidate: str) -> int:
         """Where a candidate's range begins."""
-        return self.starts.get(candidate, self.start)
+        return dict(self.starts).get(candidate, self.start)
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,11 +119,12 @@ class Poller:
         namespace: str,
         uid: str,
         release: int,
-        candidate: str,
+        sides: tuple[str, str],
         exposure_seconds: float = math.inf,
         late_seconds: float = 0.0,
     ) -> UserTotals:
-        """What the users of a release met, as far as its gateways have told; see `Sample.totals`."""
+        """What the users of a release met who were drawn for stable or a candidate (the `sides`), as far as its
+        gateways have told; see `Sample.totals`."""
         known = self._namespaces.get(namespace)
         pods, told = self.latest(namespace)
         sample = known.samples.get(uid) if known else None
@@ -131,7 +132,9 @@ class Poller:
         if sample is None or sample.release != release:
             return replace(NO_USERS, complete=heard)
         complete = heard and sample.is_complete(told)
-        return replace(sample.totals(candidate, _now(), exposure_seconds, late_seconds), complete=complete)
+        stable, candidate = sides
+        totals = sample.totals(candidate, _now(), exposure_seconds, late_seconds, stable)
+        return replace(totals, complete=complete)
 
     def unseen(self, namespace: str, users: Users | None) -> frozenset[str]:
         """The pods that carry traffic and have not been heard of for too long: longer where users are drawn."""

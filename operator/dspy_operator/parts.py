@@ -25,7 +25,7 @@ from dspy_operator.kube.archives import Archives
 from dspy_operator.kube.beside import Beside
 from dspy_operator.kube.events import emit
 from dspy_operator.kube.execute import Executor
-from dspy_operator.kube.observe import Observer, read_routes
+from dspy_operator.kube.observe import Observer, program_of, read_routes
 from dspy_operator.kube.paths import path
 from dspy_operator.kube.repairs import Repairs
 from dspy_operator.kube.write import Writer
@@ -129,6 +129,9 @@ def assemble(
     def wake_program(namespace: str, program: str) -> None:
         passes.add(Key("program", namespace, program))
 
+    def wake_asker(namespace: str, asker: str) -> None:
+        wake_program(namespace, program_of(asker))
+
     def on_conflict(namespace: str, program: str) -> None:
         passes.add(Key("program", namespace, program) if program else Key("gateway", namespace))
 
@@ -151,7 +154,7 @@ def assemble(
     repairs = Repairs()
     executor = Executor(kube, store, writer, repairs, archive)
     gateways = GatewayReconciler(store, writer, settings, token)
-    follower = Follower(registries, settings.registry_poll_seconds, wake_program)
+    follower = Follower(registries, settings.registry_poll_seconds, wake_asker)
     beside = Beside(
         store,
         Descriptions(runtimes, wake_program),
@@ -178,7 +181,6 @@ def assemble(
         executor,
         writer.conflicts,
         poller,
-        follower,
         beside,
         notifier,
         write_backs,

@@ -389,6 +389,40 @@ def test_an_ab_test_keeps_every_user_where_it_is(world: World, versions: dict[st
     assert not traffic.failed()
 
 
+def test_the_cheapest_of_several_candidates_takes_over(world: World, versions: dict[str, str]) -> None:
+    """One that fails goes alone and at once; another that costs half, by another model, wins; nobody changes sides."""
+    dear, cheap = ({"input": price, "output": price} for price in (10, 5))
+    wanted = program(NAME, versions["good"], serving={"timeoutSeconds": 10})
+    lm = wanted["spec"]["lm"]
+    wanted["spec"]["lm"] = {**lm, "price": dear}
+    test = {
+        "users": {"header": "x-user-id"},
+        "variants": [{"name": "bad", "uri": versions["bad"]}, {"name": "cheap", "lm": {**lm, "price": cheap}}],
+        "compare": {"stream": "cost"},
+        "until": {"maxSeconds": 120},
+        "warmSeconds": 5,
+    }
+    world.apply(wanted)
+    world.wait_condition(NAME, "Available", "True")
+    world.apply(rollout(NAME, [], strategy={"type": "ABTest", "abTest": test}))
+    world.set_model(NAME, versions["better"])
+    with world.traffic(NAME, rate=80, users=3_000) as traffic:
+        world.wait(lambda: len(world.rollout(NAME).get("candidates", ())) == 3, "three candidates")
+        names = {each.get("variant", ""): each["revision"] for each in world.rollout(NAME)["candidates"]}
+        world.wait(lambda: len(world.rollout(NAME).get("candidates", ())) == 2, "the bad one has gone")
+        began = time.time()
+        assert "Progressing" in world.kubectl("get", "rollouts")
+        world.wait(lambda: "Watching" in str(world.rollout(NAME).get("message")), "a verdict", 240)
+        sides = traffic.sides(began, time.time() - 5)
+        assert [user for user, revisions in sides.items() if len(revisions) > 1] == []
+        world.wait(lambda: revision_of(world, "stable") == names["cheap"], "it takes over")
+    assert not traffic.lost()
+    assert world.wait_condition(NAME, "Current", "False", "Undone").startswith("v")
+    history = {each["revision"]: each for each in world.get("dspyprogram", NAME)["status"]["history"]}
+    assert history[names["bad"]]["outcome"] == history[names[""]]["outcome"] == "RolledBack"
+    assert history[names["cheap"]]["message"].startswith("Win on cost: $")
+
+
 def test_a_bad_version_goes_back_in_seconds_after_a_blue_green_switch(world: World, versions: dict[str, str]) -> None:
     policy = rollout(NAME, [], strategy={"type": "BlueGreen", "blueGreen": {"warmSeconds": 600}})
     world.apply(policy, program(NAME, versions["good"]))

@@ -17,6 +17,7 @@ STEPS: list[dict[str, Any]] = [{"setWeight": 5}, PAUSE]
 PAUSED: dict[str, Any] = {"pause": {"approval": True}}
 MIRROR_STEPS: list[dict[str, Any]] = [{"mirror": {"percent": 20, "seconds": 60}}]
 QUERY: dict[str, Any] = {"query": "sum(x)", "max": 3}
+VARIANT = {"name": "a", "uri": "models:/qa/3"}
 PRICE = {"input": 2, "output": 8.5, "cachedInput": 0.2}
 SPEND: dict[str, Any] = {"name": "spend", "prometheus": QUERY}
 
@@ -116,6 +117,13 @@ VALID: list[dict[str, Any]] = [
     with_ab_test(),
     with_ab_test(users={"cookie": {}}),
     *[with_ab_test(compare={"stream": each}) for each in ("tokens", "cost", "score")],
+    with_ab_test(variants=[{"name": "mini", "lm": {"model": "openai/gpt-4o-mini"}}]),
+    with_ab_test(
+        variants=[{"name": name, "uri": "models:/qa/2", "lm": {"model": "vllm/own", "price": PRICE}} for name in "abc"],
+        candidatePercent=20,
+        compare={"stream": "cost"},
+        until={"users": 2_500},
+    ),
     with_ab_test(compare={"stream": "score"}, candidatePercent=10, until={"users": 5_000}),
     with_ab_test(
         users={"header": "X-User-Id", "cookie": {"name": "visitor", "maxAgeSeconds": 86_400}},
@@ -243,6 +251,11 @@ INVALID: list[tuple[dict[str, Any], str, str]] = [
     (with_ab_test(candidatePercent=51), "spec.strategy.abTest.candidatePercent", "less than or equal to 50"),
     (with_ab_test(compare={"stream": "blocked"}), "spec", "an enabled stream of analysis.streams"),
     (with_ab_test(compare={"confidencePercent": 10}), "compare.confidencePercent", "at least 50"),
+    (with_ab_test(variants=[{"name": "a"}]), "spec.strategy.abTest.variants[0]", "needs uri, lm or both"),
+    (with_ab_test(variants=[{"name": "a", "uri": "models:/qa@best"}]), "variants[0].uri", "should match"),
+    (with_ab_test(variants=[{"name": "a", "lm": {"model": "gpt"}}]), "variants[0].lm.model", "provider/model"),
+    (with_ab_test(variants=[VARIANT], candidatePercent=34), "spec.strategy.abTest", "at most 100"),
+    (with_ab_test(variants=[{**VARIANT, "name": n} for n in "abcd"]), "spec.strategy.abTest.variants", "at most 3"),
     (with_ab_test(compare={"stream": "cost"}, until={"users": 999}), "spec.strategy.abTest", "until.users is too few"),
     (with_ab_test(until={"users": 10}), "spec.strategy.abTest.until.users", "greater than or equal to 50"),
     (with_ab_test(until={"maxSeconds": 1}), "spec.strategy.abTest.until.maxSeconds", "greater than or equal to 60"),

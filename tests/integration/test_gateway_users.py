@@ -97,6 +97,27 @@ async def test_a_user_is_drawn_once(tmp_path: Path, upstreams: dict[str, Upstrea
         assert not of(await ask_users(third, range(MANY)), "new") & tenth, "another release begins with other users"
 
 
+async def test_of_several_candidates_nobody_moves_when_another_goes(tmp_path: Path) -> None:
+    """Whose users are stable's then, and whose log says among whom each user was drawn."""
+    async with AsyncExitStack() as stack:
+        names = ("old", "new", "third")
+        upstreams = {name: await stack.enter_async_context(Upstream(name).running()) for name in names}
+        inputs = inputs_of(UID, 1, {"old": 4_000, "new": 3_000, "third": 3_000}, upstreams, free_port())
+        release, users = ReleaseRef(1, "old", ("new", "third")), replace(BOTH, starts=(("third", 2_000),))
+        inputs = inputs.with_routes(replace(inputs.routes[UID], serial=2, release=release, users=users))
+        gateway = await stack.enter_async_context(running_gateway(tmp_path, inputs))
+        await gateway.guarded(UID, 1, "third")
+        before = await ask_users(gateway, range(MANY))
+        assert all(0.25 * MANY < len(of(before, each)) < 0.35 * MANY for each in ("new", "third"))
+        await until(lambda: len(met(gateway)) >= MANY, "every user is heard of")
+        assert all(event.weights == {"old": 4_000, "new": 3_000, "third": 3_000} for event in met(gateway))
+        await gateway.serve(weighted(gateway.agent.desired, UID, {"old": 7_000, "new": 3_000, "third": 0}))
+        await gateway.guarded(UID, 1, "new")
+        after = await ask_users(gateway, range(MANY))
+        assert of(after, "new") == of(before, "new")
+        assert of(after, "old") == of(before, "old") | of(before, "third")
+
+
 async def test_an_anonymous_user_gets_a_cookie_and_stays(tmp_path: Path, upstreams: dict[str, Upstream]) -> None:
     async with running_gateway(tmp_path, drawing(upstreams, BOTH, 5_000, free_port())) as gateway:
         await gateway.guarded(UID, 1, "new")

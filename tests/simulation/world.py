@@ -69,6 +69,8 @@ class SimulatedRegistry:
         self.tags: dict[str, dict[str, str]] = {}
         self.lost: set[str] = set()
         """The versions whose files it does not give any more."""
+        self.missing: set[str] = set()
+        """The versions that there are not yet."""
 
     async def ask(self, uri: ModelUri) -> Identity | Problem:
         """What a uri means."""
@@ -76,6 +78,8 @@ class SimulatedRegistry:
         if not self.up:
             return Problem("RegistryUnavailable", "The registry did not answer")
         number = uri.version or self.champion
+        if number in self.missing:
+            return Problem("ModelNotFound", f"The model {uri.name} has no version {number}")
         if number is None:
             return Problem("AliasNotFound", f"The model {uri.name} has no alias {uri.alias}")
         return Identity(uri.name, number, f"m-{number}", "")

@@ -14,7 +14,7 @@ from dspy_operator.domain.ledger import VERSION, Draining, Ledger, Release
 from dspy_operator.domain.steps import PauseRequests, PauseSeconds, SetWeight
 from dspy_operator.domain.stored_ledger import read_ledger
 
-RELEASE = Release(1, "qa-2", 5.0, steps=(SetWeight(1_000), PauseSeconds(5)), weight_bp=1_000)
+RELEASE = Release("qa-2", id=1, started_at=5.0, steps=(SetWeight(1_000), PauseSeconds(5)), weight_bp=1_000)
 LEDGER = Ledger(serial=3, releases=1, stable="qa-1", stable_proven=True, release=RELEASE)
 
 BEFORE_VERSIONS: dict[str, Any] = {

@@ -48,7 +48,10 @@ def test_a_candidate_that_gains_weight_moves_nobody_who_need_not(weight: int, mo
 @given(share=st.integers(1, 2_500), start=st.integers(0, TOTAL_WEIGHT), gone=st.sets(st.sampled_from("abc")))
 def test_of_several_candidates_none_moves_when_others_go(share: int, start: int, gone: set[str]) -> None:
     """Their users are stable's then, and one that takes over keeps its own."""
-    users = Users(start=start, starts={"b": (start + share) % TOTAL_WEIGHT, "c": (start + 2 * share) % TOTAL_WEIGHT})
+    users = Users(
+        start=start,
+        starts=tuple((name, (start + number * share) % TOTAL_WEIGHT) for name, number in (("b", 1), ("c", 2))),
+    )
     before = places({STABLE: TOTAL_WEIGHT - 3 * share, **dict.fromkeys("abc", share)}, users, tuple("abc"))
     left = {name: 0 if name in gone else share for name in "abc"}
     after = places({STABLE: TOTAL_WEIGHT - sum(left.values()), **left}, users, tuple("abc"))

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from dspy_operator.api.program import LM
+
 
 @dataclass(frozen=True, slots=True)
 class ProgramRef:
@@ -152,11 +154,21 @@ class OnCompared(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Variant:
+    """Another candidate beside what the spec asks for: another version, or another language model, of the program."""
+
+    name: str
+    uri: str | None = None
+    lm: LM | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ABTest:
-    """A fixed share of the users for the candidate until the two are told apart, or for as long as was said."""
+    """A fixed share of the users for each candidate until they are told apart, or for as long as was said."""
 
     users: UserIdentity
-    candidate_percent: float = 50.0
+    variants: tuple[Variant, ...] = ()
+    candidate_percent: float | None = None
     compare: Comparison = Comparison()
     until: Until = Until()
     on_win: OnCompared = OnCompared.PROMOTE

@@ -79,9 +79,11 @@ class Forecast:
 def forecast(spec: RolloutSpec, replicas: int, rate: float, failing: float, by_users: bool = False) -> Forecast:
     """The forecast of a release at `rate` requests a second, of which stable fails the share `failing`. `by_users`:
     conversations are drawn, and not requests."""
-    steps = strategies.steps_of(spec.strategy)
+    candidates = 1 + len(spec.strategy.ab_test.variants)
+    analysis = replace(spec.analysis, false_rollback_percent=spec.analysis.false_rollback_percent / candidates)
+    steps = strategies.steps_of(spec.strategy, candidates)
     sized = spec.strategy.canary.replicas is CanaryReplicas.WITH_WEIGHT
-    release = Release(0, "candidate", 0.0, steps=steps, sized_with_weight=sized)
+    release = Release("candidate", id=0, started_at=0.0, steps=steps, sized_with_weight=sized)
     found: list[StepForecast] = []
     stable_requests = START_SECONDS * rate
     for number, step in enumerate(steps):
@@ -92,12 +94,15 @@ def forecast(spec: RolloutSpec, replicas: int, rate: float, failing: float, by_u
         weight, copied = (share / TOTAL_WEIGHT for share in (release.backend.weight, release.backend.mirror))
         seconds = _seconds(step, rate * (weight + copied))
         before = stable_requests if isinstance(step, Watch) else None
-        seen = tuple(_seen_of(spec.analysis, fault, failing, rate, weight, copied, before) for fault in FAULTS)
+        # Of several candidates each is judged by its own requests and stable's.
+        both = 1 - (candidates - 1) * weight if not isinstance(step, Watch) else 1.0
+        drawn = rate * both, weight / both
+        seen = tuple(_seen_of(analysis, fault, failing, *drawn, copied, before) for fault in FAULTS)
         found.append(StepForecast(_name(step), weight * 100, pods, seconds, seen))
-        stable_requests += (seconds or 0.0) * rate * (1 - weight)
+        stable_requests += (seconds or 0.0) * rate * (both - weight)
     if any(isinstance(step, Compare) for step in steps):
         return Forecast(tuple(found), None, None, by_users=True)
-    proof = _proof(spec.analysis, failing, rate, release.backend.weight / TOTAL_WEIGHT)
+    proof = _proof(analysis, failing, rate, release.backend.weight / TOTAL_WEIGHT)
     return Forecast(tuple(found), *((None, None) if by_users else proof), by_users)
 
 

@@ -6,8 +6,9 @@ Every decision is written here before it has an effect. Times are Unix seconds, 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 from dspy_contract.routes import TOTAL_WEIGHT, Backend, Pin, Users
 from dspy_operator.api.rollout import OnCompared, Stream
@@ -63,15 +64,47 @@ class Conclusion:
 
 
 @dataclass(frozen=True, slots=True)
-class Release:
+class Arm:
+    """What each candidate of a release has of its own: what it is to have, and what is known of it."""
+
+    candidate: str
+    place: int = 0
+    """Its number among those that the release began with, which decides where its range of users begins."""
+    variant: str = ""
+    """Its name in the policy; empty for what the spec asks for."""
+    weight_bp: int = 0
+    """Its desired weight, in basis points; while the release `mirrors`, the share that is copied."""
+    sized_bp: int = 0
+    """The greatest weight that it has been sized for: it keeps those pods, lowered or halved."""
+    halvings: int = 0
+    """How often a doubt has taken its weight down to half."""
+    ready_once: bool = False
+    """Whether it has been ready; until then the progress deadline runs."""
+    lowered: Lowering | None = None
+    answered: int = 0
+    """The number of the last `lowered` that a pass has answered."""
+    lowerings: Mapping[str, int] = field(default_factory=dict)
+    """How often it was lowered, by reason: some waits double each time."""
+    crashed: Mapping[str, UnixSeconds] = field(default_factory=dict)
+    """Pods of it that ended by themselves since the release began, and when that was seen first."""
+    evidence: Evidence = Evidence()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release(Arm):
     """One passage of a candidate from weight 0 to stable or to refused. Steps are those of its beginning.
+
+    A release of several candidates, an A/B/n test, is about one of them at a time: the first, unless a rule is about
+    another (`about`). The `others` wait beside it.
 
     Times within a release are sums of the bounded differences between passes: a clock that jumps skips nothing.
     """
 
     id: int
-    candidate: str
     started_at: UnixSeconds
+    others: tuple[Arm, ...] = ()
+    asked_for: str = ""
+    """What the spec asked for when it began, be it a candidate or stable itself; empty for the candidate."""
     generation: int = 0
     """The newest generation of the spec that asked for the candidate."""
     policy: str | None = None
@@ -98,32 +131,56 @@ class Release:
     blocked_seconds: float = 0.0
     """How long something has blocked the release without a break."""
     step_started_requests: int = 0
-    weight_bp: int = 0
-    """The candidate's desired weight, in basis points; while it `mirrors`, the share that is copied."""
     drawn_in_steps: Mapping[str, int] | None = None
     """By gateway pod and incarnation, the newest draw table when the last step was done: what these and all before
     them drew must be answered before a promotion."""
     sized_with_weight: bool = False
     """Whether the candidate has only as many pods as its weight needs."""
-    sized_bp: int = 0
-    """The greatest weight that it has been sized for: it keeps those pods, lowered or halved."""
-    halvings: int = 0
-    """How often a doubt has taken its weight down to half."""
-    ready_once: bool = False
-    """Whether the candidate has been ready; until then the progress deadline runs."""
-    lowered: Lowering | None = None
-    answered: int = 0
-    """The number of the last `lowered` that a pass has answered."""
-    lowerings: Mapping[str, int] = field(default_factory=dict)
-    """How often the candidate was lowered, by reason: some waits double each time."""
-    crashed: Mapping[str, UnixSeconds] = field(default_factory=dict)
-    """Pods of the candidate that ended by themselves since the release began, and when that was seen first."""
     stable_crashed: Mapping[str, UnixSeconds] = field(default_factory=dict)
     """The same of stable's pods."""
     crashed_before: tuple[str, ...] = ()
     """Those that had before: they are no fault of this release."""
     paused: Paused | None = None
-    evidence: Evidence = Evidence()
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """All of them, in the order of their places."""
+        return tuple(arm.candidate for arm in sorted((self, *self.others), key=lambda arm: arm.place))
+
+    @property
+    def each(self) -> tuple[Release, ...]:
+        """The release about each of its candidates."""
+        return tuple(self.about(candidate) for candidate in self.candidates)
+
+    def about(self, candidate: str) -> Release:
+        """The release about another of its candidates."""
+        if candidate == self.candidate:
+            return self
+        chosen = next(arm for arm in self.others if arm.candidate == candidate)
+        return self._about(chosen, (self._arm, *(arm for arm in self.others if arm is not chosen)))
+
+    def about_first(self) -> Release:
+        """The release as it is kept: about the first of its candidates."""
+        return self.about(self.candidates[0])
+
+    def without(self) -> Release | None:
+        """The release without the candidate that it is about; None when that was the last one."""
+        return self._about(self.others[0], self.others[1:]).about_first() if self.others else None
+
+    def with_each(self, change: Callable[[Release], Release]) -> Release:
+        """The release after a change of what each of its candidates has of its own."""
+        release = self
+        for candidate in self.candidates:
+            release = change(release.about(candidate))
+        return release.about_first()
+
+    @property
+    def _arm(self) -> Arm:
+        return Arm(*(getattr(self, each.name) for each in fields(Arm)))
+
+    def _about(self, arm: Arm, others: tuple[Arm, ...]) -> Release:
+        own: dict[str, Any] = {each.name: getattr(arm, each.name) for each in fields(Arm)}
+        return replace(self, **own, others=others)
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -248,9 +305,9 @@ class Ledger:
             return "serial and releases are never negative"
         if release is None:
             return ""
-        if self.stable is None or release.candidate == self.stable:
+        if self.stable is None or self.stable in release.candidates:
             return "a release needs a stable that is not its candidate"
-        if not 0 <= release.weight_bp <= TOTAL_WEIGHT:
+        if not all(0 <= arm.weight_bp <= TOTAL_WEIGHT for arm in (release, *release.others)):
             return f"weightBp {release.weight_bp} is not within 0 and {TOTAL_WEIGHT}"
         if not 0 <= release.step <= len(release.steps):
             return f"step {release.step} is not one of {len(release.steps)}"
@@ -296,6 +353,11 @@ def with_evidence_of(decided: Ledger, seen: Ledger) -> Ledger:
     """
     if decided.release is None or seen.release is None or decided.release.id != seen.release.id:
         return decided
-    forgiven = decided.release.evidence.candidate_unreachable
-    evidence = replace(seen.release.evidence, candidate_unreachable=forgiven)
-    return replace(decided, release=replace(decided.release, evidence=evidence))
+    evidence = {each.candidate: each.evidence for each in seen.release.each}
+
+    def later(release: Release) -> Release:
+        forgiven = release.evidence.candidate_unreachable
+        newer = evidence.get(release.candidate, release.evidence)
+        return replace(release, evidence=replace(newer, candidate_unreachable=forgiven))
+
+    return replace(decided, release=decided.release.with_each(later))

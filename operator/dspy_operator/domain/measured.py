@@ -41,7 +41,29 @@ def measured(snapshot: Snapshot, release: Release) -> Content:
             *_metrics(analysis, snapshot.readings),
         ],
         **_comparison(release, analysis),
+        **_candidates(snapshot, release, analysis),
     }
+
+
+def _candidates(snapshot: Snapshot, release: Release, analysis: Analysis) -> Content:
+    """Of a release of several candidates, each of them; what else is told is of the first."""
+    if not release.others:
+        return {}
+    found = []
+    for each in release.each:
+        judged = judge(each.evidence, analysis)
+        found.append(
+            {
+                "revision": each.candidate,
+                "version": snapshot.version(each.candidate),
+                **({"variant": each.variant} if each.variant else {}),
+                "weight": f"{each.backend.weight / 100:g}",
+                "requests": _counts(each.evidence.candidate),
+                "judgement": {"verdict": str(judged.verdict), "message": judged.message},
+                **_comparison(each, analysis),
+            }
+        )
+    return {"candidates": found}
 
 
 def _stream(evidence: Evidence, analysis: Analysis, stream: Stream) -> Content:

@@ -35,7 +35,7 @@ from dspy_operator.domain.readiness import can_serve, listening, release_needs
 from dspy_operator.domain.recovery import recover_ledger
 from dspy_operator.domain.release.progress import next_pass_seconds
 from dspy_operator.domain.release.rules import advance
-from dspy_operator.domain.snapshot import DesiredRevision, Problem, Program, Snapshot, Standstill, Workload
+from dspy_operator.domain.snapshot import Problem, Program, Snapshot, Standstill, Workload
 from dspy_operator.domain.targets import Target, targets_of
 from dspy_operator.domain.transition import Event
 
@@ -223,7 +223,8 @@ def _conversations(program: Program) -> Conversations | None:
 
 
 def _release_ref(ledger: Ledger, release: Release) -> ReleaseRef:
-    return ReleaseRef(release.id, str(ledger.stable), (release.candidate,), release.evidence.epoch)
+    epoch = max(each.evidence.epoch for each in release.each)
+    return ReleaseRef(release.id, str(ledger.stable), release.candidates, epoch)
 
 
 def _write_routes(snapshot: Snapshot, routes: Routes) -> tuple[WriteRoutes, ...]:
@@ -245,8 +246,9 @@ def _creations(snapshot: Snapshot, targets: tuple[Target, ...]) -> tuple[Action,
         revision = snapshot.revision(target.revision)
         if revision is None or target.replicas is None:
             continue
-        if target.revision not in snapshot.revisions and isinstance(snapshot.desired, DesiredRevision):
-            actions.append(CreateRevision(snapshot.desired))
+        made_of = snapshot.to_create(target.revision)
+        if target.revision not in snapshot.revisions and made_of:
+            actions.append(CreateRevision(made_of))
         workload = snapshot.workloads.get(target.revision)
         if workload is None or not _is_as_wanted(workload, target.replicas):
             actions.append(ServeRevision(revision, target.replicas, create=workload is None))

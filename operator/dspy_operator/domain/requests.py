@@ -11,7 +11,7 @@ from dspy_operator.api.reasons import Reason
 from dspy_operator.api.rollout import OnCompared
 from dspy_operator.domain.ledger import Conclusion, Ledger, Release
 from dspy_operator.domain.readiness import fully_ready
-from dspy_operator.domain.release.lifecycle import cancel, promote, refuse
+from dspy_operator.domain.release.lifecycle import cancel, go_on_alone, promote, refuse
 from dspy_operator.domain.release.messages import step_label
 from dspy_operator.domain.release.progress import at_step, awaits_approval
 from dspy_operator.domain.snapshot import Revision, Snapshot
@@ -48,7 +48,11 @@ def handle_request(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition
         return ledger, (
             Event(Reason.REQUEST_UNKNOWN, f"The request {request.verb!r} is not known; {known}", warning=True),
         )
+    if ledger.release and request.revision in ledger.release.candidates:
+        ledger = replace(ledger, release=ledger.release.about(request.revision))
     ledger, events = verb(ledger, snapshot, request, now)
+    if ledger.release:
+        ledger = replace(ledger, release=ledger.release.about_first())
     outcome = f"{annotation}: {events[-1].message}" if events else annotation
     return replace(ledger, request_outcome=outcome), events
 
@@ -75,14 +79,14 @@ def _promote(ledger: Ledger, snapshot: Snapshot, request: Request, now: float) -
             ledger, request, f"the guard took its {ledger.release.given} away: {ledger.release.lowered.message}"
         )
     if request.step:
-        return _next_step(ledger, snapshot, request, ledger.release)
+        return _next_step(ledger, snapshot, request, ledger.release, now)
     if not fully_ready(snapshot, replace(ledger.release, sized_with_weight=False)):
         return _ignored(ledger, request, "the candidate has not all the pods of a stable revision, ready")
     return promote(ledger, snapshot, now, "A person promoted it")
 
 
-def _next_step(ledger: Ledger, snapshot: Snapshot, request: Request, release: Release) -> Transition:
-    """Ends the step that is named, if it is the one at hand."""
+def _next_step(ledger: Ledger, snapshot: Snapshot, request: Request, release: Release, now: float) -> Transition:
+    """Ends the step that is named, if it is the one at hand. Of several candidates the one that is named goes on."""
     if request.step != str(release.step + 1) or release.step >= len(release.steps):
         return _ignored(ledger, request, f"the step at hand is {release.candidate}/{release.step + 1}")
     if not fully_ready(snapshot, release):
@@ -91,7 +95,9 @@ def _next_step(ledger: Ledger, snapshot: Snapshot, request: Request, release: Re
         went_on = Conclusion(release.step, "Undecided", OnCompared.PROMOTE, "A person went on")
         release = replace(release, conclusion=went_on if release.conclusion is None else release.conclusion)
     message = f"Step {step_label(release)} of {snapshot.label(request.revision)} is skipped"
-    return replace(ledger, release=at_step(release, release.step + 1)), (Event(Reason.REQUEST_DONE, message),)
+    ledger = replace(ledger, release=at_step(release, release.step + 1))
+    ledger, events = go_on_alone(ledger, snapshot, now, "a person went on with it")
+    return ledger, (*events, Event(Reason.REQUEST_DONE, message))
 
 
 def _approve(ledger: Ledger, snapshot: Snapshot, request: Request, now: float) -> Transition:
@@ -141,7 +147,7 @@ def _undo(ledger: Ledger, snapshot: Snapshot, request: Request, now: float) -> T
     if revision == ledger.stable and ledger.release is None:
         return _ignored(ledger, request, "it serves already")
     events: tuple[Event, ...] = ()
-    if ledger.release and ledger.release.candidate != revision:
+    if ledger.release and revision not in ledger.release.candidates:
         ledger, events = cancel(ledger, ledger.release, revision, snapshot, now)
     message = f"{snapshot.label(revision)} is to serve instead of {snapshot.label(instead_of)}"
     done = Event(Reason.REQUEST_DONE, f"{message}, until the spec asks for another revision")
@@ -181,7 +187,8 @@ def _names_candidate(ledger: Ledger, request: Request) -> bool:
 
 
 def _candidate_is(ledger: Ledger) -> str:
-    return f"the candidate is {ledger.release.candidate if ledger.release else 'none'}"
+    names = ledger.release.candidates if ledger.release else ("none",)
+    return f"the candidate is {' or '.join(names)}"
 
 
 def _ignored(ledger: Ledger, request: Request, why: str) -> Transition:

@@ -12,7 +12,7 @@ from dspy_operator.api.program import ProgramSpec
 from dspy_operator.api.reasons import Reason
 from dspy_operator.api.rollout import Policy
 from dspy_operator.domain.analysis.readings import Reading
-from dspy_operator.domain.analysis.users import NO_USERS, UserTotals
+from dspy_operator.domain.analysis.users import UserTotals
 from dspy_operator.domain.ledger import Ledger
 
 Manifest = Mapping[str, Any]
@@ -152,8 +152,8 @@ class Gateway:
     states: Mapping[str, GatewayState] = field(default_factory=dict)
     unseen: frozenset[str] = frozenset()
     """Pods that carry traffic and whose counts are too old for a candidate to have any."""
-    users: UserTotals = NO_USERS
-    """What the users of the release that moves met, where users are drawn."""
+    users: Mapping[str, UserTotals] = field(default_factory=dict)
+    """What the users of the release that moves met, where users are drawn: those of each candidate, and of stable."""
     problem: Problem | None = None
     """Why the program gets no gateway, as the gateway's own pass found."""
 
@@ -188,6 +188,8 @@ class Snapshot:
     policies: tuple[Policy, ...] = ()
     asked: DesiredRevision | Problem | None = None
     """What the spec asks for, resolved, or why not (the registry's word, a spec that cannot work)."""
+    variants: Mapping[str, DesiredRevision | Problem] = field(default_factory=dict)
+    """What the policy would have compared besides, by name."""
     revisions: Mapping[str, Revision] = field(default_factory=dict)
     workloads: Mapping[str, Workload] = field(default_factory=dict)
     routes: Routes | None = None
@@ -257,11 +259,21 @@ class Snapshot:
         return self.desired.revision if isinstance(self.desired, DesiredRevision) else None
 
     def revision(self, name: str | None) -> Revision | None:
-        """A revision by name: one that exists, or the desired one that is still to be created."""
+        """A revision by name: one that exists, or one that is still to be created."""
         if name is not None and name in self.revisions:
             return self.revisions[name]
-        desired = self.desired_revision
-        return desired if desired is not None and desired.name == name else None
+        desired = self.to_create(name)
+        return desired.revision if desired else None
+
+    def variant(self, name: str) -> str | None:
+        """The revision of a variant; None while it is not known."""
+        found = self.variants[name]
+        return found.revision.name if isinstance(found, DesiredRevision) else None
+
+    def to_create(self, name: str | None) -> DesiredRevision | None:
+        """What a revision is made of that is asked for."""
+        asked = [each for each in (self.desired, *self.variants.values()) if isinstance(each, DesiredRevision)]
+        return next((each for each in asked if each.revision.name == name), None)
 
     def version(self, name: str) -> str:
         """A revision's version as people write it, as v7; empty where it is not known."""

@@ -96,9 +96,8 @@ def orphan_status(policy: Policy, now: float) -> Content | None:
 
 def phase_of(snapshot: Snapshot, ledger: Ledger) -> str:
     """The phase in one word."""
-    others = [draining.revision for draining in ledger.draining] + (
-        [ledger.release.candidate] if ledger.release else []
-    )
+    candidates = ledger.release.candidates if ledger.release else ()
+    others = [*(draining.revision for draining in ledger.draining), *candidates]
     if (
         ledger.stable_proven
         and not can_serve(snapshot, ledger.stable)
@@ -197,7 +196,9 @@ def _current(snapshot: Snapshot, ledger: Ledger) -> Condition:
     if ledger.pin:
         pinned, instead = snapshot.label(ledger.pin.revision), snapshot.label(ledger.pin.instead_of)
         serves = "serves" if ledger.stable == ledger.pin.revision else "is to serve"
-        message = f"{pinned} {serves} instead of {instead}, as a person asked: until the spec asks for another revision"
+        message = (
+            f"{pinned} {serves} instead of {instead}, as undo or an A/B test chose: until the spec asks for another"
+        )
         if isinstance(snapshot.asked, Problem) and _accepted(snapshot.asked).status == "False":
             message = f"{message} (now: {snapshot.asked.message})"
         return false("Current", Reason.UNDONE, f"{message}, or `retry {ledger.pin.instead_of}`")
@@ -218,6 +219,9 @@ def _current(snapshot: Snapshot, ledger: Ledger) -> Condition:
         return false("Current", Reason.UNREADABLE, f"The rollout {snapshot.policy.name} cannot be read: nothing starts")
     if snapshot.conflict:
         return false("Current", Reason.WAITING, snapshot.conflict.message)
+    for name, asked in snapshot.variants.items():
+        if isinstance(asked, Problem):
+            return false("Current", Reason.WAITING, f"The variant {name} of the rollout is not known: {asked.message}")
     return false("Current", Reason.WAITING, "Stable has not been ready yet")
 
 
@@ -289,7 +293,7 @@ def _rollout(snapshot: Snapshot, ledger: Ledger, policy: Policy, now: float) -> 
     release, phase = ledger.release, phase_of(snapshot, ledger)
     desired = snapshot.desired_revision
     refused = ledger.refusal(desired.name) if desired else None
-    candidate = release.candidate if release else (refused.revision if refused else None)
+    candidates = release.candidates if release else ((refused.revision,) if refused else ())
     message = (
         current_activity(ledger, snapshot)
         if release
@@ -301,9 +305,9 @@ def _rollout(snapshot: Snapshot, ledger: Ledger, policy: Policy, now: float) -> 
     conditions = [accepted]
     conditions += _notifying(snapshot, policy)
     content = _rollout_base(policy, phase, message, conditions, now)
-    stable, other = snapshot.revisions.get(str(ledger.stable)), snapshot.revision(candidate)
+    stable = snapshot.revisions.get(str(ledger.stable))
     content["stable"] = f"v{stable.version}" if stable else ""
-    content["candidate"] = f"v{other.version}" if other else ""
+    content["candidate"] = ", ".join(filter(None, map(snapshot.version, candidates)))
     content["weight"] = f"{release.backend.weight / 100:g}" if release else "0"
     if snapshot.preview_url:
         content["previewUrl"] = snapshot.preview_url

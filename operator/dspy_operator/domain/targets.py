@@ -38,9 +38,9 @@ def targets_of(ledger: Ledger, replicas: int) -> tuple[Target, ...]:
     if ledger.stable is None:
         return ()
     release = ledger.release
-    weight = TOTAL_WEIGHT - (release.backend.weight if release else 0)
+    each_candidate = release.each if release else ()
+    weight = TOTAL_WEIGHT - sum(each.backend.weight for each in each_candidate)
     targets = [Target(Role.STABLE, Backend(ledger.stable, weight), replicas)]
-    if release:
-        targets.append(Target(Role.CANDIDATE, release.backend, release.replicas_needed(replicas)))
+    targets += [Target(Role.CANDIDATE, each.backend, each.replicas_needed(replicas)) for each in each_candidate]
     targets += [Target(Role.DRAINING, Backend(draining.revision, 0), None) for draining in ledger.draining]
     return tuple(targets)

@@ -38,7 +38,7 @@ def wishes(before: Ledger | None, after: Ledger, snapshot: Snapshot) -> tuple[Wi
     if policy is None or before is None:
         return ()
     asked = policy.spec.write_back
-    ended = after.history[-1:] if after.history != before.history else ()
+    ended = [each for each in after.history if each not in before.history]
     return tuple(wish for each in ended for wish in _wishes(each, after, snapshot, asked))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import cattrs
@@ -24,10 +24,10 @@ from dspy_kube.client import Object
 from dspy_kube.store import Store
 from dspy_operator.api.convert import from_dict
 from dspy_operator.api.names import REQUEST_ANNOTATION
-from dspy_operator.api.program import ProgramSpec
+from dspy_operator.api.program import LM, ProgramLM, ProgramSpec
 from dspy_operator.api.reasons import Reason
-from dspy_operator.api.rollout import Policy, ProgramRef, RolloutSpec, Strategy, StrategyType, policies_of
-from dspy_operator.domain.analysis.users import CONVERSATION_SECONDS, NO_USERS, UserTotals
+from dspy_operator.api.rollout import Policy, ProgramRef, RolloutSpec, Strategy, StrategyType, Variant, policies_of
+from dspy_operator.domain.analysis.users import CONVERSATION_SECONDS, UserTotals
 from dspy_operator.domain.ledger import Ledger, Release
 from dspy_operator.domain.requests import refreshes_of
 from dspy_operator.domain.smoke import problem_of
@@ -86,6 +86,8 @@ class Observer:
         self._follower = follower
         self._poller = poller
         self._settings = settings
+        self._askers: dict[tuple[str, str], set[str]] = {}
+        """By program, those of its variants."""
 
     def program(self, namespace: str, name: str) -> Object | None:
         """The DSPyProgram; None when it is not there or is being deleted."""
@@ -127,8 +129,32 @@ class Observer:
         )
         snapshot = replace(snapshot, unknown_receivers=self._unknown_receivers(snapshot.policy))
         refreshes = refreshes_of(program.ledger or Ledger(), found)
-        snapshot = replace(snapshot, asked=self._asked(program, found, refreshes))
-        return self._beside.learnt(snapshot)
+        asked = self._asked(program, name, found, refreshes)
+        variants = self._variants(program, snapshot.policy, found, refreshes)
+        return self._beside.learnt(replace(snapshot, asked=asked, variants=variants))
+
+    def leave(self, namespace: str, name: str) -> None:
+        """Nothing is asked of a registry any more for a program."""
+        for asker in (name, *self._askers.pop((namespace, name), ())):
+            self._follower.leave((namespace, asker))
+
+    def _variants(
+        self,
+        program: Program,
+        policy: Policy | None,
+        existing: Mapping[str, Revision],
+        refreshes: Mapping[str, int],
+    ) -> dict[str, DesiredRevision | Problem]:
+        """What the policy would have compared besides what the spec asks for."""
+        key = program.namespace, program.name
+        variants = policy.spec.strategy.ab_test.variants if policy and not policy.unreadable else ()
+        asked = {variant.name: asker_of(program.name, variant.name) for variant in variants}
+        for asker in self._askers.get(key, set()) - set(asked.values()):
+            self._follower.leave((program.namespace, asker))
+        self._askers[key] = set(asked.values())
+        return {
+            each.name: self._asked(_varied(program, each), asked[each.name], existing, refreshes) for each in variants
+        }
 
     def _unknown_receivers(self, policy: Policy | None) -> tuple[str, ...]:
         named = {each.receiver for each in policy.spec.notifications} if policy else set()
@@ -184,11 +210,12 @@ class Observer:
         )
 
     def _asked(
-        self, program: Program, existing: Mapping[str, Revision], refreshes: Mapping[str, int]
+        self, program: Program, asker: str, existing: Mapping[str, Revision], refreshes: Mapping[str, int]
     ) -> DesiredRevision | Problem:
+        """What a spec asks for. `asker` is who follows its uri: the program, or a variant of it."""
         model = program.spec.model
         if model.registry not in self._follower.sources:
-            self._follower.leave((program.namespace, program.name))
+            self._follower.leave((program.namespace, asker))
             names = ", ".join(sorted(self._follower.sources)) or "none"
             return Problem(
                 Reason.REGISTRY_UNKNOWN,
@@ -198,14 +225,14 @@ class Observer:
         version: Version | Problem
         if model.uri in known:
             # A version means the same for good: one that a revision was made of needs no registry.
-            self._follower.leave((program.namespace, program.name))
+            self._follower.leave((program.namespace, asker))
             version = known[model.uri]
         else:
             try:
-                follow = (program.namespace, program.name), model.registry, model.uri
+                follow = (program.namespace, asker), model.registry, model.uri
                 version = self._follower.follow(*follow, {each.model_id: each for each in known.values()})
             except InvalidSpecError as error:
-                self._follower.leave((program.namespace, program.name))
+                self._follower.leave((program.namespace, asker))
                 return Problem(error.reason, error.message)
         if isinstance(version, Problem):
             return version
@@ -231,14 +258,19 @@ class Observer:
             pods=pods,
             states=states,
             unseen=self._poller.unseen(namespace, release.users if release else None),
-            users=self._users(program, release) if release else NO_USERS,
+            users=self._users(program, release) if release else {},
             problem=self._gateway_problems.get(uid),
         )
 
-    def _users(self, program: Program, release: Release) -> UserTotals:
+    def _users(self, program: Program, release: Release) -> dict[str, UserTotals]:
+        """By candidate."""
         exposures = [step.exposure_seconds for step in release.steps if isinstance(step, Compare)]
         exposure, late = min(exposures, default=CONVERSATION_SECONDS), program.spec.serving.timeout_seconds
-        return self._poller.users(program.namespace, program.uid, release.id, release.candidate, exposure, late)
+        stable, about = str(program.ledger.stable if program.ledger else None), (program.uid, release.id)
+        return {
+            candidate: self._poller.users(program.namespace, *about, (stable, candidate), exposure, late)
+            for candidate in release.candidates
+        }
 
     def _ours(self, program: Program, kind: str, name: str) -> Object | None:
         """An object of that name if it belongs to this program."""
@@ -255,6 +287,27 @@ class Observer:
                 if match and event["involvedObject"].get("uid") == uid:
                     found[name] = match[0]
         return found
+
+
+def asker_of(program: str, variant: str) -> str:
+    """Who follows a variant's uri. No program has such a name."""
+    return f"{program}/{variant}"
+
+
+def program_of(asker: str) -> str:
+    """Whose variant follows a uri, if it is one."""
+    return asker.partition("/")[0]
+
+
+def _varied(program: Program, variant: Variant) -> Program:
+    """The program as a variant would have it."""
+    spec = program.spec
+    lm = spec.lm
+    if variant.lm:
+        given = {each.name: getattr(variant.lm, each.name) for each in fields(LM)}
+        lm = ProgramLM(**given, by_predictor=spec.lm.by_predictor)
+    model = replace(spec.model, uri=variant.uri) if variant.uri else spec.model
+    return replace(program, spec=replace(spec, model=model, lm=lm))
 
 
 def _known_versions(

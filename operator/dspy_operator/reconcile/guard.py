@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from prometheus_client import Counter
 
 from dspy_contract.logs import Logger
-from dspy_contract.routes import CONTENT_KEY, Routes, dump, routes_name
+from dspy_contract.routes import CONTENT_KEY, Backend, Routes, dump, routes_name
 from dspy_kube.client import MERGE, UNREACHABLE, ApiException, ConflictException, Kube, Object
 from dspy_kube.store import Store
 from dspy_operator.api.names import FIELD_MANAGER
@@ -22,7 +23,7 @@ from dspy_operator.api.rollout import Analysis
 from dspy_operator.domain.analysis.evidence import Evidence, Look, accumulate
 from dspy_operator.domain.analysis.streams import spending_of
 from dspy_operator.domain.following import newest_serial
-from dspy_operator.domain.guard import guard, lower
+from dspy_operator.domain.guard import Watched, guard, lower
 from dspy_operator.errors import RetryError
 from dspy_operator.gateway_poller import Poller
 from dspy_operator.kube.observe import read_routes
@@ -136,14 +137,15 @@ class Guard:
     def _known_of(self, key: Key, routes: Routes) -> Known | None:
         """What the last pass knew, the default before the first one; None when its ledger says something else."""
         assert routes.release is not None
-        backend = routes.backend(routes.candidates[0])
+        backends = {candidate: routes.backend(candidate) for candidate in routes.candidates}
         release = routes.release.id
         known = self._memories.known(key.namespace, key.name)
         if known is None:
             # A number beyond any that the stored ledger may have answered.
-            return Known(release, backend, 0, int(self._clock()), Evidence(), Analysis())
-        more = backend.weight > known.backend.weight or backend.mirror > known.backend.mirror
-        return known if known.release == release and not more else None
+            nothing = Watched(Evidence(), int(self._clock()))
+            return Known(release, 0, Analysis(), backends, dict.fromkeys(backends, nothing))
+        agree = known.release == release and backends.keys() <= known.backends.keys()
+        return known if agree and not any(_has_more(each, known) for each in backends.values()) else None
 
     def _judge(self, key: Key, routes: Routes, known: Known) -> Routes | None:
         """The routes to write; None when nothing is to be lowered."""
@@ -151,16 +153,19 @@ class Guard:
         _, states = self._poller.latest(key.namespace)
         release = routes.release
         spending = spending_of(known.analysis.streams)
-        sides = release.stable, release.candidates[0]
-        look = Look(routes.uid, *sides, known.release, known.step, self._clock(), spending)
-        users = self._poller.users(key.namespace, routes.uid, known.release, release.candidates[0])
-        evidence = accumulate(known.evidence, states, look, users)
+        watched = {}
+        for candidate in release.candidates:
+            sides, before = (release.stable, candidate), known.watched[candidate]
+            look = Look(routes.uid, *sides, known.release, known.step, self._clock(), spending)
+            users = self._poller.users(key.namespace, routes.uid, known.release, sides)
+            watched[candidate] = replace(before, evidence=accumulate(before.evidence, states, look, users))
+        evidence = {candidate: each.evidence for candidate, each in watched.items()}
         self._memories.remember(key.namespace, key.name, known.release, evidence)
-        if evidence.epoch > release.epoch:
+        if any(each.epoch > release.epoch for each in evidence.values()):
             # From now on slow answers count, once a pass has put the epoch into the routes.
             self._wake_pass(Key("program", key.namespace, key.name))
         unseen = self._poller.unseen(key.namespace, routes.users)
-        lowered = guard(routes, evidence, known.analysis, unseen, known.answered)
+        lowered = guard(routes, watched, known.analysis, unseen)
         if lowered is None:
             return None
         log.info("The guard lowers a candidate", key=str(key), reason=lowered.reason, why=lowered.message)
@@ -176,3 +181,9 @@ class Guard:
             "PATCH", path("ConfigMap", key.namespace, name), {"fieldManager": FIELD_MANAGER}, body, MERGE
         )
         self._store.put("ConfigMap", written)
+
+
+def _has_more(backend: Backend, known: Known) -> bool:
+    """Whether a candidate has more than the last pass gave it."""
+    given = known.backends[backend.revision]
+    return backend.weight > given.weight or backend.mirror > given.mirror

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from dspy_contract.routes import Backend
 from dspy_operator.api.rollout import Analysis
 from dspy_operator.domain.analysis.evidence import Evidence
+from dspy_operator.domain.guard import Watched
 from dspy_operator.domain.ledger import Ledger
 from dspy_operator.domain.release.progress import awaits_answers
 from dspy_operator.domain.snapshot import Problem
@@ -19,7 +20,6 @@ from dspy_operator.domain.snapshot import Problem
 class Shown:
     """What the API said of a revision's pods, and until when (the loop's time) a refusal is not asked for again."""
 
-    revision: str
     problem: Problem | None
     until: float
 
@@ -39,7 +39,8 @@ class Memory:
     """By gateway pod and incarnation, up to which draw table the stored ledger keeps the counts."""
     confirmed: tuple[int, str] | None = None
     """Serial and content of the routes that the gateways were seen to obey."""
-    shown: Shown | None = None
+    shown: Mapping[str, Shown] = field(default_factory=dict)
+    """By revision that is asked for and not created yet."""
     policy_known_for: str = ""
     """The revision for which the namespace's rollouts were listed, since it is about to start."""
 
@@ -49,15 +50,15 @@ class Known:
     """What is known of a release beyond what the gateways still tell: by the last pass, and by the looks since."""
 
     release: int
-    backend: Backend
-    """What the candidate is to have."""
     step: int
-    answered: int
-    evidence: Evidence
     analysis: Analysis
+    backends: Mapping[str, Backend]
+    """What its candidates are to have."""
+    watched: Mapping[str, Watched]
+    """Of its candidates."""
 
 
-NO_RELEASE = Known(0, Backend("", 0), 0, 0, Evidence(), Analysis())
+NO_RELEASE = Known(0, 0, Analysis(), {}, {})
 """What a pass knew when it had no release: routes that name one are not to be trusted until a pass has mended them."""
 
 
@@ -83,16 +84,20 @@ class Memories:
         release = memory.ledger.release
         if release is None:
             return NO_RELEASE
-        answered, evidence = release.answered, release.evidence
-        return Known(release.id, release.backend, release.step, answered, evidence, memory.analysis)
+        backends = {each.candidate: each.backend for each in release.each}
+        watched = {each.candidate: Watched(each.evidence, each.answered) for each in release.each}
+        return Known(release.id, release.step, memory.analysis, backends, watched)
 
-    def remember(self, namespace: str, name: str, release: int, evidence: Evidence) -> None:
-        """Takes the evidence that a look saw of a release: what a gateway pod told is kept though it goes before the
-        next pass."""
+    def remember(self, namespace: str, name: str, release: int, evidence: Mapping[str, Evidence]) -> None:
+        """Takes the evidence that a look saw of a release's candidates: what a gateway pod told is kept though it goes
+        before the next pass."""
         memory = self._memories.get((namespace, name))
         ledger = memory.ledger if memory else None
         if memory is not None and ledger is not None and ledger.release is not None and ledger.release.id == release:
-            memory.ledger = replace(ledger, release=replace(ledger.release, evidence=evidence))
+            seen = ledger.release.with_each(
+                lambda each: replace(each, evidence=evidence.get(each.candidate, each.evidence))
+            )
+            memory.ledger = replace(ledger, release=seen)
 
     def awaits_answers(self, namespace: str, name: str) -> bool:
         """True while what the release does next hangs on requests that have not ended."""

@@ -15,7 +15,7 @@ from dspy_operator.domain.plan import RolloutStatus, needs_polling, plan, starts
 from dspy_operator.domain.readiness import routes_acked
 from dspy_operator.domain.release.in_force import analysis_of
 from dspy_operator.domain.release.progress import WAITING_SECONDS
-from dspy_operator.domain.snapshot import DesiredRevision, Problem, Program, Snapshot
+from dspy_operator.domain.snapshot import DesiredRevision, Problem, Program, Revision, Snapshot
 from dspy_operator.domain.status import held_status, orphan_status
 from dspy_operator.domain.write_back import wishes
 from dspy_operator.errors import InvalidSpecError, RetryError
@@ -26,7 +26,6 @@ from dspy_operator.kube.name_conflicts import NameConflicts
 from dspy_operator.kube.observe import Observer, read_program, stored_kept
 from dspy_operator.notifier import Notifier
 from dspy_operator.reconcile.memory import Memories, Memory, Shown
-from dspy_operator.registry.follower import Follower
 from dspy_operator.write_backs import WriteBacks
 
 REFUSAL_SECONDS = 10.0
@@ -45,7 +44,6 @@ class ProgramReconciler:
         executor: Executor,
         conflicts: NameConflicts,
         poller: Poller,
-        follower: Follower,
         beside: Beside,
         notifier: Notifier,
         write_backs: WriteBacks,
@@ -56,7 +54,6 @@ class ProgramReconciler:
         self._executor = executor
         self._conflicts = conflicts
         self._poller = poller
-        self._follower = follower
         self._beside = beside
         self._notifier = notifier
         self._write_backs = write_backs
@@ -71,7 +68,7 @@ class ProgramReconciler:
             self._memories.forget(namespace, name)
             self._moving.discard((namespace, name))
             self._conflicts.forget(namespace, name)
-            self._follower.leave((namespace, name))
+            self._observer.leave(namespace, name)
             self._beside.forget(namespace, name)
             self._poller.follow(namespace, name, None)
             await self._orphans(namespace, name)
@@ -80,7 +77,7 @@ class ProgramReconciler:
             latest = self._memories.of(namespace, name).ledger
             snapshot = await self._observer.snapshot(manifest, latest, len(self._moving), self._clock())
         except InvalidSpecError as error:
-            self._follower.leave((namespace, name))
+            self._observer.leave(namespace, name)
             await self._hold(read_program({**manifest, "spec": _PLACEHOLDER_SPEC}, None), error)
             return None
         return await self._decide(snapshot, latest)
@@ -144,8 +141,8 @@ class ProgramReconciler:
             # A new revision is shown to the API, and the release's clocks go on, whatever one action meets.
             raise RetryError(str(failure), WAITING_SECONDS if moves else None) from failure
         conflicts = self._conflicts.due_seconds(program.namespace, program.name)
-        waits = (decided.wake_after_seconds, conflicts, memory.shown.asked_again_after() if memory.shown else None)
-        return min((wait for wait in waits if wait is not None), default=None)
+        again = [shown.asked_again_after() for shown in memory.shown.values()]
+        return min((wait for wait in (decided.wake_after_seconds, conflicts, *again) if wait is not None), default=None)
 
     def _memory(self, snapshot: Snapshot) -> Memory:
         return self._memories.of(snapshot.program.namespace, snapshot.program.name)
@@ -164,36 +161,44 @@ class ProgramReconciler:
         return not obeyed or snapshot.service_port is None or snapshot.service_port != snapshot.gateway.port
 
     def _shown_to_api(self, snapshot: Snapshot) -> Snapshot:
-        """The snapshot with what the API said of a revision that is desired and not created yet."""
-        desired = snapshot.desired
-        if not isinstance(desired, DesiredRevision) or desired.revision.name in snapshot.revisions:
-            return snapshot
-        shown = self._memory(snapshot).shown
-        if shown is None or shown.revision != desired.revision.name:
-            return replace(
-                snapshot, asked=Problem(Reason.RESOLVING, "The API server is asked whether it takes the pods")
-            )
-        return replace(snapshot, asked=shown.problem) if shown.problem else snapshot
+        """The snapshot with what the API said of revisions that are asked for and not created yet."""
+        memory = self._memory(snapshot)
+
+        def said(asked: DesiredRevision | Problem) -> DesiredRevision | Problem:
+            if isinstance(asked, Problem) or asked.revision.name in snapshot.revisions:
+                return asked
+            shown = memory.shown.get(asked.revision.name)
+            if shown is None:
+                return Problem(Reason.RESOLVING, "The API server is asked whether it takes the pods")
+            return shown.problem or asked
+
+        asked = snapshot.asked if snapshot.pin or snapshot.asked is None else said(snapshot.asked)
+        return replace(snapshot, asked=asked, variants={name: said(each) for name, each in snapshot.variants.items()})
 
     async def _show(self, snapshot: Snapshot) -> bool:
-        """Shows a new revision's pods to the API, unless it answered a moment ago. True when another pass should
+        """Shows new revisions' pods to the API, unless it answered a moment ago. True when another pass should
         follow."""
-        desired, memory = snapshot.desired, self._memory(snapshot)
-        if not isinstance(desired, DesiredRevision) or desired.revision.name in snapshot.revisions:
-            memory.shown = None
-            return False
-        shown, now = memory.shown, asyncio.get_running_loop().time()
-        if shown and shown.revision == desired.revision.name and (shown.problem is None or now < shown.until):
-            return False
-        problem = None
+        asked = [each for each in (snapshot.desired, *snapshot.variants.values()) if isinstance(each, DesiredRevision)]
+        new = {each.revision.name: each.revision for each in asked if each.revision.name not in snapshot.revisions}
+        memory, now = self._memory(snapshot), asyncio.get_running_loop().time()
+        before = memory.shown
+        memory.shown = {name: shown for name, shown in before.items() if name in new}
+        for name, revision in new.items():
+            shown = before.get(name)
+            if shown is None or (shown.problem is not None and now >= shown.until):
+                answer = Shown(await self._refusal(snapshot, revision), now + REFUSAL_SECONDS)
+                memory.shown = {**memory.shown, name: answer}
+        return any(name not in before or before[name].problem != each.problem for name, each in memory.shown.items())
+
+    async def _refusal(self, snapshot: Snapshot, revision: Revision) -> Problem | None:
+        """Why the API does not take a revision's pods, or the program's Service."""
         try:
             if snapshot.service_port is None:
                 await self._executor.dry_run_service(snapshot.program)
-            await self._executor.dry_run(desired.revision.deployment)
+            await self._executor.dry_run(revision.deployment)
         except InvalidSpecError as error:
-            problem = Problem(error.reason, error.message)
-        memory.shown = Shown(desired.revision.name, problem, now + REFUSAL_SECONDS)
-        return shown is None or shown.revision != desired.revision.name or shown.problem != problem
+            return Problem(error.reason, error.message)
+        return None
 
     async def _hold(self, program: Program, error: InvalidSpecError) -> None:
         """Says on the program why its spec cannot be read; what serves goes on, and the guard stays on."""

@@ -53,6 +53,11 @@ class Compared(ABC):
         return Result.UNDECIDED
 
     @property
+    def gain(self) -> float:
+        """By how much the candidate was seen to be better."""
+        return self.interval.seen if self.more_is_better else -self.interval.seen
+
+    @property
     @abstractmethod
     def message(self) -> str:
         """Both sides and the interval; empty while there is nothing to compare."""
@@ -64,7 +69,7 @@ class Compared(ABC):
     @property
     def confidence(self) -> str:
         """In percent."""
-        return f"{100 * (1 - self.alpha):g}%"
+        return f"{100 * (1 - self.alpha):.4g}%"
 
 
 @dataclass(frozen=True, slots=True)

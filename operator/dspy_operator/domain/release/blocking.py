@@ -47,9 +47,12 @@ BY_LOWERING = frozenset({Reason.NOT_CONFIRMED, Reason.COUNTS_MISSING, Reason.UNR
 
 def blocking_reason(ledger: Ledger, snapshot: Snapshot) -> Paused | None:
     """What keeps the steps from moving, apart from the steps themselves."""
-    release = ledger.release
-    if release is None:
-        return None
+    found = (_blocks(ledger, each, snapshot) for each in (ledger.release.each if ledger.release else ()))
+    return next((reason for reason in found if reason), None)
+
+
+def _blocks(ledger: Ledger, release: Release, snapshot: Snapshot) -> Paused | None:
+    """What of the candidate that it is about."""
     return (
         _lowered(release)
         or _held_by_people(ledger, release, snapshot)
@@ -190,7 +193,7 @@ def _unmeasured(release: Release, snapshot: Snapshot) -> Paused | None:
 def _pause(ledger: Ledger, release: Release, snapshot: Snapshot, now: float) -> Paused | None:
     policy = snapshot.policy
     blocked = blocking_reason(ledger, snapshot)
-    if blocked and (release.lowered or blocked.reason in SHOWN_AT_ONCE):
+    if blocked and (any(each.lowered for each in release.each) or blocked.reason in SHOWN_AT_ONCE):
         return blocked
     if blocked:
         deadline = policy.spec.progress_deadline_seconds if policy else DEFAULT_PROGRESS_DEADLINE_SECONDS
@@ -199,8 +202,9 @@ def _pause(ledger: Ledger, release: Release, snapshot: Snapshot, now: float) -> 
     if release.ready_once and awaits_approval(release):
         return Paused(Reason.AWAITING_APPROVAL, describe_step(ledger, release, snapshot))
     if awaits_decision(release) and release.conclusion:
-        choice = f"`promote {release.candidate}/{release.step + 1}` or `abort {release.candidate}`"
-        return Paused(Reason.AWAITING_DECISION, f"Waiting for a decision, {choice}: {release.conclusion.message}")
+        named = [f"`promote {each}/{release.step + 1}` or `abort {each}`" for each in release.candidates]
+        message = f"Waiting for a decision, {', '.join(named)}: {release.conclusion.message}"
+        return Paused(Reason.AWAITING_DECISION, message)
     deadline = policy.spec.step_deadline_seconds if policy else DEFAULT_STEP_DEADLINE_SECONDS
     if not release.ready_once or release.step_seconds < deadline or not _waits_for_others(ledger, release, snapshot):
         return None
@@ -212,6 +216,6 @@ def _waits_for_others(ledger: Ledger, release: Release, snapshot: Snapshot) -> b
     """True while a step waits for somebody else: requests, proof, or gateways that have not confirmed a weight."""
     if release.step >= len(release.steps):
         return bool(release.policy)
-    if release.rises_to_bp() > release.weight_bp and not fully_ready(snapshot, release):
+    if any(each.rises_to_bp() > each.weight_bp and not fully_ready(snapshot, each) for each in release.each):
         return True
     return release.steps[release.step].waits_for_others(progress_of(ledger, release, snapshot))

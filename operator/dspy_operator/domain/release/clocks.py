@@ -25,9 +25,13 @@ def advance_clocks(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition
 
 
 def _ticked(ledger: Ledger, release: Release, snapshot: Snapshot, tick: float) -> Release:
-    if release.lowered:
-        clear = release.lowered.clear_seconds + tick if cause_is_gone(release, snapshot) else 0.0
-        release = replace(release, lowered=replace(release.lowered, clear_seconds=clear))
+    def cleared(about: Release) -> Release:
+        if about.lowered is None:
+            return about
+        clear = about.lowered.clear_seconds + tick if cause_is_gone(about, snapshot) else 0.0
+        return replace(about, lowered=replace(about.lowered, clear_seconds=clear))
+
+    release = release.with_each(cleared)
     if release.sized_with_weight:
         release = replace(release, sized_bp=max(release.sized_bp, release.rises_to_bp()))
     if blocking_reason(ledger, snapshot) is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 from dspy_operator.api.reasons import Reason
@@ -41,10 +42,12 @@ def advance_steps(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
             break
         if weight_bp != release.weight_bp:
             where = f"Step {release.step + 1} of {len(release.steps)}"
-            given = "requests are copied to the candidate" if release.mirrors else "traffic goes to the candidate"
+            to = "each of the candidates" if release.others else "the candidate"
+            given = f"requests are copied to {to}" if release.mirrors else f"traffic goes to {to}"
             event = Event(Reason.WEIGHT_SET, f"{where}: {weight_bp / 100:g}% of the {given}")
             # What a step waits for is counted from when it has its weight.
-            return replace(ledger, release=replace(at_step(release, release.step), weight_bp=weight_bp)), (event,)
+            given_to = functools.partial(replace, weight_bp=weight_bp)
+            return replace(ledger, release=at_step(release, release.step).with_each(given_to)), (event,)
         if not step.is_done(progress_of(ledger, release, snapshot)):
             break
         release = at_step(release, release.step + 1)
@@ -83,7 +86,8 @@ def _may_rise(release: Release, snapshot: Snapshot) -> bool:
     was taken long enough ago: twice as long each time."""
     calm = min(CALM_SECONDS * 2.0 ** (release.halvings - 1), LONGEST_CALM_SECONDS) if release.halvings else 0.0
     known = release.mirrors or copies_are_answered(release)
-    return known and fully_ready(snapshot, release) and release.step_seconds >= calm
+    ready = all(fully_ready(snapshot, each) for each in release.each)
+    return known and ready and release.step_seconds >= calm
 
 
 def _shown_fit(release: Release, snapshot: Snapshot) -> bool:

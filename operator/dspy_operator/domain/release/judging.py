@@ -8,6 +8,7 @@ from dataclasses import replace
 from dspy_operator.api.reasons import Reason
 from dspy_operator.domain.analysis.evidence import Look, accumulate
 from dspy_operator.domain.analysis.streams import spending_of
+from dspy_operator.domain.analysis.users import NO_USERS
 from dspy_operator.domain.ledger import Ledger
 from dspy_operator.domain.release.in_force import analysis_of
 from dspy_operator.domain.release.lifecycle import refuse
@@ -26,7 +27,8 @@ def collect_evidence(ledger: Ledger, snapshot: Snapshot, now: float) -> Transiti
         return ledger, ()
     spending = spending_of(release.streams)
     look = Look(snapshot.program.uid, ledger.stable, release.candidate, release.id, release.step, now, spending)
-    evidence = accumulate(release.evidence, snapshot.gateway.states, look, snapshot.gateway.users)
+    users = snapshot.gateway.users.get(release.candidate, NO_USERS)
+    evidence = accumulate(release.evidence, snapshot.gateway.states, look, users)
     analysis = analysis_of(release, snapshot)
     release = replace(release, evidence=evidence, false_rollback_percent=analysis.false_rollback_percent)
     return replace(ledger, release=release), ()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from dspy_contract.routes import Pin, Users
 from dspy_operator.api.reasons import Reason
-from dspy_operator.api.rollout import Analysis, CanaryReplicas, StrategyType
+from dspy_operator.api.rollout import Analysis, CanaryReplicas, Strategy, StrategyType
 from dspy_operator.domain import strategies
-from dspy_operator.domain.ledger import Ledger, Refused, Release
+from dspy_operator.domain.ledger import Arm, Ledger, Refused, Release
 from dspy_operator.domain.readiness import can_serve
 from dspy_operator.domain.release.messages import step_label
-from dspy_operator.domain.snapshot import Snapshot
+from dspy_operator.domain.snapshot import Problem, Snapshot
 from dspy_operator.domain.transition import Event, Transition
 
 
@@ -34,17 +35,19 @@ def cancel_superseded(ledger: Ledger, snapshot: Snapshot, now: float) -> Transit
     release, desired = ledger.release, snapshot.desired_revision
     if release is None or desired is None:
         return ledger, ()
-    if release.candidate == desired.name:
+    if desired.name == (release.asked_for or release.candidate):
         return replace(ledger, release=replace(release, generation=snapshot.program.generation)), ()
     return cancel(ledger, release, desired.name, snapshot, now)
 
 
 def cancel(ledger: Ledger, release: Release, desired: str, snapshot: Snapshot, now: float) -> Transition:
-    """The candidate loses its weight, since another revision is wanted; it may be released again."""
-    message = f"{snapshot.label(desired)} is wanted instead of {snapshot.label(release.candidate)}"
-    version = snapshot.version(release.candidate)
-    ledger = replace(ledger, release=None).with_draining(release.candidate)
-    ledger = ledger.ended(release.candidate, Reason.CANCELLED, message, now, version)
+    """The candidates lose their weight, since another revision is wanted; they may be released again."""
+    instead_of = " and ".join(map(snapshot.label, release.candidates))
+    message = f"{snapshot.label(desired)} is wanted instead of {instead_of}"
+    ledger = replace(ledger, release=None)
+    for candidate in release.candidates:
+        ledger = ledger.with_draining(candidate)
+        ledger = ledger.ended(candidate, Reason.CANCELLED, message, now, snapshot.version(candidate))
     return ledger, (Event(Reason.RELEASE_CANCELLED, message),)
 
 
@@ -59,38 +62,66 @@ def end_undo(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
 
 
 def start_release(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
-    """A new revision becomes the candidate, with the policy's steps as they are now."""
+    """A new revision becomes the candidate, with the policy's steps as they are now; so do the variants that the policy
+    would have compared besides."""
     desired, policy = snapshot.desired_revision, snapshot.policy
     if ledger.release or desired is None or not ledger.stable_proven:
         return ledger, ()
-    if desired.name == ledger.stable or ledger.refusal(desired.name):
+    arms = _candidates(ledger, snapshot, desired.name)
+    if not arms:
         return ledger, ()
+    first, *others = arms
     if ledger.undoes(desired.name):
         policy = None
     elif policy is None and snapshot.program.spec.rollout_policy == "Required":
         return ledger, ()
     if snapshot.conflict or (policy and policy.unreadable):
         return ledger, ()
-    steps = strategies.steps_of(policy.spec.strategy) if policy else ()
+    steps = strategies.steps_of(policy.spec.strategy, len(arms)) if policy else ()
+    analysis = policy.spec.analysis if policy else Analysis()
     release = Release(
+        first.candidate,
+        place=first.place,
+        variant=first.variant,
+        others=tuple(others),
+        asked_for=desired.name,
         id=ledger.releases + 1,
-        candidate=desired.name,
         started_at=now,
         generation=snapshot.program.generation,
         policy=policy.name if policy else None,
-        false_rollback_percent=(policy.spec.analysis if policy else Analysis()).false_rollback_percent,
+        false_rollback_percent=analysis.false_rollback_percent / len(arms),
         previewed=policy is not None and policy.spec.strategy.type is StrategyType.BLUE_GREEN,
-        streams=policy.spec.analysis.streams if policy else (),
-        users=strategies.users_of(policy.spec.strategy, snapshot.program.uid, ledger.releases + 1) if policy else None,
+        streams=analysis.streams,
+        users=_users(policy.spec.strategy, snapshot, ledger.releases + 1, arms) if policy else None,
         steps=steps,
         sized_with_weight=policy is not None and policy.spec.strategy.canary.replicas is CanaryReplicas.WITH_WEIGHT,
         crashed_before=tuple(sorted(name for each in snapshot.workloads.values() for name in each.crashed)),
     )
     why = "a person asked for it" if ledger.undoes(desired.name) else "there is no rollout policy"
     how = f"in {len(steps)} step{'s' * (len(steps) != 1)}" if policy else f"when it is ready ({why})"
-    message = f"{snapshot.label(desired.name)} takes over from {snapshot.label(ledger.stable)} {how}"
-    ledger = replace(ledger, release=release, releases=release.id).without_draining(desired.name)
+    names = " or ".join(map(snapshot.label, release.candidates))
+    message = f"{names} takes over from {snapshot.label(ledger.stable)} {how}"
+    ledger = replace(ledger, release=release, releases=release.id)
+    for candidate in release.candidates:
+        ledger = ledger.without_draining(candidate)
     return ledger, (Event(Reason.RELEASE_STARTED, message),)
+
+
+def _candidates(ledger: Ledger, snapshot: Snapshot, desired: str) -> list[Arm]:
+    """What may be released now: what is to serve, and the policy's variants, but for what serves already or was
+    refused. None while a variant is not known."""
+    if any(isinstance(each, Problem) for each in snapshot.variants.values()):
+        return []
+    variants = {} if ledger.undoes(desired) else snapshot.variants
+    asked = {"": desired} | {name: str(snapshot.variant(name)) for name in variants}
+    tried = dict.fromkeys(name for name in asked.values() if name != ledger.stable and not ledger.refusal(name))
+    named = {revision: name for name, revision in reversed(asked.items())}
+    return [Arm(revision, place, named[revision]) for place, revision in enumerate(tried)]
+
+
+def _users(strategy: Strategy, snapshot: Snapshot, release: int, arms: list[Arm]) -> Users | None:
+    names = [arm.candidate for arm in arms]
+    return strategies.users_of(strategy, snapshot.program.uid, release, names)
 
 
 def refuse(ledger: Ledger, snapshot: Snapshot, now: float, outcome: str, reason: str, message: str) -> Transition:
@@ -102,16 +133,33 @@ def refuse(ledger: Ledger, snapshot: Snapshot, now: float, outcome: str, reason:
         candidate, outcome, reason, message, now, step_label(release), evidence.stable, evidence.candidate
     )
     pin = None if ledger.undoes(candidate) else ledger.pin
-    ledger = replace(ledger.with_refused(refused).with_draining(candidate), release=None, pin=pin)
+    ledger = replace(ledger.with_refused(refused).with_draining(candidate), release=release.without(), pin=pin)
     event = Event(outcome, f"{snapshot.label(candidate)} is refused: {message}", warning=True)
     return ledger.ended(candidate, outcome, message, now, snapshot.version(candidate)), (event,)
 
 
 def promote(ledger: Ledger, snapshot: Snapshot, now: float, message: str) -> Transition:
-    """The candidate becomes stable, and what was stable drains."""
+    """The candidate becomes stable, and what was stable drains, with all other candidates. A variant serves instead of
+    what the spec asks for, until that asks for something else."""
+    ledger, events = go_on_alone(ledger, snapshot, now, message)
     assert ledger.release is not None
     assert ledger.stable is not None
-    candidate, previous = ledger.release.candidate, ledger.stable
-    ledger = replace(ledger.with_stable(candidate), stable_proven=True, release=None)
+    candidate, previous, asked_for = ledger.release.candidate, ledger.stable, ledger.release.asked_for
+    pin = Pin(candidate, asked_for) if ledger.release.variant else ledger.pin
+    ledger = replace(ledger.with_stable(candidate), stable_proven=True, release=None, pin=pin)
     ledger = ledger.with_draining(previous).ended(candidate, Reason.PROMOTED, message, now, snapshot.version(candidate))
-    return ledger, (Event(Reason.PROMOTED, f"{snapshot.label(candidate)} is stable: {message}"),)
+    return ledger, (*events, Event(Reason.PROMOTED, f"{snapshot.label(candidate)} is stable: {message}"))
+
+
+def go_on_alone(ledger: Ledger, snapshot: Snapshot, now: float, message: str) -> Transition:
+    """Of several candidates the one that it is about is left; the others are refused, since this one was chosen."""
+    assert ledger.release is not None
+    chosen = ledger.release.candidate
+    events: tuple[Event, ...] = ()
+    for candidate in ledger.release.candidates:
+        if candidate != chosen and ledger.release is not None:
+            ledger = replace(ledger, release=ledger.release.about(candidate))
+            why = f"{snapshot.label(chosen)} was chosen: {message}"
+            ledger, told = refuse(ledger, snapshot, now, Reason.ROLLED_BACK, Reason.COMPARISON_LOST, why)
+            events += told
+    return ledger, events

@@ -40,14 +40,17 @@ def answer_lowered(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition
     release = ledger.release
     if lowered is None:
         return ledger, ()
-    if release is None or lowered.release != release.id or lowered.revision != release.candidate:
+    if release is None or lowered.release != release.id or lowered.revision not in release.candidates:
         message = f"The guard lowered {lowered.revision} of a release that has ended: it is without effect"
         return ledger, (Event(Reason.LOWERED_TOO_LATE, message, warning=True),)
+    release = release.about(lowered.revision)
     if lowered.number <= release.answered:
         return ledger, ()
     if release.lowered:
-        return replace(ledger, release=replace(release, answered=lowered.number)), ()
-    return _lower(ledger, release, snapshot, lowered.number, lowered.reason, lowered.stream, lowered.message)
+        return replace(ledger, release=replace(release, answered=lowered.number).about_first()), ()
+    ledger, events = _lower(ledger, release, snapshot, lowered.number, lowered.reason, lowered.stream, lowered.message)
+    assert ledger.release is not None
+    return replace(ledger, release=ledger.release.about_first()), events
 
 
 def lower_candidate(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:

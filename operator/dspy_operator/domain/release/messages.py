@@ -17,8 +17,10 @@ def step_label(release: Release) -> str:
 def describe_step(ledger: Ledger, release: Release, snapshot: Snapshot) -> str:
     """What the step at hand does or waits for, blocked or not."""
     if release.step < len(release.steps):
-        if release.rises_to_bp() > release.weight_bp and not fully_ready(snapshot, release):
-            return _waiting_for_pods(release, snapshot)
+        rising = [each for each in release.each if each.rises_to_bp() > each.weight_bp]
+        late = next((each for each in rising if not fully_ready(snapshot, each)), None)
+        if late:
+            return _waiting_for_pods(late, snapshot)
         if release.rises_to_bp() > release.weight_bp and not (release.mirrors or copies_are_answered(release)):
             return f"Waiting for copies to be answered: {release.evidence.candidate.open} are in flight"
         return release.steps[release.step].describe(progress_of(ledger, release, snapshot))

@@ -44,16 +44,29 @@ def progress_of(ledger: Ledger, release: Release, snapshot: Snapshot) -> Progres
     )
 
 
+def compared_users(release: Release) -> int:
+    """How many users can be compared, on all sides."""
+    grown = [each.evidence.users.compared for each in release.each]
+    of_candidates = sum(group.users for groups in grown for group in groups if group.of_candidate)
+    return of_candidates + max(sum(group.users for group in groups if not group.of_candidate) for groups in grown)
+
+
 def _comparison(release: Release, step: Compare, snapshot: Snapshot) -> str:
     """How a comparison stands, or how it ended."""
     if release.conclusion:
         return release.conclusion.message
-    compared = compare(release.evidence, analysis_of(release, snapshot), step.stream, step.alpha)
-    grown = f"{compared.grown}{f' of {step.users}' if step.users else ''} users"
-    if compared.grown < LEAST_USERS:
+    users = compared_users(release)
+    grown = f"{users}{f' of {step.users}' if step.users else ''} users"
+    if users < LEAST_USERS:
         seen = release.evidence.users.number
         return f"{grown} ({seen} seen; {LEAST_USERS} must have been there for {step.exposure_seconds:.0f} s)"
-    return f"{grown}; {compared.message or _unknown(step.stream)}"
+    return f"{grown}; {'; '.join(_stands(each, step, snapshot) for each in release.each)}"
+
+
+def _stands(release: Release, step: Compare, snapshot: Snapshot) -> str:
+    compared = compare(release.evidence, analysis_of(release, snapshot), step.stream, step.alpha)
+    words = compared.message or _unknown(step.stream)
+    return f"{snapshot.label(release.candidate)}: {words}" if release.others else words
 
 
 def _unknown(stream: str) -> str:
@@ -93,7 +106,7 @@ def awaits_decision(release: Release) -> bool:
 
 def awaits_answers(release: Release) -> bool:
     """True while the release waits for requests to end: to be refused or to go on once lowered, or to be promoted."""
-    return release.lowered is not None or release.step >= len(release.steps)
+    return any(each.lowered for each in release.each) or release.step >= len(release.steps)
 
 
 def copies_are_answered(release: Release) -> bool:

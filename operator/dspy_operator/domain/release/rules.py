@@ -8,6 +8,7 @@ nothing to say, so a second pass changes nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from dspy_operator.domain.ledger import Ledger
 from dspy_operator.domain.release.blocking import blocking_reason, halve_doubted, update_pause
@@ -24,21 +25,41 @@ from dspy_operator.domain.requests import handle_request
 from dspy_operator.domain.snapshot import Snapshot
 from dspy_operator.domain.transition import Event, Transition
 
-RULES: tuple[Callable[[Ledger, Snapshot, float], Transition], ...] = (
+Rule = Callable[[Ledger, Snapshot, float], Transition]
+
+
+def for_each(rule: Rule) -> Rule:
+    """A rule about one candidate, for each that the release has."""
+
+    def for_all(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
+        events: tuple[Event, ...] = ()
+        for candidate in ledger.release.candidates if ledger.release else ():
+            if ledger.release and candidate in ledger.release.candidates:
+                ledger = replace(ledger, release=ledger.release.about(candidate))
+                ledger, told = rule(ledger, snapshot, now)
+                events += told
+            if ledger.release:
+                ledger = replace(ledger, release=ledger.release.about_first())
+        return ledger, events
+
+    return for_all
+
+
+RULES: tuple[Rule, ...] = (
     advance_clocks,
     end_undo,
     adopt_first_revision,
     cancel_superseded,
     start_release,
-    collect_evidence,
+    for_each(collect_evidence),
     answer_lowered,
-    refuse_failed_candidate,
-    lower_candidate,
+    for_each(refuse_failed_candidate),
+    for_each(lower_candidate),
     take_smoke_test,
     handle_request,
-    settle_lowered,
-    halve_doubted,
-    note_ready,
+    for_each(settle_lowered),
+    for_each(halve_doubted),
+    for_each(note_ready),
     conclude_comparison,
     update_pause,
     advance_steps,
