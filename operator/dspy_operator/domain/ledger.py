@@ -64,7 +64,7 @@ class Conclusion:
 
 
 @dataclass(frozen=True, slots=True)
-class Arm:
+class CandidateState:
     """What each candidate of a release has of its own: what it is to have, and what is known of it."""
 
     candidate: str
@@ -91,7 +91,7 @@ class Arm:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Release(Arm):
+class Release(CandidateState):
     """One passage of a candidate from weight 0 to stable or to refused. Steps are those of its beginning.
 
     A release of several candidates, an A/B/n test, is about one of them at a time: the first, unless a rule is about
@@ -102,7 +102,7 @@ class Release(Arm):
 
     id: int
     started_at: UnixSeconds
-    others: tuple[Arm, ...] = ()
+    others: tuple[CandidateState, ...] = ()
     asked_for: str = ""
     """What the spec asked for when it began, be it a candidate or stable itself; empty for the candidate."""
     generation: int = 0
@@ -145,7 +145,7 @@ class Release(Arm):
     @property
     def candidates(self) -> tuple[str, ...]:
         """All of them, in the order of their places."""
-        return tuple(arm.candidate for arm in sorted((self, *self.others), key=lambda arm: arm.place))
+        return tuple(state.candidate for state in sorted((self, *self.others), key=lambda state: state.place))
 
     @property
     def each(self) -> tuple[Release, ...]:
@@ -156,8 +156,8 @@ class Release(Arm):
         """The release about another of its candidates."""
         if candidate == self.candidate:
             return self
-        chosen = next(arm for arm in self.others if arm.candidate == candidate)
-        return self._about(chosen, (self._arm, *(arm for arm in self.others if arm is not chosen)))
+        chosen = next(state for state in self.others if state.candidate == candidate)
+        return self._about(chosen, (self._own, *(state for state in self.others if state is not chosen)))
 
     def about_first(self) -> Release:
         """The release as it is kept: about the first of its candidates."""
@@ -175,11 +175,11 @@ class Release(Arm):
         return release.about_first()
 
     @property
-    def _arm(self) -> Arm:
-        return Arm(*(getattr(self, each.name) for each in fields(Arm)))
+    def _own(self) -> CandidateState:
+        return CandidateState(*(getattr(self, each.name) for each in fields(CandidateState)))
 
-    def _about(self, arm: Arm, others: tuple[Arm, ...]) -> Release:
-        own: dict[str, Any] = {each.name: getattr(arm, each.name) for each in fields(Arm)}
+    def _about(self, state: CandidateState, others: tuple[CandidateState, ...]) -> Release:
+        own: dict[str, Any] = {each.name: getattr(state, each.name) for each in fields(CandidateState)}
         return replace(self, **own, others=others)
 
     @property
@@ -307,7 +307,7 @@ class Ledger:
             return ""
         if self.stable is None or self.stable in release.candidates:
             return "a release needs a stable that is not its candidate"
-        if not all(0 <= arm.weight_bp <= TOTAL_WEIGHT for arm in (release, *release.others)):
+        if not all(0 <= state.weight_bp <= TOTAL_WEIGHT for state in (release, *release.others)):
             return f"weightBp {release.weight_bp} is not within 0 and {TOTAL_WEIGHT}"
         if not 0 <= release.step <= len(release.steps):
             return f"step {release.step} is not one of {len(release.steps)}"

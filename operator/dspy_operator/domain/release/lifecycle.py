@@ -8,7 +8,7 @@ from dspy_contract.routes import Pin, Users
 from dspy_operator.api.reasons import Reason
 from dspy_operator.api.rollout import Analysis, CanaryReplicas, Strategy, StrategyType
 from dspy_operator.domain import strategies
-from dspy_operator.domain.ledger import Arm, Ledger, Refused, Release
+from dspy_operator.domain.ledger import CandidateState, Ledger, Refused, Release
 from dspy_operator.domain.readiness import can_serve
 from dspy_operator.domain.release.messages import step_label
 from dspy_operator.domain.snapshot import Problem, Snapshot
@@ -67,17 +67,17 @@ def start_release(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
     desired, policy = snapshot.desired_revision, snapshot.policy
     if ledger.release or desired is None or not ledger.stable_proven:
         return ledger, ()
-    arms = _candidates(ledger, snapshot, desired.name)
-    if not arms:
+    candidates = _candidates(ledger, snapshot, desired.name)
+    if not candidates:
         return ledger, ()
-    first, *others = arms
+    first, *others = candidates
     if ledger.undoes(desired.name):
         policy = None
     elif policy is None and snapshot.program.spec.rollout_policy == "Required":
         return ledger, ()
     if snapshot.conflict or (policy and policy.unreadable):
         return ledger, ()
-    steps = strategies.steps_of(policy.spec.strategy, len(arms)) if policy else ()
+    steps = strategies.steps_of(policy.spec.strategy, len(candidates)) if policy else ()
     analysis = policy.spec.analysis if policy else Analysis()
     release = Release(
         first.candidate,
@@ -89,10 +89,10 @@ def start_release(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
         started_at=now,
         generation=snapshot.program.generation,
         policy=policy.name if policy else None,
-        false_rollback_percent=analysis.false_rollback_percent / len(arms),
+        false_rollback_percent=analysis.false_rollback_percent / len(candidates),
         previewed=policy is not None and policy.spec.strategy.type is StrategyType.BLUE_GREEN,
         streams=analysis.streams,
-        users=_users(policy.spec.strategy, snapshot, ledger.releases + 1, arms) if policy else None,
+        users=_users(policy.spec.strategy, snapshot, ledger.releases + 1, candidates) if policy else None,
         steps=steps,
         sized_with_weight=policy is not None and policy.spec.strategy.canary.replicas is CanaryReplicas.WITH_WEIGHT,
         crashed_before=tuple(sorted(name for each in snapshot.workloads.values() for name in each.crashed)),
@@ -107,7 +107,7 @@ def start_release(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
     return ledger, (Event(Reason.RELEASE_STARTED, message),)
 
 
-def _candidates(ledger: Ledger, snapshot: Snapshot, desired: str) -> list[Arm]:
+def _candidates(ledger: Ledger, snapshot: Snapshot, desired: str) -> list[CandidateState]:
     """What may be released now: what is to serve, and the policy's variants, but for what serves already or was
     refused. None while a variant is not known."""
     if any(isinstance(each, Problem) for each in snapshot.variants.values()):
@@ -116,11 +116,11 @@ def _candidates(ledger: Ledger, snapshot: Snapshot, desired: str) -> list[Arm]:
     asked = {"": desired} | {name: str(snapshot.variant(name)) for name in variants}
     tried = dict.fromkeys(name for name in asked.values() if name != ledger.stable and not ledger.refusal(name))
     named = {revision: name for name, revision in reversed(asked.items())}
-    return [Arm(revision, place, named[revision]) for place, revision in enumerate(tried)]
+    return [CandidateState(revision, place, named[revision]) for place, revision in enumerate(tried)]
 
 
-def _users(strategy: Strategy, snapshot: Snapshot, release: int, arms: list[Arm]) -> Users | None:
-    names = [arm.candidate for arm in arms]
+def _users(strategy: Strategy, snapshot: Snapshot, release: int, candidates: list[CandidateState]) -> Users | None:
+    names = [each.candidate for each in candidates]
     return strategies.users_of(strategy, snapshot.program.uid, release, names)
 
 
