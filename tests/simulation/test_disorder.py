@@ -31,6 +31,7 @@ AB_TEST = {
     "warmSeconds": 10,
     "unseenSeconds": 10,
 }
+VARIANTS = [{"name": "first", "uri": "models:/qa/1"}, {"name": "second", "uri": "models:/qa/2"}]
 STRATEGIES: dict[str, Any] = {
     "canary": {"type": "Canary", "canary": {"steps": list(CANARY)}},
     "sized": {"type": "Canary", "canary": {"steps": list(CANARY), "replicas": "WithWeight"}},
@@ -39,6 +40,7 @@ STRATEGIES: dict[str, Any] = {
     "blue-green": {"type": "BlueGreen", "blueGreen": {"warmSeconds": 10}},
     "tried": {"type": "BlueGreen", "blueGreen": {"smokeTest": SMOKE_TEST, "warmSeconds": 10}},
     "compared": {"type": "ABTest", "abTest": AB_TEST},
+    "several": {"type": "ABTest", "abTest": {**AB_TEST, "variants": VARIANTS}},
 }
 KINDS = ("configmaps", "controllerrevisions", "deployments", "dspyprograms", "dspyrollouts", "pods", "services")
 
@@ -54,6 +56,7 @@ class Disorder(RuleBasedStateMachine):
         self.world = World(seed, CANARY, replicas, analysis=self.analysis)
         self.has_policy = True
         self.world.publish(1)
+        self.world.publish(2)
         self.world.want(1)
         self.newest = 1
 
@@ -101,7 +104,8 @@ class Disorder(RuleBasedStateMachine):
     @rule(verb=st.sampled_from(["abort", "promote", "retry"]), nonce=st.integers(0, 9))
     def a_user_makes_a_request(self, verb: str, nonce: int) -> None:
         release = self.world.ledger.release
-        self.world.ask(f"{verb} {release.candidate if release else 'nobody'} {nonce}")
+        named = release.candidates[nonce % len(release.candidates)] if release else "nobody"
+        self.world.ask(f"{verb} {named} {nonce}")
 
     @rule(number=st.integers(1, 30), nonce=st.integers(0, 9))
     def a_user_undoes(self, number: int, nonce: int) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from dspy_contract.state import EDGES_SECONDS, Counts, DrawTable, GatewayState, ProgramState
 from dspy_operator.api.convert import from_dict, to_dict
 from dspy_operator.api.rollout import Analysis, Stream
@@ -136,6 +138,32 @@ def test_each_stream_has_a_reason_of_its_own() -> None:
     refuses = judge(look(Evidence(), state(table(1, ok(90), failed(10, 10, "client_error")))), Analysis())
     leaves = judge(look(Evidence(), state(table(1, ok(90), failed(10, 10, "cancelled")))), Analysis())
     assert (refuses.reason, leaves.reason) == ("RefusesMoreRequests", "ClientsLeave")
+
+
+def slow(requests: int, slow: int) -> Counts:
+    """So many of them older than the second edge of a pair."""
+    return Counts(requests, {"ok": requests}, {8: slow, 9: slow})
+
+
+@pytest.mark.parametrize(
+    ("weight", "before", "candidate", "lowered"),
+    [
+        (9_500, 500, slow(19_000, 950), False),
+        (9_500, 500, slow(19_000, 3_800), True),
+        (1_000, 500, slow(1_900, 380), True),
+        (9_500, None, slow(19_000, 950), True),
+    ],
+)
+def test_most_of_the_traffic_makes_pods_slow(weight: int, before: int | None, candidate: Counts, lowered: bool) -> None:
+    """Stable had all of it before and was as slow: that it is faster now, with a twentieth of it, tells nothing."""
+    evidence = Evidence()
+    if before is not None:
+        evidence = look(evidence, state(table(1, slow(10_000, before), ok(0), release=None, settled=True)))
+    evidence = replace(bounded(evidence), epoch=1)
+    after = table(2, slow(1_000, 0), candidate, weight, epoch=1)
+    evidence = look(evidence, state(after), step=1)
+    verdict = judge(evidence, Analysis()).verdict
+    assert (verdict is Verdict.WORSE) is lowered
 
 
 def test_overload_and_connections_are_no_verdict() -> None:

@@ -19,6 +19,7 @@ from dspy_operator.domain.analysis.draws import Draws, log_sum, rejects
 from dspy_operator.domain.analysis.evidence import Evidence, Total
 from dspy_operator.domain.analysis.request_counts import RequestCounts, add_counts
 from dspy_operator.domain.analysis.streams import (
+    BOUNDS_ANSWERS,
     FAILED,
     MIDDLE_PAIR,
     SLOW,
@@ -42,6 +43,9 @@ LEAST_USERS = 50
 
 LEAST_RESERVE = 1e-9
 """Of alpha: less is what rounding leaves."""
+
+MOST = 0.5
+"""With more of the traffic than this, a candidate's pods have more to do than as many of stable's."""
 
 Bad = Callable[[Counts], int]
 
@@ -333,8 +337,25 @@ def _slow_log_e(evidence: Evidence, totals: Sequence[Total], tolerance: float) -
 
 
 def _pair_log_e(evidence: Evidence, totals: Sequence[Total], pair: int, tolerance: float = 0.0) -> float:
+    """Of draws with most of the traffic only where the candidate is slower than stable was before, which had all of it:
+    pods that have more to do than stable's are slower for that. So it is never more than the test of all draws says."""
     draws = [*_slow_draws(evidence, _counted(totals, pair), pair), *user_draws(evidence, SLOW, pair)]
-    return label_test.log_e(draws, tolerance)
+    log_e = label_test.log_e(draws, tolerance)
+    light = [each for each in draws if each.weight <= MOST]
+    if len(light) == len(draws) or _is_slower_than_before(evidence, pair):
+        return log_e
+    return min(log_e, label_test.log_e(light, tolerance))
+
+
+def _is_slower_than_before(evidence: Evidence, pair: int) -> bool:
+    """Whether the candidate, with most of the traffic, is slow more often than stable was before the release."""
+    edge = evidence.bounds[pair]
+    before = add_counts(*(total.all_of_stable for total in evidence.ordered if total.step < 0))
+    heavy = [total for total in evidence.ordered if total.weight > MOST and total.bounded and not total.copied]
+    now = add_counts(*(total.all_of_candidate for total in heavy))
+    if before.started < BOUNDS_ANSWERS:
+        return True  # nothing is known of then
+    return _slower(now, edge + 1) > now.started * ceiling.upper_bound(before.started, _slower(before, edge))
 
 
 def _counted(totals: Sequence[Total], pair: int) -> list[Total]:
