@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
+from dspy_contract.outcomes import Outcome
 from dspy_contract.routes import TOTAL_WEIGHT, Routes
 from dspy_contract.state import EDGES_SECONDS, WARMUP_SECONDS, Met, UserLog, is_sampled
 from dspy_gateway.access_log import UserAnswer
@@ -116,8 +117,8 @@ class ReleaseUsers:
         return True
 
     def _summed(self, name: str, answer: UserAnswer) -> _Sum | None:
-        """The sum of a user's answers, where the log is to say it."""
-        if self.measure not in answer.measures:
+        """The sum of a user's good answers, where the log is to say it: one that failed at once would be cheap."""
+        if self.measure not in answer.measures or answer.outcome != Outcome.OK:
             return None
         of_user = self._sums.setdefault(name, _Sum())
         return of_user if of_user.take(answer.measures[self.measure]) else None

@@ -41,6 +41,8 @@ def test_the_best_of_several_is_promoted(serving: Serving, snapshot: SnapshotAss
     world.settle(5)
     assert candidates(world)["v3"]["variant"] == "v3"
     assert "variant" not in candidates(world)["v2"], "that is what the program asks for"
+    kept = world.status["release"]["release"]
+    assert all("users" not in each["evidence"] for each in (kept, *kept["others"])), "they are many, and told anew"
     world.settle_until(lambda: world.stable == 3, 1_500)
     assert world.stable == 3
     assert world.refused(2)
@@ -49,6 +51,10 @@ def test_the_best_of_several_is_promoted(serving: Serving, snapshot: SnapshotAss
     assert world.condition("Current")[:2] == ("False", "Undone"), "it serves instead of what the spec asks for"
     world.settle(60)
     assert world.ledger.release is None
+    world.ask(f"retry {world.revision(4)} a")
+    world.settle(5)
+    assert "serves instead of what the spec asks for" in world.status["request"]
+    assert world.refused(4)
     # What was told, without the lines of the table: they are of every second.
     assert [line for line in transcript(world).splitlines() if "  | " not in line] == snapshot
 
@@ -103,6 +109,23 @@ def test_nothing_starts_before_every_variant_is_known(serving: Serving) -> None:
     world.registry.missing.clear()
     world.settle_until(lambda: world.traffic(3) > 0, 120)
     assert world.traffic(2) == world.traffic(3) > 0
+
+
+def test_the_way_back_waits_for_no_variant(serving: Serving) -> None:
+    world = several(serving, 3, seconds=3_600)
+    release(world)
+    world.settle(1, rate=20)
+    world.settle_until(lambda: world.traffic(3) > 0, 60)
+    world.ask(f"promote {world.revision(2)} a")
+    world.settle(10)
+    assert world.stable == 2
+    world.registry.missing.add("9")
+    strategy = ab_test(variants=variants(9))
+    world.edit("dspyrollouts", lambda item: item["spec"].update(strategy=strategy))
+    world.settle(5)
+    world.ask(f"undo {world.revision(1)} b")
+    world.settle(30)
+    assert world.stable == 1
 
 
 def test_a_person_goes_on_with_one_of_several(serving: Serving) -> None:

@@ -6,7 +6,7 @@ Every decision is written here before it has an effect. Times are Unix seconds, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -55,12 +55,13 @@ class Lowering:
 
 @dataclass(frozen=True, slots=True)
 class Conclusion:
-    """How a comparison ended: its step, which side won, and what that means for the candidate."""
+    """How a comparison ended: its step, which side won, and what that means for the candidate that it is about."""
 
     step: int
     result: str
     action: OnCompared
     message: str
+    candidate: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +147,11 @@ class Release(CandidateState):
     def candidates(self) -> tuple[str, ...]:
         """All of them, in the order of their places."""
         return tuple(state.candidate for state in sorted((self, *self.others), key=lambda state: state.place))
+
+    @property
+    def concluded(self) -> bool:
+        """Whether what was concluded is of the candidate that it is about."""
+        return self.conclusion is not None and self.conclusion.candidate in ("", self.candidate)
 
     @property
     def each(self) -> tuple[Release, ...]:
@@ -340,10 +346,12 @@ class Ledger:
         """The ledger with a revision that drains no more."""
         return replace(self, draining=tuple(draining for draining in self.draining if draining.revision != revision))
 
-    def with_refused(self, refused: Refused) -> Ledger:
-        """The ledger with one more refused revision."""
-        others = tuple(each for each in self.refused if each.revision != refused.revision)
-        return replace(self, refused=(*others, refused)[-LONGEST_REFUSED:])
+    def with_refused(self, refused: Refused, asked_for: Collection[str] = ()) -> Ledger:
+        """The ledger with one more refused revision. The oldest is forgotten, but none that is still asked for: it
+        would be tried again."""
+        others = [each for each in self.refused if each.revision != refused.revision]
+        old = [each for each in others if each.revision not in asked_for][: max(len(others) + 1 - LONGEST_REFUSED, 0)]
+        return replace(self, refused=(*(each for each in others if each not in old), refused))
 
 
 def with_evidence_of(decided: Ledger, seen: Ledger) -> Ledger:

@@ -108,12 +108,13 @@ def _comparison(release: Release, analysis: Analysis) -> Content:
     if step is None:
         return {}
     compared = compare(release.evidence, analysis, step.stream, step.alpha)
+    concluded = release.conclusion if release.concluded else None
     interval, users = compared.interval, release.evidence.users
     ends = {"low": interval.low, "high": interval.high}
     return {
         "comparison": {
             "stream": step.stream,
-            "result": release.conclusion.result if release.conclusion else str(compared.result),
+            "result": concluded.result if concluded else str(compared.result),
             "stable": _of_side(compared.stable),
             "candidate": _of_side(compared.candidate),
             "difference": compared.number(interval.seen),
@@ -121,7 +122,7 @@ def _comparison(release: Release, analysis: Analysis) -> Content:
             "seen": users.number,
             **({"sampled": f"{100 / 2**users.halvings:g}%"} if users.halvings else {}),
             "moved": users.moved,
-            "message": release.conclusion.message if release.conclusion else compared.message,
+            "message": concluded.message if concluded else compared.message,
         }
     }
 

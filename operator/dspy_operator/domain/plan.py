@@ -149,10 +149,11 @@ def _assembled(
         *_service(snapshot),
         *preview_actions(snapshot, ledger),
         *_mark_stable(snapshot, ledger, now),
-        *_deletions(snapshot, [target.revision for target in targets]),
+        *_deletions(snapshot, ledger, [target.revision for target in targets]),
     )
-    ledger, new_status = status.program_status(snapshot, ledger, now)
-    rollouts = _rollouts(snapshot, ledger, now)
+    decided = replace(snapshot, program=replace(snapshot.program, ledger=ledger))
+    ledger, new_status = status.program_status(decided, ledger, now)
+    rollouts = _rollouts(decided, ledger, now)
     wake = _wake_after_seconds(snapshot, ledger, bool(events))
     return Plan(ledger, new_status, urgent, actions, rollouts, events, wake)
 
@@ -296,11 +297,12 @@ def _mark_stable(snapshot: Snapshot, ledger: Ledger, now: float) -> tuple[MarkSt
     return (MarkStable(str(ledger.stable), max(now, newest + 0.001)),)
 
 
-def _deletions(snapshot: Snapshot, kept: list[str]) -> tuple[Delete, ...]:
+def _deletions(snapshot: Snapshot, ledger: Ledger, kept: list[str]) -> tuple[Delete, ...]:
+    """Of what is not needed. Those that never served go first: nobody goes back to them."""
     gone = {name: workload for name, workload in snapshot.workloads.items() if name not in kept}
     old = sorted(
         (revision for revision in snapshot.revisions.values() if revision.name not in kept),
-        key=lambda each: each.created,
+        key=lambda each: (each.name in ledger.served, each.created),
     )
     surplus = old[: max(len(old) - KEPT_REVISIONS, 0)]
     return (

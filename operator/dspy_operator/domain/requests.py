@@ -92,8 +92,8 @@ def _next_step(ledger: Ledger, snapshot: Snapshot, request: Request, release: Re
     if not fully_ready(snapshot, release):
         return _ignored(ledger, request, "not every pod of the candidate is ready")
     if isinstance(release.step_at_hand, Compare):
-        went_on = Conclusion(release.step, "Undecided", OnCompared.PROMOTE, "A person went on")
-        release = replace(release, conclusion=went_on if release.conclusion is None else release.conclusion)
+        went_on = Conclusion(release.step, "Undecided", OnCompared.PROMOTE, "A person went on", release.candidate)
+        release = release if release.concluded else replace(release, conclusion=went_on)
     message = f"Step {step_label(release)} of {snapshot.label(request.revision)} is skipped"
     ledger = replace(ledger, release=at_step(release, release.step + 1))
     ledger, events = go_on_alone(ledger, snapshot, now, "a person went on with it")
@@ -117,6 +117,9 @@ def _approve(ledger: Ledger, snapshot: Snapshot, request: Request, now: float) -
 def _retry(ledger: Ledger, snapshot: Snapshot, request: Request, now: float) -> Transition:
     """Takes a refusal or an undo back: the revision is released anew, with the policy's steps as they are now."""
     undone = ledger.pin is not None and ledger.pin.instead_of == request.revision
+    if ledger.pin and not undone and request.revision in snapshot.asked_for:
+        advice = f"`retry {ledger.pin.instead_of}` takes that back"
+        return _ignored(ledger, request, f"{ledger.pin.revision} serves instead of what the spec asks for; {advice}")
     if ledger.refusal(request.revision) is None and not undone:
         return _ignored(ledger, request, "it is neither refused nor undone")
     message = f"{snapshot.label(request.revision)} is tried again"

@@ -265,6 +265,12 @@ class Snapshot:
         desired = self.to_create(name)
         return desired.revision if desired else None
 
+    @property
+    def asked_for(self) -> frozenset[str]:
+        """The revisions that are asked for: by the spec, and by the policy besides."""
+        asked = (self.asked, *self.variants.values())
+        return frozenset(each.revision.name for each in asked if isinstance(each, DesiredRevision))
+
     def variant(self, name: str) -> str | None:
         """The revision of a variant; None while it is not known."""
         found = self.variants[name]

@@ -148,7 +148,8 @@ def _stored(ledger: Ledger) -> Content:
     """The ledger as it is stored. Its history stands beside it, for people, and is not stored twice."""
     release = ledger.release
     if release:  # users are told anew by whoever saw them, and are many
-        ledger = replace(ledger, release=replace(release, evidence=replace(release.evidence, users=NO_USERS)))
+        without = release.with_each(lambda each: replace(each, evidence=replace(each.evidence, users=NO_USERS)))
+        ledger = replace(ledger, release=without)
     stored = {name: value for name, value in to_dict(ledger).items() if name != "history"}
     return {**stored, "version": ledger.version}
 

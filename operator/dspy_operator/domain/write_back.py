@@ -49,7 +49,10 @@ def _wishes(ended: Ended, after: Ledger, snapshot: Snapshot, asked: WriteBack) -
     refused = after.refusal(ended.revision) if ended.outcome != Reason.PROMOTED else None
     told = {OUTCOME_TAG: ended.outcome, REASON_TAG: refused.reason if refused else ended.outcome}
     registry = revision.registry or snapshot.program.spec.model.registry
-    found = [Wish(registry, revision.model_uri, tags=told)] if asked.tags else []
+    serving = snapshot.revision(after.stable)
+    # Of the version that serves, with other settings, nothing is said but that it was promoted.
+    serves = refused is not None and serving is not None and serving.model_uri == revision.model_uri
+    found = [Wish(registry, revision.model_uri, tags=told)] if asked.tags and not serves else []
     if asked.promoted_alias and ended.outcome == Reason.PROMOTED:
         alias = f"{revision.model_uri.rpartition('/')[0]}@{asked.promoted_alias}"
         followed = snapshot.program.spec.model.uri == alias

@@ -18,7 +18,7 @@ CHECKPOINT_SECONDS, CHECKPOINTS_A_SECOND = 10.0, 50.0
 """The same of a program's evidence and clocks: a restart loses no more of a pause than this."""
 
 _NUMBERS = re.compile(r"[+-]?\d+(\.\d+)?")
-_LIVE = ("measuredAt", "errors", "requests", "judgement", "streams", "comparison", "effectiveWeights")
+_LIVE = ("measuredAt", "errors", "requests", "judgement", "streams", "comparison", "candidates", "effectiveWeights")
 _LEDGER_CLOCKS = ("tickedAt", "checkpointedAt")
 _RELEASE_CLOCKS = ("evidence", "stepSeconds", "blockedSeconds")
 
@@ -73,6 +73,8 @@ def _steady_release(release: Content) -> dict[str, Any]:
         steady["lowered"] = _lacking(steady["lowered"], ("clearSeconds",))
     if "paused" in steady:
         steady["paused"] = _without_numbers(steady["paused"], True)
+    if "others" in steady:
+        steady["others"] = [_steady_release(each) for each in steady["others"]]
     return steady
 
 

@@ -1,9 +1,11 @@
 """By how much do two means differ? An interval that may be watched all the time.
 
 A user has one value: the mean of what its answers measured. The two sides' means are compared by the mixture of Robbins
-for sums that are nearly normal (Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas 2021), narrowest when the smaller side
-has LEAST_USERS; before that nothing is said. A few values that are far from all others would make that wrong: the
-hundredth of both sides' users with the greatest values counts as the edge of that hundredth, and so do the least.
+for sums that are nearly normal (Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas 2021), its one free number set by
+LEAST_USERS on the smaller side, so that it is narrowest at some eight times as many; before LEAST_USERS nothing is
+said. Users are compared with those who were drawn with the same weight. A few values that are far from all others
+would make that wrong: the hundredth of both sides' users with the greatest values counts as the edge of that
+hundredth, and so do the least.
 """
 
 from __future__ import annotations
@@ -60,21 +62,18 @@ def rounded(value: float) -> float:
 
 
 def means_of(users: Sequence[Alike]) -> tuple[Mean, Mean]:
-    """Stable's and the candidate's, clipped."""
+    """Stable's and the candidate's, clipped: of the weights with enough users, or, while there are none, of all."""
     clipped = _clipped(users)
-    return _mean(clipped, of_candidate=False), _mean(clipped, of_candidate=True)
+    enough = [each for part in _by_weight(clipped) if _moments(part) for each in part]
+    return _mean(enough or clipped, of_candidate=False), _mean(enough or clipped, of_candidate=True)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=16)
 def difference_of_means(users: tuple[Alike, ...], alpha: float) -> Interval:
-    """The candidate's mean less stable's, and the interval at 1 - alpha; endless while there are too few users. Users
-    are compared with those who were drawn with the same weight."""
-    clipped = _clipped(users)
-    stable, candidate = _mean(clipped, of_candidate=False), _mean(clipped, of_candidate=True)
-    weights = sorted({each.weight for each in clipped})
-    found = [_moments([each for each in clipped if each.weight == weight]) for weight in weights]
-    enough = [each for each in found if each is not None]
+    """The candidate's mean less stable's, and the interval at 1 - alpha; endless while there are too few users."""
+    enough = [each for each in map(_moments, _by_weight(_clipped(users))) if each is not None]
     if not enough:
+        stable, candidate = means_of(users)
         return Interval(candidate.mean - stable.mean, -math.inf, math.inf)
     users_of = [each.users for each in enough]
     shares = [each / sum(users_of) for each in users_of]
@@ -83,6 +82,10 @@ def difference_of_means(users: tuple[Alike, ...], alpha: float) -> Interval:
     grown = sum(each.smaller for each in enough) / LEAST_USERS
     radius = math.sqrt(variance * (1 + 1 / grown) * math.log((1 + grown) / alpha**2))
     return Interval(seen, seen - radius, seen + radius)
+
+
+def _by_weight(users: Sequence[Alike]) -> list[list[Alike]]:
+    return [[each for each in users if each.weight == weight] for weight in sorted({each.weight for each in users})]
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,7 +135,8 @@ class _User:
 class Sample:
     """The users of one release, joined over the gateway pods. Times are the caller's, in seconds.
 
-    What it takes hangs on what is new, not on how many users there are: a guard looks many times a second.
+    What it takes hangs on what is new, not on how many users there are, but for their values, which only a comparison
+    asks for: a guard looks many times a second.
     """
 
     release: int
@@ -191,7 +192,9 @@ class Sample:
             if is_sampled(user.first.user, self.halvings):
                 self._count_compared(user, 1)
         groups, compared = (_groups(kinds, candidate, stable) for kinds in (self._kinds, self._compared))
-        return UserTotals(groups, compared, _valued(self._valued, candidate, stable), self._moved, self.halvings)
+        asked = not math.isinf(exposure_seconds)  # a guard compares nobody, and looks many times a second
+        valued = _valued(self._valued, candidate, stable) if asked else ()
+        return UserTotals(groups, compared, valued, self._moved, self.halvings)
 
     def _halve(self, halvings: int) -> None:
         """Lets the users go who are not of the smaller sample."""

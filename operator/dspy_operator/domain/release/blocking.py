@@ -47,8 +47,12 @@ BY_LOWERING = frozenset({Reason.NOT_CONFIRMED, Reason.COUNTS_MISSING, Reason.UNR
 
 def blocking_reason(ledger: Ledger, snapshot: Snapshot) -> Paused | None:
     """What keeps the steps from moving, apart from the steps themselves."""
-    found = (_blocks(ledger, each, snapshot) for each in (ledger.release.each if ledger.release else ()))
-    return next((reason for reason in found if reason), None)
+    for each in ledger.release.each if ledger.release else ():
+        found = _blocks(ledger, each, snapshot)
+        if found:
+            named = f"{snapshot.label(each.candidate)}: " if each.others else ""
+            return replace(found, message=f"{named}{found.message}")
+    return None
 
 
 def _blocks(ledger: Ledger, release: Release, snapshot: Snapshot) -> Paused | None:

@@ -30,29 +30,29 @@ def conclude_comparison(ledger: Ledger, snapshot: Snapshot, now: float) -> Trans
     analysis = analysis_of(release, snapshot)
     compared = {each.candidate: compare(each.evidence, analysis, step.stream, step.alpha) for each in release.each}
     over = step.is_over(progress_of(ledger, release, snapshot), compared_users(release))
-    undecided = [name for name, each in compared.items() if each.result is Result.UNDECIDED]
-    if undecided and not over:
-        lost = [name for name, each in compared.items() if each.result is Result.LOSS]
-        gone = lost if step.on_loss is OnCompared.ROLLBACK else []
-        return _refused(ledger, snapshot, now, step, {name: compared[name] for name in gone})
-    return _concluded(ledger, release, snapshot, now, step, compared)
+    lost = {name: each for name, each in compared.items() if each.result is Result.LOSS}
+    events: tuple[Event, ...] = ()
+    if step.on_loss is OnCompared.ROLLBACK and 0 < len(lost) < len(compared):
+        ledger, events = _refused(ledger, snapshot, now, step, lost)
+        compared = {name: each for name, each in compared.items() if name not in lost}
+    if not over and any(each.result is Result.UNDECIDED for each in compared.values()):
+        return ledger, events
+    ledger, concluded = _concluded(ledger, snapshot, now, step, compared)
+    return ledger, (*events, *concluded)
 
 
 def _concluded(
-    ledger: Ledger,
-    release: Release,
-    snapshot: Snapshot,
-    now: float,
-    step: Compare,
-    compared: Mapping[str, Compared],
+    ledger: Ledger, snapshot: Snapshot, now: float, step: Compare, compared: Mapping[str, Compared]
 ) -> Transition:
+    assert ledger.release is not None
     chosen, result = _chosen(compared)
     action = {Result.WIN: step.on_win, Result.LOSS: step.on_loss, Result.TIE: step.on_tie}[result]
     if action is OnCompared.ROLLBACK:
         return _refused(ledger, snapshot, now, step, compared)
     message = _message(result, step, compared[chosen])
-    conclusion = Conclusion(release.step, str(result), action, message)
-    ledger = replace(ledger, release=replace(release.about(chosen), conclusion=conclusion))
+    release = ledger.release.about(chosen)
+    conclusion = Conclusion(release.step, str(result), action, message, chosen)
+    ledger = replace(ledger, release=replace(release, conclusion=conclusion))
     events: tuple[Event, ...] = ()
     if action is OnCompared.PROMOTE:
         ledger, events = go_on_alone(ledger, snapshot, now, message)
@@ -61,12 +61,12 @@ def _concluded(
 
 
 def _chosen(compared: Mapping[str, Compared]) -> tuple[str, Result]:
-    """The best of those that won; the first, where none did: they have lost when all have."""
+    """The best of those that won; the first that has not lost, where none did; else the first."""
     won = [name for name, each in compared.items() if each.result is Result.WIN]
     if won:
         return max(won, key=lambda name: compared[name].gain), Result.WIN
-    lost = all(each.result is Result.LOSS for each in compared.values())
-    return next(iter(compared)), Result.LOSS if lost else Result.TIE
+    undecided = [name for name, each in compared.items() if each.result is Result.UNDECIDED]
+    return (undecided[0], Result.TIE) if undecided else (next(iter(compared)), Result.LOSS)
 
 
 def _refused(

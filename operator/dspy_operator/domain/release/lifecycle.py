@@ -110,9 +110,9 @@ def start_release(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
 def _candidates(ledger: Ledger, snapshot: Snapshot, desired: str) -> list[CandidateState]:
     """What may be released now: what is to serve, and the policy's variants, but for what serves already or was
     refused. None while a variant is not known."""
-    if any(isinstance(each, Problem) for each in snapshot.variants.values()):
-        return []
     variants = {} if ledger.undoes(desired) else snapshot.variants
+    if any(isinstance(each, Problem) for each in variants.values()):
+        return []
     asked = {"": desired} | {name: str(snapshot.variant(name)) for name in variants}
     tried = dict.fromkeys(name for name in asked.values() if name != ledger.stable and not ledger.refusal(name))
     named = {revision: name for name, revision in reversed(asked.items())}
@@ -133,9 +133,17 @@ def refuse(ledger: Ledger, snapshot: Snapshot, now: float, outcome: str, reason:
         candidate, outcome, reason, message, now, step_label(release), evidence.stable, evidence.candidate
     )
     pin = None if ledger.undoes(candidate) else ledger.pin
-    ledger = replace(ledger.with_refused(refused).with_draining(candidate), release=release.without(), pin=pin)
+    ledger = ledger.with_refused(refused, snapshot.asked_for).with_draining(candidate)
+    ledger = replace(ledger, release=_left(release), pin=pin)
     event = Event(outcome, f"{snapshot.label(candidate)} is refused: {message}", warning=True)
     return ledger.ended(candidate, outcome, message, now, snapshot.version(candidate)), (event,)
+
+
+def _left(release: Release) -> Release | None:
+    """The release without the candidate that it is about, and without what was concluded of that."""
+    left = release.without()
+    concluded = left and left.conclusion and left.conclusion.candidate == release.candidate
+    return replace(left, conclusion=None) if left and concluded else left
 
 
 def promote(ledger: Ledger, snapshot: Snapshot, now: float, message: str) -> Transition:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from dspy_contract.routes import Lowered
 from dspy_operator.api.reasons import Reason
 from dspy_operator.domain.analysis.judge import is_confirmed, judge, judge_worse
 from dspy_operator.domain.analysis.verdict import Verdict
@@ -43,14 +44,24 @@ def answer_lowered(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition
     if release is None or lowered.release != release.id or lowered.revision not in release.candidates:
         message = f"The guard lowered {lowered.revision} of a release that has ended: it is without effect"
         return ledger, (Event(Reason.LOWERED_TOO_LATE, message, warning=True),)
-    release = release.about(lowered.revision)
+    # Where nothing was seen, all have been lowered.
+    gone = release.candidates if lowered.reason == Reason.COUNTS_MISSING else (lowered.revision,)
+    events: tuple[Event, ...] = ()
+    for candidate in gone:
+        assert ledger.release is not None
+        ledger, told = _answer(ledger, ledger.release.about(candidate), snapshot, lowered)
+        events += told
+        assert ledger.release is not None
+        ledger = replace(ledger, release=ledger.release.about_first())
+    return ledger, events
+
+
+def _answer(ledger: Ledger, release: Release, snapshot: Snapshot, lowered: Lowered) -> Transition:
     if lowered.number <= release.answered:
         return ledger, ()
     if release.lowered:
-        return replace(ledger, release=replace(release, answered=lowered.number).about_first()), ()
-    ledger, events = _lower(ledger, release, snapshot, lowered.number, lowered.reason, lowered.stream, lowered.message)
-    assert ledger.release is not None
-    return replace(ledger, release=ledger.release.about_first()), events
+        return replace(ledger, release=replace(release, answered=lowered.number)), ()
+    return _lower(ledger, release, snapshot, lowered.number, lowered.reason, lowered.stream, lowered.message)
 
 
 def lower_candidate(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:

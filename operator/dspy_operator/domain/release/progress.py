@@ -30,7 +30,8 @@ def progress_of(ledger: Ledger, release: Release, snapshot: Snapshot) -> Progres
     acked = routes_acked(snapshot, ledger.serial, release.step_seconds)
     return Progress(
         elapsed_seconds=release.step_seconds,
-        candidate_requests=release.evidence.candidate.requests - release.step_started_requests,
+        candidate_requests=min(each.evidence.candidate.requests for each in release.each)
+        - release.step_started_requests,
         weight_bp=release.weight_bp,
         routes_acked=routed and acked,
         approval=f"approve {release.candidate}/{release.step + 1}",
