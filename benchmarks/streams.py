@@ -26,6 +26,8 @@ STRATEGIES = {
     "Canary, 10 %": (0.1, 0),
     "ABTest, half of the users": (0.5, LEAST_USERS),
     "BlueGreen, watched at 95 %": (0.95, 0),
+    "Mirror, 20 % copied": (0.2 / 1.2, 0),
+    "Conversations, 10 %": (0.1, LEAST_USERS),
 }
 """The candidate's weight, and how many must be seen before anything is judged."""
 
@@ -98,12 +100,13 @@ def _draw(cells: dict[tuple[str, str], Cell]) -> None:
     matplotlib.use("svg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(8, 3.6))
+    figure, axes = pyplot.subplots(figsize=(9, 4))
     names = [*RATES, "tokens"]
+    width = 0.8 / len(STRATEGIES)
     for place, strategy in enumerate(STRATEGIES):
         found = [cells[name, strategy].requests for name in names]
         low, middle, high = ([percentile(each, percent) for each in found] for percent in (10, 50, 90))
-        at = [number + (place - 1) * 0.22 for number in range(len(names))]
+        at = [number + (place - (len(STRATEGIES) - 1) / 2) * width for number in range(len(names))]
         axes.vlines(at, low, high, linewidth=5, alpha=0.35, color=f"C{place}")
         axes.plot(at, middle, "o", color=f"C{place}", label=strategy)
     axes.set_yscale("log")
