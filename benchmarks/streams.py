@@ -59,12 +59,13 @@ def main() -> None:
         (name, strategy): _cell(chance, name, *about)
         for name in (*RATES, "tokens")
         for strategy, about in STRATEGIES.items()
+        if name != SPENDS.name or not about[1]
     }
     rows = []
     for name in (*RATES, "tokens"):
         worse = f"{TOO_DEAR:g} times" if name == "tokens" else f"{RATES[name][0]:.0%} and {RATES[name][1]:.0%}"
-        found = [cells[name, strategy] for strategy in STRATEGIES]
-        rows.append([name, worse, *(_in_words(cell) for cell in found)])
+        found = [cells.get((name, strategy)) for strategy in STRATEGIES]
+        rows.append([name, worse, *(_in_words(cell) if cell else "not judged by users" for cell in found)])
     title = "Candidate requests (users) until lowered, median / 90th percentile; healthy ones lowered"
     title = f"{title} (alpha 0.1 %, n={RELEASES})"
     show(title, ["stream", "stable, candidate", *STRATEGIES], rows)
@@ -104,9 +105,10 @@ def _draw(cells: dict[tuple[str, str], Cell]) -> None:
     names = [*RATES, "tokens"]
     width = 0.8 / len(STRATEGIES)
     for place, strategy in enumerate(STRATEGIES):
-        found = [cells[name, strategy].requests for name in names]
+        judged = [number for number, name in enumerate(names) if (name, strategy) in cells]
+        found = [cells[names[number], strategy].requests for number in judged]
         low, middle, high = ([percentile(each, percent) for each in found] for percent in (10, 50, 90))
-        at = [number + (place - (len(STRATEGIES) - 1) / 2) * width for number in range(len(names))]
+        at = [number + (place - (len(STRATEGIES) - 1) / 2) * width for number in judged]
         axes.vlines(at, low, high, linewidth=5, alpha=0.35, color=f"C{place}")
         axes.plot(at, middle, "o", color=f"C{place}", label=strategy)
     axes.set_yscale("log")

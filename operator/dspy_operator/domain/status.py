@@ -15,7 +15,7 @@ from dspy_operator.api.reasons import Reason
 from dspy_operator.api.rollout import Policy
 from dspy_operator.api.times import timestamp
 from dspy_operator.domain.analysis.users import NO_USERS
-from dspy_operator.domain.ledger import Ledger
+from dspy_operator.domain.ledger import Ledger, Refused, Release
 from dspy_operator.domain.measured import errors, measured
 from dspy_operator.domain.readiness import can_serve, problem_of
 from dspy_operator.domain.release.messages import step_label
@@ -294,7 +294,6 @@ def _rollout(snapshot: Snapshot, ledger: Ledger, policy: Policy, now: float) -> 
     release, phase = ledger.release, phase_of(snapshot, ledger)
     desired = snapshot.desired_revision
     refused = ledger.refusal(desired.name) if desired else None
-    candidates = release.candidates if release else ((refused.revision,) if refused else ())
     message = (
         current_activity(ledger, snapshot)
         if release
@@ -308,7 +307,7 @@ def _rollout(snapshot: Snapshot, ledger: Ledger, policy: Policy, now: float) -> 
     content = _rollout_base(policy, phase, message, conditions, now)
     stable = snapshot.revisions.get(str(ledger.stable))
     content["stable"] = f"v{stable.version}" if stable else ""
-    content["candidate"] = ", ".join(filter(None, map(snapshot.version, candidates)))
+    content["candidate"] = ", ".join(filter(None, _candidates(snapshot, release, refused)))
     content["weight"] = f"{release.backend.weight / 100:g}" if release else "0"
     if snapshot.preview_url:
         content["previewUrl"] = snapshot.preview_url
@@ -318,6 +317,13 @@ def _rollout(snapshot: Snapshot, ledger: Ledger, policy: Policy, now: float) -> 
     elif refused:
         content |= {"step": refused.step, "errors": errors(refused.candidate, refused.stable)}
     return content
+
+
+def _candidates(snapshot: Snapshot, release: Release | None, refused: Refused | None) -> list[str]:
+    """By version, or by the name that the policy gives a variant."""
+    if release:
+        return [each.variant or snapshot.version(each.candidate) for each in release.each]
+    return [snapshot.version(refused.revision)] if refused else []
 
 
 def _notifying(snapshot: Snapshot, policy: Policy) -> list[Condition]:
