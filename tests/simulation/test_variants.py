@@ -128,6 +128,35 @@ def test_the_way_back_waits_for_no_variant(serving: Serving) -> None:
     assert world.stable == 1
 
 
+def test_a_winner_that_a_person_leaves_does_not_come_back(serving: Serving) -> None:
+    """Also where the spec asked for what served before: undo goes there at once, and it stays."""
+    world = several(serving, 3, seconds=3_600)
+    world.settle(1, rate=20)
+    world.settle_until(lambda: world.traffic(3) > 0, 60)
+    world.ask(f"promote {world.revision(3)} a")
+    world.settle(15)
+    assert world.stable == 3
+    world.ask(f"undo {world.revision(1)} b")
+    world.settle_until(lambda: world.stable == 1, 60)
+    assert world.stable == 1
+    world.settle(60)
+    assert world.ledger.release is None
+    assert world.refused(3)
+    assert world.condition("Current")[0] == "True"
+
+
+def test_all_come_back_when_stable_was_sick_by_itself(serving: Serving) -> None:
+    world = several(serving, 3, 4, seconds=3_600)
+    release(world)
+    world.settle(60, rate=30)
+    assert world.traffic(4) > 0
+    world.versions[1].failure_rate = 0.45
+    world.settle_until(lambda: world.traffic(2) == world.traffic(3) == world.traffic(4) == 0, 60)
+    world.settle_until(lambda: world.traffic(2) > 0, 200)
+    world.settle(10)
+    assert [world.traffic(number) for number in (2, 3, 4)] == [2_500] * 3
+
+
 def test_a_person_goes_on_with_one_of_several(serving: Serving) -> None:
     world = several(serving, 3, seconds=3_600)
     release(world)

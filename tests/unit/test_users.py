@@ -17,14 +17,13 @@ from dspy_gateway.drawn import Drawn
 from dspy_gateway.tables import Entry
 from dspy_gateway.users import MOST_TOLD, ReleaseUsers, whose
 from dspy_operator.api.rollout import Analysis, Stream
-from dspy_operator.domain.analysis.comparison import ComparedShares, Result, compare
+from dspy_operator.domain.analysis.comparison import Result, compare
 from dspy_operator.domain.analysis.draws import Draws
 from dspy_operator.domain.analysis.evidence import Evidence
-from dspy_operator.domain.analysis.interval import Interval, difference
+from dspy_operator.domain.analysis.interval import difference
 from dspy_operator.domain.analysis.judge import LEAST_USERS, judge_stream, judge_worse, user_draws
 from dspy_operator.domain.analysis.streams import FAILED, SLOW
 from dspy_operator.domain.analysis.users import LATE_SECONDS, Group, Sample, UserTotals
-from dspy_operator.domain.analysis.verdict import Side
 from dspy_operator.domain.release import comparing
 
 STABLE, CANDIDATE = "old", "new"
@@ -432,23 +431,22 @@ def _leaves_out(chance: random.Random, stable: float, candidate: float, weight: 
     return False
 
 
-def compared(result: Result, seen: float = 0.0) -> ComparedShares:
-    low, high = {Result.WIN: (-0.2, -0.1), Result.LOSS: (0.1, 0.2)}.get(result, (-0.1, 0.1))
-    return ComparedShares(Interval(seen, low, high), 0.05, 100, Side(50, 5), Side(50, 5))
+def standing(result: Result, gain: float = 0.0) -> comparing.Standing:
+    return comparing.Standing(result, "", gain)
 
 
 @pytest.mark.parametrize(
     ("results", "chosen"),
     [
-        ({"a": Result.LOSS, "b": Result.UNDECIDED}, ("b", Result.TIE)),
+        ({"a": Result.LOSS, "b": Result.TIE}, ("b", Result.TIE)),
         ({"a": Result.LOSS, "b": Result.LOSS}, ("a", Result.LOSS)),
-        ({"a": Result.UNDECIDED, "b": Result.WIN}, ("b", Result.WIN)),
+        ({"a": Result.TIE, "b": Result.WIN}, ("b", Result.WIN)),
     ],
 )
 def test_who_has_lost_is_not_chosen(results: dict[str, Result], chosen: tuple[str, Result]) -> None:
-    assert comparing._chosen({name: compared(result) for name, result in results.items()}) == chosen
+    assert comparing._chosen({name: standing(result) for name, result in results.items()}) == chosen
 
 
 def test_the_best_of_those_who_won_is_chosen() -> None:
-    won = {"a": compared(Result.WIN, -0.1), "b": compared(Result.WIN, -0.15), "c": compared(Result.UNDECIDED, -0.3)}
+    won = {"a": standing(Result.WIN, 0.1), "b": standing(Result.WIN, 0.15), "c": standing(Result.TIE, 0.3)}
     assert comparing._chosen(won) == ("b", Result.WIN)

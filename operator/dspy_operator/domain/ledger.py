@@ -49,6 +49,8 @@ class Lowering:
     message: str
     weight_bp: int
     clear_seconds: float = 0.0
+    seconds: float = 0.0
+    """How long it has been lowered."""
     stable: RequestCounts = RequestCounts()
     """Stable's requests of the release until then."""
 
@@ -62,6 +64,14 @@ class Conclusion:
     action: OnCompared
     message: str
     candidate: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Won:
+    """That a candidate was better than stable at some look, and by how much: the interval is valid at any."""
+
+    message: str
+    gain: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +98,7 @@ class CandidateState:
     """How often it was lowered, by reason: some waits double each time."""
     crashed: Mapping[str, UnixSeconds] = field(default_factory=dict)
     """Pods of it that ended by themselves since the release began, and when that was seen first."""
+    won: Won | None = None
     evidence: Evidence = Evidence()
 
 
@@ -313,6 +324,10 @@ class Ledger:
             return ""
         if self.stable is None or self.stable in release.candidates:
             return "a release needs a stable that is not its candidate"
+        if len({*release.candidates}) < len(release.candidates):
+            return "a release has each of its candidates once"
+        if sum(state.weight_bp for state in (release, *release.others)) > TOTAL_WEIGHT:
+            return f"the candidates' weights are more than {TOTAL_WEIGHT}"
         if not all(0 <= state.weight_bp <= TOTAL_WEIGHT for state in (release, *release.others)):
             return f"weightBp {release.weight_bp} is not within 0 and {TOTAL_WEIGHT}"
         if not 0 <= release.step <= len(release.steps):

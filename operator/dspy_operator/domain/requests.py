@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from dspy_contract.routes import Pin
 from dspy_operator.api.reasons import Reason
 from dspy_operator.api.rollout import OnCompared
-from dspy_operator.domain.ledger import Conclusion, Ledger, Release
+from dspy_operator.domain.ledger import Conclusion, Ledger, Refused, Release
 from dspy_operator.domain.readiness import fully_ready
 from dspy_operator.domain.release.lifecycle import cancel, go_on_alone, promote, refuse
 from dspy_operator.domain.release.messages import step_label
@@ -122,7 +122,10 @@ def _retry(ledger: Ledger, snapshot: Snapshot, request: Request, now: float) -> 
         return _ignored(ledger, request, f"{ledger.pin.revision} serves instead of what the spec asks for; {advice}")
     if ledger.refusal(request.revision) is None and not undone:
         return _ignored(ledger, request, "it is neither refused nor undone")
-    message = f"{snapshot.label(request.revision)} is tried again"
+    when = "" if ledger.release is None else " when the release that moves has ended"
+    message = f"{snapshot.label(request.revision)} is tried again{when}"
+    if undone:
+        ledger = _without_winner(ledger, snapshot, now)
     kept = tuple(refused for refused in ledger.refused if refused.revision != request.revision)
     return replace(ledger, refused=kept, pin=None if undone else ledger.pin), (Event(Reason.REQUEST_DONE, message),)
 
@@ -137,7 +140,8 @@ def _undo(ledger: Ledger, snapshot: Snapshot, request: Request, now: float) -> T
         return _ignored(ledger, request, f"there is no such revision; there are {kept}")
     if not instead_of:
         return _ignored(ledger, request, "what the spec asks for is not known: set the version that it should serve")
-    if revision == instead_of:
+    came_back = ledger.pin is not None and revision in ledger.served and revision != ledger.stable
+    if revision == instead_of and not came_back:
         advice = f"; the request `retry {revision}` takes the undo back" if ledger.pin else ""
         return _ignored(ledger, request, f"it is what the spec asks for{advice}")
     if ledger.refusal(revision):
@@ -152,9 +156,21 @@ def _undo(ledger: Ledger, snapshot: Snapshot, request: Request, now: float) -> T
     events: tuple[Event, ...] = ()
     if ledger.release and revision not in ledger.release.candidates:
         ledger, events = cancel(ledger, ledger.release, revision, snapshot, now)
-    message = f"{snapshot.label(revision)} is to serve instead of {snapshot.label(instead_of)}"
+    if ledger.pin and ledger.pin.revision != revision:
+        ledger = _without_winner(ledger, snapshot, now)
+    others = [ledger.pin.revision] if ledger.pin and revision == instead_of else [instead_of]
+    message = f"{snapshot.label(revision)} is to serve instead of {snapshot.label(others[0])}"
     done = Event(Reason.REQUEST_DONE, f"{message}, until the spec asks for another revision")
     return replace(ledger, pin=Pin(revision, instead_of)), (*events, done)
+
+
+def _without_winner(ledger: Ledger, snapshot: Snapshot, now: float) -> Ledger:
+    """A variant that won an A/B test and that a person leaves again is not tried again by itself."""
+    if ledger.pin is None or ledger.pin.revision not in map(snapshot.variant, snapshot.variants):
+        return ledger
+    why = "A person went back from it"
+    refused = Refused(ledger.pin.revision, Reason.ABORTED, Reason.ABORTED, why, now)
+    return ledger.with_refused(refused, snapshot.asked_for)
 
 
 def _asked_for(snapshot: Snapshot) -> str:

@@ -35,7 +35,9 @@ def program_status(snapshot: Snapshot, ledger: Ledger, now: float) -> tuple[Ledg
     """
     content = _program(snapshot, ledger, now)
     known = dict(snapshot.program.status)
-    if not is_program_due(content, known, not 0 <= now - ledger.checkpointed_at < checkpoint_seconds(snapshot.moving)):
+    due = not 0 <= now - ledger.checkpointed_at < checkpoint_seconds(snapshot.moving)
+    # One that could not be read is written over, whatever it looks like.
+    if not snapshot.program.lost and not is_program_due(content, known, due):
         return ledger, None
     ledger = replace(ledger, checkpointed_at=now)
     return ledger, {**content, "release": _stored(ledger)}

@@ -70,7 +70,7 @@ def _steady(content: Content) -> dict[str, Any]:
 def _steady_release(release: Content) -> dict[str, Any]:
     steady = _lacking(release, _RELEASE_CLOCKS)
     if "lowered" in steady:
-        steady["lowered"] = _lacking(steady["lowered"], ("clearSeconds",))
+        steady["lowered"] = _lacking(steady["lowered"], ("clearSeconds", "seconds"))
     if "paused" in steady:
         steady["paused"] = _without_numbers(steady["paused"], True)
     if "others" in steady:

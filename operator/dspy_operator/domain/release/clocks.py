@@ -29,7 +29,8 @@ def _ticked(ledger: Ledger, release: Release, snapshot: Snapshot, tick: float) -
         if about.lowered is None:
             return about
         clear = about.lowered.clear_seconds + tick if cause_is_gone(about, snapshot) else 0.0
-        return replace(about, lowered=replace(about.lowered, clear_seconds=clear))
+        lowered = replace(about.lowered, clear_seconds=clear, seconds=about.lowered.seconds + tick)
+        return replace(about, lowered=lowered)
 
     release = release.with_each(cleared)
     if release.sized_with_weight:

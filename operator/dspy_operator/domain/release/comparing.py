@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from dspy_operator.api.reasons import Reason
 from dspy_operator.api.rollout import OnCompared
-from dspy_operator.domain.analysis.comparison import Compared, Result, compare
-from dspy_operator.domain.ledger import Conclusion, Ledger, Release
+from dspy_operator.domain.analysis.comparison import Result, compare
+from dspy_operator.domain.ledger import Conclusion, Ledger, Release, Won
 from dspy_operator.domain.release.blocking import blocking_reason
 from dspy_operator.domain.release.in_force import analysis_of
 from dspy_operator.domain.release.lifecycle import go_on_alone, refuse
@@ -27,29 +27,54 @@ def conclude_comparison(ledger: Ledger, snapshot: Snapshot, now: float) -> Trans
         return ledger, ()
     if not all(each.evidence.users.complete for each in release.each):
         return ledger, ()
-    analysis = analysis_of(release, snapshot)
-    compared = {each.candidate: compare(each.evidence, analysis, step.stream, step.alpha) for each in release.each}
     over = step.is_over(progress_of(ledger, release, snapshot), compared_users(release))
-    lost = {name: each for name, each in compared.items() if each.result is Result.LOSS}
+    standings = {each.candidate: _standing(each, step, snapshot) for each in release.each}
+    ledger = replace(ledger, release=release.with_each(lambda each: _noted(each, standings[each.candidate])))
+    lost = {name: each for name, each in standings.items() if each.result is Result.LOSS}
     events: tuple[Event, ...] = ()
-    if step.on_loss is OnCompared.ROLLBACK and 0 < len(lost) < len(compared):
-        ledger, events = _refused(ledger, snapshot, now, step, lost)
-        compared = {name: each for name, each in compared.items() if name not in lost}
-    if not over and any(each.result is Result.UNDECIDED for each in compared.values()):
+    if step.on_loss is OnCompared.ROLLBACK and 0 < len(lost) < len(standings):
+        ledger, events = _refused(ledger, snapshot, now, lost)
+        standings = {name: each for name, each in standings.items() if name not in lost}
+    if not over and any(each.result is Result.TIE for each in standings.values()):
         return ledger, events
-    ledger, concluded = _concluded(ledger, snapshot, now, step, compared)
+    ledger, concluded = _concluded(ledger, snapshot, now, step, standings)
     return ledger, (*events, *concluded)
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is known of a candidate beside stable, in words, and by how much it is better. Tie: nothing yet."""
+
+    result: Result
+    message: str
+    gain: float
+
+
+def _standing(release: Release, step: Compare, snapshot: Snapshot) -> Standing:
+    """One that has won stays so, unless it loses: its interval was true when it was looked at."""
+    compared = compare(release.evidence, analysis_of(release, snapshot), step.stream, step.alpha)
+    result = Result.TIE if compared.result is Result.UNDECIDED else compared.result
+    if result is Result.TIE and release.won:
+        return Standing(Result.WIN, release.won.message, release.won.gain)
+    return Standing(result, f"{result} on {step.stream}: {compared.message}", compared.gain)
+
+
+def _noted(release: Release, standing: Standing) -> Release:
+    """The release with a win of its candidate kept, for the users by whom it won are not."""
+    if standing.result is not Result.WIN or release.won or not release.others:
+        return release
+    return replace(release, won=Won(standing.message, standing.gain))
+
+
 def _concluded(
-    ledger: Ledger, snapshot: Snapshot, now: float, step: Compare, compared: Mapping[str, Compared]
+    ledger: Ledger, snapshot: Snapshot, now: float, step: Compare, standings: Mapping[str, Standing]
 ) -> Transition:
     assert ledger.release is not None
-    chosen, result = _chosen(compared)
+    chosen, result = _chosen(standings)
     action = {Result.WIN: step.on_win, Result.LOSS: step.on_loss, Result.TIE: step.on_tie}[result]
     if action is OnCompared.ROLLBACK:
-        return _refused(ledger, snapshot, now, step, compared)
-    message = _message(result, step, compared[chosen])
+        return _refused(ledger, snapshot, now, standings)
+    message = standings[chosen].message
     release = ledger.release.about(chosen)
     conclusion = Conclusion(release.step, str(result), action, message, chosen)
     ledger = replace(ledger, release=replace(release, conclusion=conclusion))
@@ -60,34 +85,25 @@ def _concluded(
     return replace(ledger, release=ledger.release.about_first()), (*events, Event(Reason.COMPARED, message))
 
 
-def _chosen(compared: Mapping[str, Compared]) -> tuple[str, Result]:
+def _chosen(standings: Mapping[str, Standing]) -> tuple[str, Result]:
     """The best of those that won; the first that has not lost, where none did; else the first."""
-    won = [name for name, each in compared.items() if each.result is Result.WIN]
+    won = [name for name, each in standings.items() if each.result is Result.WIN]
     if won:
-        return max(won, key=lambda name: compared[name].gain), Result.WIN
-    undecided = [name for name, each in compared.items() if each.result is Result.UNDECIDED]
-    return (undecided[0], Result.TIE) if undecided else (next(iter(compared)), Result.LOSS)
+        return max(won, key=lambda name: standings[name].gain), Result.WIN
+    tied = [name for name, each in standings.items() if each.result is Result.TIE]
+    return (tied[0], Result.TIE) if tied else (next(iter(standings)), Result.LOSS)
 
 
-def _refused(
-    ledger: Ledger, snapshot: Snapshot, now: float, step: Compare, compared: Mapping[str, Compared]
-) -> Transition:
+def _refused(ledger: Ledger, snapshot: Snapshot, now: float, standings: Mapping[str, Standing]) -> Transition:
     """Without these candidates."""
     events: tuple[Event, ...] = ()
-    for name, each in compared.items():
+    for name, each in standings.items():
         assert ledger.release is not None
-        lost = each.result is Result.LOSS
-        reason = Reason.COMPARISON_LOST if lost else Reason.COMPARED
-        message = _message(each.result, step, each)
+        reason = Reason.COMPARISON_LOST if each.result is Result.LOSS else Reason.COMPARED
         ledger = replace(ledger, release=ledger.release.about(name))
-        ledger, told = refuse(ledger, snapshot, now, Reason.ROLLED_BACK, reason, message)
+        ledger, told = refuse(ledger, snapshot, now, Reason.ROLLED_BACK, reason, each.message)
         events += told
     return ledger, events
-
-
-def _message(result: Result, step: Compare, compared: Compared) -> str:
-    shown = Result.TIE if result is Result.UNDECIDED else result
-    return f"{shown} on {step.stream}: {compared.message}"
 
 
 def _at_hand(release: Release | None) -> Compare | None:

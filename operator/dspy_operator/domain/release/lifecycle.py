@@ -11,7 +11,7 @@ from dspy_operator.domain import strategies
 from dspy_operator.domain.ledger import CandidateState, Ledger, Refused, Release
 from dspy_operator.domain.readiness import can_serve
 from dspy_operator.domain.release.messages import step_label
-from dspy_operator.domain.snapshot import Problem, Snapshot
+from dspy_operator.domain.snapshot import DesiredRevision, Problem, Snapshot
 from dspy_operator.domain.transition import Event, Transition
 
 
@@ -38,6 +38,21 @@ def cancel_superseded(ledger: Ledger, snapshot: Snapshot, now: float) -> Transit
     if desired.name == (release.asked_for or release.candidate):
         return replace(ledger, release=replace(release, generation=snapshot.program.generation)), ()
     return cancel(ledger, release, desired.name, snapshot, now)
+
+
+def drop_unmade(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
+    """A variant that was changed before anything of it was made cannot come any more."""
+    asked = (snapshot.asked, *snapshot.variants.values())
+    if ledger.release is None or not all(isinstance(each, DesiredRevision) for each in asked):
+        return ledger, ()
+    events: tuple[Event, ...] = ()
+    for candidate in ledger.release.candidates:
+        if ledger.release and snapshot.revision(candidate) is None:
+            message = f"{candidate} was changed before anything of it was made"
+            ledger = replace(ledger, release=ledger.release.about(candidate).without())
+            ledger = ledger.ended(candidate, Reason.CANCELLED, message, now)
+            events += (Event(Reason.RELEASE_CANCELLED, message),)
+    return ledger, events
 
 
 def cancel(ledger: Ledger, release: Release, desired: str, snapshot: Snapshot, now: float) -> Transition:
@@ -154,6 +169,7 @@ def promote(ledger: Ledger, snapshot: Snapshot, now: float, message: str) -> Tra
     assert ledger.stable is not None
     candidate, previous, asked_for = ledger.release.candidate, ledger.stable, ledger.release.asked_for
     pin = Pin(candidate, asked_for) if ledger.release.variant else ledger.pin
+    pin = None if pin and pin.revision == pin.instead_of else pin
     ledger = replace(ledger.with_stable(candidate), stable_proven=True, release=None, pin=pin)
     ledger = ledger.with_draining(previous).ended(candidate, Reason.PROMOTED, message, now, snapshot.version(candidate))
     return ledger, (*events, Event(Reason.PROMOTED, f"{snapshot.label(candidate)} is stable: {message}"))

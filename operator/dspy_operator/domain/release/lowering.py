@@ -127,7 +127,7 @@ def _is_sick_alone(release: Release) -> bool:
     assert release.lowered is not None
     before, now = release.lowered.stable, release.evidence.stable
     requests, failures = now.requests - before.requests, now.failures - before.failures
-    alone = release.blocked_seconds > SUFFERS_SECONDS and requests >= SUFFERS_REQUESTS
+    alone = release.lowered.seconds > SUFFERS_SECONDS and requests >= SUFFERS_REQUESTS
     return alone and failures / requests > SUFFERS_SHARE and stable_suffers(release.evidence)
 
 

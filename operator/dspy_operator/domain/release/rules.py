@@ -17,7 +17,13 @@ from dspy_operator.domain.release.comparing import conclude_comparison
 from dspy_operator.domain.release.draining import retire_drained
 from dspy_operator.domain.release.gates import advance_steps, note_ready, promote_when_gates_open
 from dspy_operator.domain.release.judging import collect_evidence, refuse_failed_candidate
-from dspy_operator.domain.release.lifecycle import adopt_first_revision, cancel_superseded, end_undo, start_release
+from dspy_operator.domain.release.lifecycle import (
+    adopt_first_revision,
+    cancel_superseded,
+    drop_unmade,
+    end_undo,
+    start_release,
+)
 from dspy_operator.domain.release.lowering import answer_lowered, lower_candidate, settle_lowered
 from dspy_operator.domain.release.messages import describe_step
 from dspy_operator.domain.release.smoke import take_smoke_test
@@ -50,6 +56,7 @@ RULES: tuple[Rule, ...] = (
     end_undo,
     adopt_first_revision,
     cancel_superseded,
+    drop_unmade,
     start_release,
     for_each(collect_evidence),
     answer_lowered,
