@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from opentelemetry.context import Context
 from pydantic_core import to_json
 
-from dspy_contract.outcomes import COST_HEADER, FLAGS_HEADER, OUTCOME_HEADER, SCORE_HEADER, TOKENS_HEADER
+from dspy_contract.outcomes import COST_HEADER, FLAGS_HEADER, OUTCOME_HEADER, SCORE_HEADER, TOKENS_HEADER, Outcome
 from dspy_runtime.admission import Place
 from dspy_runtime.endings import Ending
 from dspy_runtime.lm.scope import RequestGone
@@ -156,12 +156,13 @@ class Exchange:
     def told(self) -> dict[str, str]:
         """What gateways are told of an exchange that has ended, by header or trailer."""
         assert self.ending is not None
+        good = self.ending.outcome == Outcome.OK  # what a call took that broke off nobody has told
         said = {
             OUTCOME_HEADER: self.ending.outcome,
             FLAGS_HEADER: ",".join(self.flags),
             TOKENS_HEADER: str(self.tokens or ""),
-            COST_HEADER: "" if self.cost is None else str(self.cost),
-            SCORE_HEADER: "" if self.score is None else f"{self.score:.6f}",
+            COST_HEADER: str(self.cost) if good and self.cost is not None else "",
+            SCORE_HEADER: f"{self.score:.6f}" if good and self.score is not None else "",
         }
         return {name: value for name, value in said.items() if value}
 
