@@ -97,7 +97,7 @@ def _log_version(url: str, variables: dict[str, str]) -> None:
     )
     environment = {**os.environ, **variables, "MLFLOW_TRACKING_URI": url}
     with Popen([*REGISTRY_PYTHON, "-W", "ignore", "-c", program], env=environment) as process:
-        assert process.wait(120) == 0
+        assert process.wait(300) == 0
 
 
 async def resolved(registry: Registry) -> Version:
