@@ -73,7 +73,7 @@ def test_users_are_compared_with_those_of_their_own_weight() -> None:
         for side in (False, True)
         for spread in (-1.0, 0.0, 1.0)
     ]
-    stable, candidate = means_of(users)
+    stable, candidate = means_of(tuple(users))
     assert stable.mean - candidate.mean > 10, "so it looks"
     interval = difference_of_means(tuple(users), ALPHA)
     assert interval.low < -0.001 < interval.seen < 0.001 < interval.high
@@ -82,5 +82,5 @@ def test_users_are_compared_with_those_of_their_own_weight() -> None:
 def test_the_ends_are_clipped() -> None:
     """As far as the hundredth of all users on either side."""
     far = [Alike(True, 0.5, 1_000.0, 1), Alike(False, 0.5, -1_000.0, 1)]
-    assert [each.mean for each in means_of([Alike(True, 0.5, 1.0, 96), *far])] == [-1_000.0, pytest.approx(1_096 / 97)]
-    assert [each.mean for each in means_of([Alike(True, 0.5, 1.0, 98), *far])] == [1.0, 1.0]
+    assert [each.mean for each in means_of((Alike(True, 0.5, 1.0, 96), *far))] == [-1_000.0, pytest.approx(1_096 / 97)]
+    assert [each.mean for each in means_of((Alike(True, 0.5, 1.0, 98), *far))] == [1.0, 1.0]

@@ -158,8 +158,8 @@ def _undo(ledger: Ledger, snapshot: Snapshot, request: Request, now: float) -> T
         ledger, events = cancel(ledger, ledger.release, revision, snapshot, now)
     if ledger.pin and ledger.pin.revision != revision:
         ledger = _without_winner(ledger, snapshot, now)
-    others = [ledger.pin.revision] if ledger.pin and revision == instead_of else [instead_of]
-    message = f"{snapshot.label(revision)} is to serve instead of {snapshot.label(others[0])}"
+    left = ledger.pin.revision if ledger.pin and revision == instead_of else instead_of
+    message = f"{snapshot.label(revision)} is to serve instead of {snapshot.label(left)}"
     done = Event(Reason.REQUEST_DONE, f"{message}, until the spec asks for another revision")
     return replace(ledger, pin=Pin(revision, instead_of)), (*events, done)
 

@@ -61,7 +61,8 @@ def rounded(value: float) -> float:
     return float(f"{value:.{DIGITS - 1}e}")
 
 
-def means_of(users: Sequence[Alike]) -> tuple[Mean, Mean]:
+@lru_cache(maxsize=16)
+def means_of(users: tuple[Alike, ...]) -> tuple[Mean, Mean]:
     """Stable's and the candidate's, clipped: of the weights with enough users, or, while there are none, of all."""
     clipped = _clipped(users)
     enough = [each for part in _by_weight(clipped) if _moments(part) for each in part]

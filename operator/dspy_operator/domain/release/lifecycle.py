@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dspy_contract.routes import Pin, Users
+from dspy_contract.routes import Pin
 from dspy_operator.api.reasons import Reason
-from dspy_operator.api.rollout import Analysis, CanaryReplicas, Strategy, StrategyType
+from dspy_operator.api.rollout import Analysis, CanaryReplicas, StrategyType
 from dspy_operator.domain import strategies
 from dspy_operator.domain.ledger import CandidateState, Ledger, Refused, Release
 from dspy_operator.domain.readiness import can_serve
@@ -86,6 +86,7 @@ def start_release(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
     if not candidates:
         return ledger, ()
     first, *others = candidates
+    names = [each.candidate for each in candidates]
     if ledger.undoes(desired.name):
         policy = None
     elif policy is None and snapshot.program.spec.rollout_policy == "Required":
@@ -107,18 +108,19 @@ def start_release(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
         false_rollback_percent=analysis.false_rollback_percent / len(candidates),
         previewed=policy is not None and policy.spec.strategy.type is StrategyType.BLUE_GREEN,
         streams=analysis.streams,
-        users=_users(policy.spec.strategy, snapshot, ledger.releases + 1, candidates) if policy else None,
+        users=strategies.users_of(policy.spec.strategy, snapshot.program.uid, ledger.releases + 1, names)
+        if policy
+        else None,
         steps=steps,
         sized_with_weight=policy is not None and policy.spec.strategy.canary.replicas is CanaryReplicas.WITH_WEIGHT,
         crashed_before=tuple(sorted(name for each in snapshot.workloads.values() for name in each.crashed)),
     )
     why = "a person asked for it" if ledger.undoes(desired.name) else "there is no rollout policy"
     how = f"in {len(steps)} step{'s' * (len(steps) != 1)}" if policy else f"when it is ready ({why})"
-    names = " or ".join(map(snapshot.label, release.candidates))
-    message = f"{names} takes over from {snapshot.label(ledger.stable)} {how}"
+    message = f"{' or '.join(map(snapshot.label, names))} takes over from {snapshot.label(ledger.stable)} {how}"
     ledger = replace(ledger, release=release, releases=release.id)
-    for candidate in release.candidates:
-        ledger = ledger.without_draining(candidate)
+    for name in names:
+        ledger = ledger.without_draining(name)
     return ledger, (Event(Reason.RELEASE_STARTED, message),)
 
 
@@ -132,11 +134,6 @@ def _candidates(ledger: Ledger, snapshot: Snapshot, desired: str) -> list[Candid
     tried = dict.fromkeys(name for name in asked.values() if name != ledger.stable and not ledger.refusal(name))
     named = {revision: name for name, revision in reversed(asked.items())}
     return [CandidateState(revision, place, named[revision]) for place, revision in enumerate(tried)]
-
-
-def _users(strategy: Strategy, snapshot: Snapshot, release: int, candidates: list[CandidateState]) -> Users | None:
-    names = [each.candidate for each in candidates]
-    return strategies.users_of(strategy, snapshot.program.uid, release, names)
 
 
 def refuse(ledger: Ledger, snapshot: Snapshot, now: float, outcome: str, reason: str, message: str) -> Transition:
