@@ -13,6 +13,7 @@ from typing import Annotated
 
 import msgspec
 
+from dspy_contract import stat_names
 from dspy_contract.stat_names import mirrored
 
 TOTAL_WEIGHT = 10_000
@@ -40,7 +41,7 @@ MIRROR_FEATURE = "mirror"
 PORTS_LABEL = "dspy.dev/ports"
 REVISION_LABEL = "dspy.dev/revision"
 PROGRAM_LABEL = "dspy.dev/program"
-TOKENS, COST, SCORE = "tokens", "cost", "score"
+TOKENS, COST, SCORE = stat_names.TOKENS, stat_names.COST, "score"
 MEASURES = (TOKENS, COST, SCORE)
 """What an answer says of itself in numbers: tokens of language models, US dollars, and how good it is, from 0 to 1.
 Where one of the first two is judged, its name is a feature that is needed."""

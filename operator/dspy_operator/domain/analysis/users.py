@@ -50,8 +50,7 @@ class Group:
 class UserTotals:
     """All users, by what they met. `compared`: those who have been there for long enough to be compared, by what they
     met in that time; `valued`: those of them whose answers told what is compared. `moved`: those who were seen at both
-    revisions. `halvings`: how often the sample was halved. Not
-    `complete`: some gateway pod has more to tell."""
+    revisions. `halvings`: how often the sample was halved. Not `complete`: some gateway pod has more to tell."""
 
     groups: tuple[Group, ...] = ()
     compared: tuple[Group, ...] = ()
