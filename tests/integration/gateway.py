@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
+import random
 import signal
 import socket
 import sysconfig
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +27,18 @@ from dspy_gateway.xds import ROUTES
 
 ENVOY = Path(sysconfig.get_path("scripts")) / "envoy"
 WAIT_SECONDS = 60.0
+PORTS_EACH = 3_500
+"""Of a process that tests, from 12,000 on, for five of them: below a cluster's node ports and the kernel's own."""
+
+
+def _ports() -> Iterator[int]:
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 5
+    begin = random.randrange(PORTS_EACH)
+    for place in itertools.count(begin):
+        yield 12_000 + worker * PORTS_EACH + place % PORTS_EACH
+
+
+_PORTS = _ports()
 
 
 async def until(
@@ -43,10 +57,19 @@ async def until(
 
 
 def free_port() -> int:
-    """A port of loopback that nobody holds now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """A port of loopback that nobody holds now, and that nobody else is given before it is used.
+
+    Not one that the kernel picks: those it also gives to whoever opens a connection in the meantime. A process of
+    pytest has ports of its own, and begins anywhere among them for the sake of other runs on the machine.
+    """
+    while True:
+        port = next(_PORTS)
+        with socket.socket() as sock:
+            try:
+                sock.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 @dataclass
