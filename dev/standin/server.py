@@ -38,6 +38,8 @@ class Settings:
     default_answer: str = "A helpful answer."
     prose_when: str = "in flowing prose"
     """A prompt that holds these words is obeyed: the answer is prose, without the fields that DSPy looks for."""
+    error_models: list[str] = field(default_factory=list)
+    """Models whose calls are answered with the error."""
     error_when: str = ""
     """A prompt that holds these words is answered with the error, whatever `error_share` says."""
     error_when_share: float = 1.0
@@ -45,6 +47,10 @@ class Settings:
     slow_when: str = ""
     """A prompt that holds these words is answered after `slow_seconds`."""
     slow_seconds: float = 0.0
+    slow_every: int = 0
+    """Every so many-th call is answered after `slow_seconds` as well."""
+    most_in_flight: int = 0
+    """Calls beyond so many at once are refused with 429; none where it is 0."""
     event_seconds: float = 0.0
     """Between two events of a stream."""
     breaks_after_events: int | None = None
@@ -70,6 +76,7 @@ class Provider:
     def __init__(self) -> None:
         self.settings = Settings()
         self.calls = 0
+        self.in_flight = self.refused = 0
         self.keys: set[str] = set()
         self.models: Counter[str] = Counter()
         self.gone = 0
@@ -109,14 +116,22 @@ class Provider:
         except RefusedError as error:
             return web.json_response({"error": {"message": str(error), "type": "invalid_request_error"}}, status=400)
         self.models[asked.model] += 1
+        if settings.most_in_flight and self.in_flight >= settings.most_in_flight:
+            self.refused += 1
+            return web.json_response({"error": {"message": "too many", "type": "rate_limit_exceeded"}}, status=429)
         slow = bool(settings.slow_when) and settings.slow_when in asked.prompt
+        slow |= settings.slow_every > 0 and self.calls % settings.slow_every == 0
+        self.in_flight += 1
         try:
             await asyncio.sleep(settings.slow_seconds if slow else settings.latency_seconds)
         except asyncio.CancelledError:
             self.gone += 1
             raise
+        finally:
+            self.in_flight -= 1
         told = bool(settings.error_when) and settings.error_when in asked.prompt
-        if (told and random.random() < settings.error_when_share) or random.random() < settings.error_share:
+        failing = asked.model in settings.error_models
+        if failing or (told and random.random() < settings.error_when_share) or random.random() < settings.error_share:
             return web.json_response(settings.error_body, status=settings.error_status, headers=settings.error_headers)
         given = answered(asked, settings)
         if not asked.stream:

@@ -17,8 +17,8 @@ comes, a trailer."""
 FLAG = r"[a-z0-9](?:[a-z0-9-]{0,28}[a-z0-9])?"
 """A flag's name. Nothing that a statistic's name gives a meaning."""
 
-MOST_FLAGS = 4
-"""Of one answer."""
+MOST_FLAGS = 8
+"""Of one answer: the program's own, and what the runtime says besides."""
 
 TOKENS_HEADER = "x-dspy-tokens"
 """How many tokens of language models an answer cost, where they told. Of an answer that is read as it comes, a
@@ -30,6 +30,16 @@ comes, a trailer."""
 
 NANO_USD = 1_000_000_000
 """Of them in a US dollar."""
+
+LM_HEADER = "x-dspy-lm"
+"""The language models that an answer is of, with commas between them, where others stand in for a program's own. Of one
+that is read as it comes, a trailer."""
+
+FALLBACK_FLAG = "fallback"
+"""The flag of an answer that is, in part, of a model that stood in for another, or of none at all."""
+
+DEADLINE_HEADER = "x-dspy-deadline-ms"
+"""Of a request: for how many milliseconds its client waits."""
 
 SCORE_HEADER = "x-dspy-score"
 """How good an answer is, from 0 to 1, by the program's own measure. Of one that is read as it comes, a trailer."""
@@ -64,7 +74,7 @@ FAILURES = frozenset({Outcome.PROGRAM_ERROR, Outcome.UPSTREAM_ERROR, Outcome.TIM
 _BY_RUNTIME = frozenset(
     {Outcome.OVERLOADED, Outcome.PROGRAM_ERROR, Outcome.UPSTREAM_ERROR, Outcome.TIMEOUT, Outcome.CANCELLED}
 )
-"""Bad outcomes that the runtime's header may give to an answer whose code is an error's, and its trailer to any."""
+"""Bad outcomes that the runtime's header or trailer may give to an answer."""
 
 CLIENT_FLAGS = frozenset({"DC", "DR", "DPE"})
 """Envoy's flags of a client that left, reset its stream, or broke the protocol."""
@@ -74,8 +84,9 @@ TIMEOUT_FLAGS = frozenset({"UT", "SI", "DT"})
 
 
 def outcome_of(header: str, code: int, flags: Collection[str], trailer: str = "") -> Outcome:
-    """The outcome of one answer: by Envoy's flags, then by the code, which the runtime's header may only refine.
-    `trailer` says what went wrong after the head of a good answer was sent.
+    """The outcome of one answer: by Envoy's flags, then by the code, which the runtime's header may only refine, or
+    make worse: an answer that nothing but the configuration gave. `trailer` says what went wrong after the head of a
+    good answer was sent.
 
     The header alone is not believed: an image of the user's own could call a 500 ok.
     """
@@ -84,7 +95,7 @@ def outcome_of(header: str, code: int, flags: Collection[str], trailer: str = ""
     if any(flag != "-" for flag in flags):
         return Outcome.TIMEOUT if TIMEOUT_FLAGS & set(flags) else Outcome.CONNECTION_FAILURE
     if code < 400:
-        return Outcome(trailer) if trailer in _BY_RUNTIME else Outcome.OK
+        return next((Outcome(told) for told in (trailer, header) if told in _BY_RUNTIME), Outcome.OK)
     if header in _BY_RUNTIME:
         return Outcome(header)
     if code == HTTPStatus.GATEWAY_TIMEOUT:

@@ -11,10 +11,13 @@ import numpy as np
 from pydantic import BaseModel
 from pydantic_core import to_json
 
-from dspy_contract.outcomes import FLAG, MOST_FLAGS
+from dspy_contract.outcomes import FLAG
 
 FLAGS_FIELD, SCORE_FIELD = "dspy_flags", "dspy_score"
 """Fields of a prediction that say something of the answer, and are no part of it."""
+
+MOST_FLAGS = 4
+"""That a program may give one answer."""
 
 _FLAG = re.compile(FLAG)
 

@@ -54,7 +54,8 @@ class EventStream(StreamingResponse):
         if not self._work.done():  # the program goes on after its deadline
             abandon(self._exchange, self._work)
             self._exchange = self._exchange.ended_early(endings.TIMEOUT)
-        yield _event("prediction" if self._exchange.ending is endings.OK else "error", self._exchange.answer)
+        ending = self._exchange.ending
+        yield _event("prediction" if ending is not None and ending.status == 200 else "error", self._exchange.answer)
 
 
 def abandon(exchange: Exchange, work: asyncio.Future[None]) -> None:

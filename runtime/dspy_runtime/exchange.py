@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import secrets
 import time
 import traceback
@@ -15,7 +16,15 @@ from typing import Any, Protocol
 from opentelemetry.context import Context
 from pydantic_core import to_json
 
-from dspy_contract.outcomes import COST_HEADER, FLAGS_HEADER, OUTCOME_HEADER, SCORE_HEADER, TOKENS_HEADER, Outcome
+from dspy_contract.outcomes import (
+    COST_HEADER,
+    FLAGS_HEADER,
+    LM_HEADER,
+    OUTCOME_HEADER,
+    SCORE_HEADER,
+    TOKENS_HEADER,
+    Outcome,
+)
 from dspy_runtime.admission import Place
 from dspy_runtime.endings import Ending
 from dspy_runtime.lm.scope import RequestGone
@@ -111,6 +120,10 @@ class Exchange:
     request_id: str = field(default_factory=_new_id)
     started: float = field(default_factory=time.perf_counter)
     """In seconds of time.perf_counter."""
+    most_seconds: float = math.inf
+    """How long its client wants to wait."""
+    deadline: float = math.inf
+    """When it must have ended, in seconds of time.monotonic."""
     trace: Context | None = None
     """The trace that it belongs to, if its client names one."""
     parts: Parts | None = None
@@ -129,6 +142,8 @@ class Exchange:
     """What it took, as far as language models told."""
     cost: int | None = None
     """What it cost, in billionths of a US dollar; None where nobody knows."""
+    models: tuple[str, ...] = ()
+    """The language models that answered, where more than one may."""
     score: float | None = None
     """How good the program thinks its answer is, if it says so."""
     ending: Ending | None = None
@@ -162,6 +177,7 @@ class Exchange:
             FLAGS_HEADER: ",".join(self.flags),
             TOKENS_HEADER: str(self.tokens or ""),
             COST_HEADER: str(self.cost) if good and self.cost is not None else "",
+            LM_HEADER: ",".join(self.models),
             SCORE_HEADER: f"{self.score:.6f}" if good and self.score is not None else "",
         }
         return {name: value for name, value in said.items() if value}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -10,6 +11,7 @@ from prometheus_client import generate_latest
 from starlette.requests import ClientDisconnect
 
 from dspy_contract.description import DESCRIPTION_PATH, STANDSTILL_PATH
+from dspy_contract.outcomes import DEADLINE_HEADER
 from dspy_runtime import endings
 from dspy_runtime.endings import Ending
 from dspy_runtime.event_stream import MEDIA_TYPE, REQUEST_ID_HEADER, EventStream, abandon
@@ -32,7 +34,7 @@ def prediction_app(service: PredictionService) -> FastAPI:
     """`POST /predict` and `GET /schema`."""
     app = FastAPI(title="DSPy program", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     uploads = Uploads()
-    longest = service.settings.timeout_seconds + GRACE_SECONDS
+    longest = service.settings.timeout_seconds
 
     @app.post("/predict")
     async def predict(request: Request) -> Response:
@@ -40,25 +42,27 @@ def prediction_app(service: PredictionService) -> FastAPI:
         follows = MEDIA_TYPE in request.headers.get("accept", "") and request.scope["http_version"] != "1.0"
         exchange = Exchange(
             request.headers.get("x-request-id", ""),
+            most_seconds=(patience := _patience(request)) or 0.0,
             trace=trace_context.read(request.headers),
             parts=(parts := Parts() if follows else None),
         )
-        refused = await uploads.read(request, exchange)
+        refused = await uploads.read(request, exchange) if patience else endings.BAD_DEADLINE
         if refused is not None:
             exchange.end(refused)
             service.pipeline.finish(exchange)
             return _response(exchange)
-        until = asyncio.get_running_loop().time() + longest
+        seconds = min(longest, exchange.most_seconds) + GRACE_SECONDS
+        until = asyncio.get_running_loop().time() + seconds
         work = asyncio.ensure_future(service.pipeline.carry(exchange))
         leaving = asyncio.ensure_future(request.receive())
         if parts is not None:
             work.add_done_callback(lambda _: parts.finish())
         try:
             waited = (work, leaving) if parts is None else (work, leaving, parts.begun)
-            await asyncio.wait(waited, timeout=longest, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 work.result()
-            if parts is not None and not leaving.done() and (exchange.ending is endings.OK or parts.begun.done()):
+            if parts is not None and not leaving.done() and (_is_answered(exchange) or parts.begun.done()):
                 return EventStream(exchange, parts, work, until)
             if work.done():
                 return _response(exchange)
@@ -151,6 +155,18 @@ class _Held:
     def release(self) -> None:
         self._uploads.count(-self.size)
         self.size = 0
+
+
+def _patience(request: Request) -> float | None:
+    """For how many seconds a client waits, by its own words; None where they are none."""
+    told = request.headers.get(DEADLINE_HEADER)
+    if told is None:
+        return math.inf
+    return int(told) / 1000 if told.isascii() and told.isdigit() and len(told) < 10 and int(told) else None
+
+
+def _is_answered(exchange: Exchange) -> bool:
+    return exchange.ending is not None and exchange.ending.status == 200
 
 
 def _response(exchange: Exchange) -> Response:

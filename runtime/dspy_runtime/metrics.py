@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -48,6 +49,18 @@ class Metrics:
             ["revision", "lm"],
             registry=self.registry,
         )
+        self._calls = Counter(
+            "dspy_runtime_lm_calls",
+            "Calls of language models that ended, each try by itself, by outcome.",
+            ["revision", "lm", "outcome"],
+            registry=self.registry,
+        )
+        self._hedges = Counter(
+            "dspy_runtime_lm_hedges",
+            "Second calls beside one that took unusually long.",
+            ["revision", "lm"],
+            registry=self.registry,
+        )
         self._blocked = Counter(
             "dspy_runtime_event_loop_blocked_seconds",
             "Seconds for which the program held up the event loop, and with it all requests.",
@@ -87,6 +100,25 @@ class Metrics:
         for kind, count in (("prompt", prompt), ("completion", completion)):
             if count:
                 self._tokens.labels(self._revision, lm, kind).inc(count)
+
+    def record_call(self, lm: str, outcome: str) -> None:
+        """Counts the end of one try of a call."""
+        self._calls.labels(self._revision, lm, outcome).inc()
+
+    def record_hedge(self, lm: str) -> None:
+        """Counts a second call beside one that took unusually long."""
+        self._hedges.labels(self._revision, lm).inc()
+
+    def watch_breakers(self, breakers: Mapping[str, Callable[[], float]]) -> None:
+        """Shows where each endpoint's breaker stands, by the name of its language model."""
+        gauge = Gauge(
+            "dspy_runtime_lm_breaker",
+            "Circuit breaker of a language model's endpoint: 0 closed, 1 half open, 2 open.",
+            ["revision", "lm"],
+            registry=self.registry,
+        )
+        for lm, position in breakers.items():
+            gauge.labels(self._revision, lm).set_function(position)
 
     def record_blocked(self, seconds: float) -> None:
         """Counts for how long the event loop stood still."""

@@ -10,6 +10,7 @@ from dspy_contract.outcomes import FAILURES, Outcome
 from dspy_runtime import endings
 from dspy_runtime.error_report import report
 from dspy_runtime.exchange import Exchange, Next
+from dspy_runtime.last_resort import LastResort
 from dspy_runtime.lm.trace_context import trace_id
 from dspy_runtime.metrics import Metrics
 from dspy_runtime.settings import Settings
@@ -20,23 +21,28 @@ log = Logger(__name__)
 class Pipeline:
     """The stages of a program, under the deadline of each request."""
 
-    def __init__(self, stages: Next, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, stages: Next, settings: Settings, metrics: Metrics, last_resort: LastResort) -> None:
         self._stages = stages
+        self._last_resort = last_resort
         self._settings = settings
         self._metrics = metrics
 
     async def carry(self, exchange: Exchange) -> None:
         """Carries a request to its end. Raises CancelledError for one that nobody waits for any more."""
-        deadline = asyncio.timeout(self._settings.timeout_seconds)
+        seconds, late = self._settings.timeout_seconds, endings.TIMEOUT
+        if exchange.most_seconds < seconds:
+            seconds, late = exchange.most_seconds, endings.LATE
+        exchange.deadline = time.monotonic() + seconds
+        deadline = asyncio.timeout(seconds)
         try:
             async with deadline:
                 await self._stages(exchange)
             if deadline.expired():  # and the program went on all the same
-                exchange.end(endings.TIMEOUT)
+                exchange.end(late)
         except BaseException as error:  # a program may raise anything, SystemExit included: it ends this request only
             if deadline.expired():
                 waited = exchange.place is None  # all of its time went by in the queue
-                exchange.end(endings.OVERLOADED if waited else endings.TIMEOUT, error=None if waited else error)
+                exchange.end(endings.OVERLOADED if waited else late, error=None if waited else error)
             elif isinstance(error, asyncio.CancelledError) and exchange.abandoned:
                 exchange.end(endings.CANCELLED)
                 raise
@@ -47,6 +53,7 @@ class Pipeline:
 
     def finish(self, exchange: Exchange) -> None:
         """Counts an exchange that has ended, and logs a failure, as far as that may be said."""
+        self._last_resort.stand_in(exchange)
         ending, error = exchange.ending, exchange.error
         assert ending is not None
         # How long a request whose client left would have taken is not known.

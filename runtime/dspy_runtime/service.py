@@ -6,14 +6,13 @@ import asyncio
 from dataclasses import asdict
 from typing import Any
 
-from dspy.lm15 import Usage
-
 from dspy_contract.description import DROPPED_SETTINGS, UNDERIVABLE
 from dspy_runtime.admission import Admission
+from dspy_runtime.call_observer import CallObserver
 from dspy_runtime.exchange import chained
+from dspy_runtime.last_resort import LastResort
 from dspy_runtime.lm.models import LanguageModels
 from dspy_runtime.lm.replace import replace_models
-from dspy_runtime.lm.scope import SCOPE
 from dspy_runtime.load import Loaded
 from dspy_runtime.metrics import Metrics
 from dspy_runtime.own_dspy import own_dspy
@@ -35,7 +34,8 @@ class PredictionService:
         self.schema = derive(loaded.program, settings.given_schema)
         admission = Admission(settings.concurrency, settings.queue)
         self.metrics = Metrics(settings.revision, admission)
-        self.models = LanguageModels(settings.lm, self._record)
+        self.models = LanguageModels(settings.lm, CallObserver(self.metrics))
+        self.metrics.watch_breakers(self.models.breakers())
         self._replaced = replace_models(loaded.program, self.models)
         self._loaded = loaded
         # Places of requests that wait for their next try are lent, so that more threads than places may run.
@@ -44,10 +44,11 @@ class PredictionService:
         stages = (
             shed(admission),
             parse(self.schema),
-            admit(admission, settings.timeout_seconds),
+            admit(admission, bool(self.models.stand_ins())),
             serialise(self.schema),
         )
-        self.pipeline = Pipeline(chained(stages, self.runner.run), settings, self.metrics)
+        last_resort = LastResort(settings.lm.last_resort, self.schema)
+        self.pipeline = Pipeline(chained(stages, self.runner.run), settings, self.metrics, last_resort)
         self.watchdog = Watchdog(self.metrics, settings.revision)
         self.ready = False
         """True while new requests are welcome."""
@@ -84,9 +85,3 @@ class PredictionService:
         """What the operator tells of the version: saved settings that are not in force, parameters whose types are not
         known."""
         return {DROPPED_SETTINGS: list(self._loaded.dropped), UNDERIVABLE: list(self.schema.underivable)}
-
-    def _record(self, lm: str, usage: Usage, cost: int | None) -> None:
-        self.metrics.record_lm(lm, usage.input_tokens, usage.output_tokens, cost)
-        scope = SCOPE.get()
-        if scope is not None:
-            scope.spend((usage.input_tokens or 0) + (usage.output_tokens or 0), cost)

@@ -22,8 +22,33 @@ class PriceSettings(BaseModel):
     """Of the input, what the provider had cached; as the rest, unless given."""
 
 
-class LMSettings(BaseModel):
-    """One language model, as `spec.lm` says it."""
+class BreakerSettings(BaseModel):
+    """When an endpoint that fails is not asked for a while."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    failure_percent: float = 50
+    """Of the calls of the window, failed ones that open it."""
+    least_calls: int = 20
+    """In the window, before it opens."""
+    window_seconds: float = 30
+    open_seconds: float = 10
+    """Until one call may try."""
+
+
+class HedgeSettings(BaseModel):
+    """When a second call is made beside one that takes unusually long."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    percentile: int = 95
+    """Of the answers of the last minutes: beyond it a call takes unusually long."""
+    max_extra_percent: float = 5
+    """Second calls, of all calls."""
+
+
+class EndpointSettings(BaseModel):
+    """One model of one provider, and how it is called."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -47,8 +72,6 @@ class LMSettings(BaseModel):
     """Of OpenAI."""
     headers: dict[str, str] = Field(default_factory=dict)
     """Sent with every call."""
-    parameters: dict[str, Any] = Field(default_factory=dict)
-    """Parameters of every call, such as temperature and max_tokens. What is below `extra_body` is sent as it is."""
     timeout_seconds: float = 60.0
     """How long one call of the provider may be silent."""
     max_retries: int = 2
@@ -57,11 +80,27 @@ class LMSettings(BaseModel):
     """Instead of the list price of the provider, where that is known."""
 
 
+class LMSettings(EndpointSettings):
+    """One language model, as `spec.lm` says it: an endpoint, and those that stand in for it."""
+
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    """Parameters of every call, such as temperature and max_tokens. What is below `extra_body` is sent as it is, to
+    this endpoint only."""
+    fallbacks: list[EndpointSettings] = Field(default_factory=list)
+    """Asked in this order when what comes before them fails or is not to be asked."""
+    circuit_breaker: BreakerSettings | None = None
+    """Of each endpoint; with fallbacks there is one anyway."""
+    hedge: HedgeSettings | None = None
+    """None: no call is made twice at once."""
+
+
 class DefaultLMSettings(LMSettings):
     """The language model of a program, and those of single predictors."""
 
     by_predictor: dict[str, LMSettings] = Field(default_factory=dict)
     """Models of single predictors, by the path that DSPy's `named_predictors` gives them."""
+    last_resort: dict[str, Any] = Field(default_factory=dict)
+    """The answer, by field, when no language model answers; none where it is empty."""
 
 
 class SchemaSettings(BaseModel):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
+from dspy_contract.outcomes import FALLBACK_FLAG
 from dspy_runtime import endings
 from dspy_runtime.admission import Admission, OverloadedError
 from dspy_runtime.answers import answer_json, flags_of, score_of
@@ -48,12 +49,12 @@ def parse(schema: Schema) -> Stage:
     return stage
 
 
-def admit(admission: Admission, seconds: float) -> Stage:
-    """Waits for a place, where there is room to wait. Whatever the request asks of a language model ends with it, at
-    the latest after so many seconds."""
+def admit(admission: Admission, names_models: bool) -> Stage:
+    """Waits for a place, where there is room to wait. Whatever the request asks of a language model ends with it.
+    `names_models` says whether an answer tells which models it is of."""
 
     async def stage(exchange: Exchange, inner: Next) -> None:
-        scope = RequestScope(seconds, exchange.trace)
+        scope = RequestScope(exchange.deadline, exchange.trace)
         try:
             exchange.place = scope.place = await admission.enter()
         except OverloadedError:
@@ -65,6 +66,10 @@ def admit(admission: Admission, seconds: float) -> Stage:
                 await inner(exchange)
         finally:
             exchange.tokens, exchange.cost = scope.tokens, scope.cost
+            if names_models:
+                exchange.models = tuple(sorted(scope.models))
+            if scope.fell_back:
+                exchange.flags = tuple(sorted({*exchange.flags, FALLBACK_FLAG}))
             exchange.place.leave()
 
     return stage

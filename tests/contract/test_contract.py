@@ -29,7 +29,7 @@ from dspy_operator.resources.runtime_pod import Runtime, settings
 from dspy_operator.settings import Settings as OperatorSettings
 from dspy_runtime import failures
 from dspy_runtime.lm.providers import PROVIDERS, SPELLINGS
-from dspy_runtime.settings import LMSettings
+from dspy_runtime.settings import DefaultLMSettings, EndpointSettings, LMSettings
 from dspy_runtime.settings import Settings as RuntimeSettings
 
 ROOT = Path(__file__).parents[2]
@@ -117,19 +117,21 @@ def test_the_settings_of_a_runtime_pod_are_read_whole() -> None:
         "price": {"input": 0.5, "output": 2.0, "cachedInput": 0.1},
         "credentials": {"apiKey": {"name": "lm", "key": "api-key"}},
     }
+    endpoint = {name: value for name, value in lm.items() if name != "parameters"}
+    lm |= {"fallbacks": [endpoint], "circuitBreaker": {"leastCalls": 5}, "hedge": {"percentile": 90}}
     schema = {"input": {"required": ["question"]}, "output": {"required": ["answer"]}}
     content = {
         "model": {"uri": "models:/m/1"},
-        "lm": {**lm, "byPredictor": {"draft": lm}},
+        "lm": {**lm, "byPredictor": {"draft": lm}, "lastResort": {"answer": "Later."}},
         "serving": {"schema": schema},
     }
     version = Version("models:/m/1", "1", "", "digest", "3.11", "")
     told = settings(from_dict(content, ProgramSpec), "m-1", version, Runtime("image", "url", archived=True))
     assert RuntimeSettings(**told).model_dump(exclude_unset=True, mode="json") == told
     assert told["given_schema"] == schema
-    assert (
-        set(LMSettings.model_fields) == set(told["lm"]) - {"by_predictor"} == set(told["lm"]["by_predictor"]["draft"])
-    )
+    assert set(DefaultLMSettings.model_fields) == set(told["lm"])
+    assert set(LMSettings.model_fields) == set(told["lm"]["by_predictor"]["draft"])
+    assert set(EndpointSettings.model_fields) == set(told["lm"]["fallbacks"][0])
 
 
 def test_the_schema_knows_the_providers_of_the_runtime() -> None:
@@ -138,7 +140,7 @@ def test_the_schema_knows_the_providers_of_the_runtime() -> None:
     (rule,) = (each["rule"] for each in lm["model"]["x-kubernetes-validations"] if " in [" in each["rule"])
     assert set(re.findall(r"'([a-z_]+)'", rule)) == {*PROVIDERS, *SPELLINGS}
     assert lm["byPredictor"]["additionalProperties"]["properties"] == {
-        name: field for name, field in lm.items() if name != "byPredictor"
+        name: field for name, field in lm.items() if name not in ("byPredictor", "lastResort")
     }
 
 

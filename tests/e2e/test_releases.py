@@ -680,3 +680,35 @@ def test_pods_that_the_api_refuses_are_told_in_its_own_words_while_stable_serves
         "patch", "dspyprogram", NAME, "--type=json", "-p", json.dumps([{"op": "remove", "path": "/spec/resources"}])
     )
     serving.wait_condition(NAME, "Current", "True")
+
+
+def test_another_model_stands_in_while_a_provider_is_down_and_the_release_says_so(
+    world: World, versions: dict[str, str]
+) -> None:
+    serves = program(NAME, versions["good"])
+    lm = serves["spec"]["lm"]
+    backup = {**lm, "model": "openai/backup"}
+    last = {"category": "unknown", "urgency": "high"}
+    serves["spec"]["lm"] = {**lm, "maxRetries": 0, "fallbacks": [backup], "lastResort": last}
+    world.apply(rollout(NAME, [{"setWeight": 50}, {"pause": {"approval": True}}]), serves)
+    world.wait_condition(NAME, "Available", "True", "Serving")
+
+    def flagged() -> list[int]:
+        measured = world.get("dspyrollout", NAME)["status"].get("streams", ())
+        (told,) = [each for each in measured if each["name"] == "fallback"] or [{}]
+        return [told.get(side, {}).get("bad", 0) for side in ("stable", "candidate")]
+
+    with world.traffic(NAME) as traffic:
+        world.set_model(NAME, versions["better"])
+        world.wait(lambda: world.rollout(NAME).get("weight") == "50", "both serve")
+        assert flagged() == [0, 0]
+        world.set_lm(error_models=["standin"])
+        try:
+            world.wait(lambda: min(flagged()) >= 5, "the status tells how often the other model stood in")
+            assert not traffic.failed(), "no request was lost to it"
+            assert world.get("dspyrollout", NAME)["status"]["judgement"]["verdict"] != "Worse"
+            world.set_lm(error_models=["standin", "backup"])
+            world.wait(lambda: traffic.answers[-1].outcome == "upstream_error", "the last resort answers")
+            assert not traffic.failed(), "it is an answer all the same"
+        finally:
+            world.set_lm(error_models=[])

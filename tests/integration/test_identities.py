@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 
 from dev.standin.providers import ROWS, Row
+from dspy_runtime.lm.endpoint import Unobserved
 from dspy_runtime.lm.models import LanguageModel
 from dspy_runtime.settings import LMSettings
 from tests.integration.gateway import free_port
@@ -91,7 +92,7 @@ async def test_a_pod_without_a_key_is_its_cloud_s_own(row: Row, clouds: Clouds) 
         provider.provider.settings.answers = {"answer": "yes"}
         base = provider.base.removesuffix("/v1") + row.base
         settings = LMSettings(**{"model": row.model, "api_base": base, "max_retries": 0, **row.settings})
-        model = LanguageModel(settings, lambda *_: None)
+        model = LanguageModel(settings, Unobserved())
         model.engine.home = asyncio.get_running_loop()
         await asyncio.to_thread(model.check)
         with dspy.context(lm=model.lm):

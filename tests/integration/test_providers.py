@@ -18,6 +18,7 @@ import pytest
 from dspy.adapters.baml_adapter import BAMLAdapter
 
 from dev.standin.providers import KEY, ROWS, Row
+from dspy_runtime.lm.endpoint import Model, Unobserved
 from dspy_runtime.lm.models import LanguageModel
 from dspy_runtime.lm.providers import PROVIDERS
 from dspy_runtime.settings import LMSettings
@@ -69,6 +70,16 @@ class Connected:
         return seen.body
 
 
+class Usages(Unobserved):
+    """Those of all answers."""
+
+    def __init__(self) -> None:
+        self.usages: list[Any] = []
+
+    def answered(self, model: Model, usage: Any) -> None:
+        self.usages.append(usage)
+
+
 @pytest.fixture
 async def connected(row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Connected]:
     for name, value in row.environment.items():
@@ -80,11 +91,11 @@ async def connected(row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         provider.provider.settings.tool_arguments = {"city": "Rome"}
         base = provider.base.removesuffix("/v1") + row.base
         given: dict[str, Any] = {"model": row.model, "api_base": base, "api_key_file": key, "max_retries": 0}
-        usages: list[Any] = []
-        model = LanguageModel(LMSettings(**{**given, **row.settings}), lambda _, usage, __: usages.append(usage))
+        seen = Usages()
+        model = LanguageModel(LMSettings(**{**given, **row.settings}), seen)
         model.engine.home = asyncio.get_running_loop()
         model.check()
-        yield Connected(model.lm, provider, row, usages)
+        yield Connected(model.lm, provider, row, seen.usages)
         await model.engine.aclose()
 
 
@@ -161,7 +172,7 @@ async def test_connections_are_kept_above_a_thousand_descriptors(tmp_path: Path)
         for _ in range(1_100):
             held.enter_context(open(os.devnull))  # noqa: ASYNC230 what counts is its number
         async with running_provider() as provider:
-            model = LanguageModel(LMSettings(model="openai/standin", api_base=provider.base), lambda *_: None)
+            model = LanguageModel(LMSettings(model="openai/standin", api_base=provider.base), Unobserved())
             model.engine.home = asyncio.get_running_loop()
             with dspy.context(lm=model.lm):
                 for _ in range(20):
@@ -209,7 +220,7 @@ async def test_the_request_is_that_of_plain_dspy(row: Row, adapter: str, tmp_pat
         base = provider.base.removesuffix("/v1") + row.base
         api = row.settings.get("api", "chat")
         settings = LMSettings(model=row.model, api=api, api_base=base, api_key_file=key, parameters=parameters)
-        ours = LanguageModel(settings, lambda *_: None)
+        ours = LanguageModel(settings, Unobserved())
         plain = dspy.LM(
             row.model,
             model_type=api,

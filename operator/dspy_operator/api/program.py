@@ -56,8 +56,26 @@ class Price:
 
 
 @dataclass(frozen=True, slots=True)
-class LM:
-    """A language model, and how its provider is reached."""
+class CircuitBreaker:
+    """When an endpoint that fails is not asked for a while."""
+
+    failure_percent: int = 50
+    least_calls: int = 20
+    window_seconds: int = 30
+    open_seconds: int = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Hedge:
+    """When a second call is made beside one that takes unusually long."""
+
+    percentile: int = 95
+    max_extra_percent: float = 5
+
+
+@dataclass(frozen=True, slots=True)
+class LMEndpoint:
+    """A model at a provider, and how that is reached."""
 
     model: str
     api: str = "chat"
@@ -68,7 +86,6 @@ class LM:
     resource: str | None = None
     organization: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
-    parameters: Mapping[str, Any] = field(default_factory=dict)
     timeout_seconds: int = 60
     max_retries: int = 2
     price: Price | None = None
@@ -76,10 +93,21 @@ class LM:
 
 
 @dataclass(frozen=True, slots=True)
+class LM(LMEndpoint):
+    """A language model, and what stands in for it."""
+
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    fallbacks: tuple[LMEndpoint, ...] = ()
+    circuit_breaker: CircuitBreaker | None = None
+    hedge: Hedge | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ProgramLM(LM):
     """The language model of a program, and those of single predictors."""
 
     by_predictor: Mapping[str, LM] = field(default_factory=dict)
+    last_resort: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -305,7 +305,7 @@ def _varied(program: Program, variant: Variant) -> Program:
     lm = spec.lm
     if variant.lm:
         given = {each.name: getattr(variant.lm, each.name) for each in fields(LM)}
-        lm = ProgramLM(**given, by_predictor=spec.lm.by_predictor)
+        lm = ProgramLM(**given, by_predictor=spec.lm.by_predictor, last_resort=spec.lm.last_resort)
     model = replace(spec.model, uri=variant.uri) if variant.uri else spec.model
     return replace(program, spec=replace(spec, model=model, lm=lm))
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from dspy_contract.routes import REVISION_LABEL, RUNTIME_PORT, RUNTIME_PROBE_PORT
-from dspy_operator.api.program import LM, ProgramSpec
+from dspy_operator.api.program import LM, LMEndpoint, ProgramSpec
 from dspy_operator.domain.snapshot import Version
 from dspy_operator.resources.pods import RESTRICTED, spread_over_nodes
 
@@ -139,7 +139,7 @@ def _container(spec: ProgramSpec, name: str, version: Version, runtime: Runtime)
     }
     if spec.resources:
         container["resources"] = dict(spec.resources)
-    secrets = dict.fromkeys(lm.credentials.env_from.name for lm in _models(spec) if lm.credentials.env_from)
+    secrets = dict.fromkeys(lm.credentials.env_from.name for lm in _endpoints(spec).values() if lm.credentials.env_from)
     if secrets:
         container["envFrom"] = [{"secretRef": {"name": secret}} for secret in secrets]
     return container
@@ -153,7 +153,11 @@ def settings(spec: ProgramSpec, name: str, version: Version, runtime: Runtime) -
         "model": f"{ARTIFACT_FOLDER}/{ARCHIVE if runtime.archived else 'model'}",
         "digest": version.digest,
         "revision": name,
-        "lm": {**default, "by_predictor": dict(zip(sorted(spec.lm.by_predictor), others, strict=True))},
+        "lm": {
+            **default,
+            "by_predictor": dict(zip(sorted(spec.lm.by_predictor), others, strict=True)),
+            **_given({"last_resort": dict(spec.lm.last_resort)}),
+        },
         "concurrency": serving.concurrency,
         "queue": serving.queue,
         "timeout_seconds": serving.timeout_seconds,
@@ -168,28 +172,48 @@ def _models(spec: ProgramSpec) -> list[LM]:
     return [spec.lm, *(spec.lm.by_predictor[name] for name in sorted(spec.lm.by_predictor))]
 
 
+def _endpoints(spec: ProgramSpec) -> dict[str, LMEndpoint]:
+    """Those of all models, by the name of the file with their key."""
+    models = list(enumerate(_models(spec)))
+    fallbacks = {_key_file(number, place): each for number, lm in models for place, each in enumerate(lm.fallbacks)}
+    return {_key_file(number): lm for number, lm in models} | fallbacks
+
+
+def _key_file(number: int, fallback: int | None = None) -> str:
+    return str(number) if fallback is None else f"{number}-{fallback}"
+
+
 def _lm(lm: LM, number: int) -> dict[str, Any]:
     found = {
-        "model": lm.model,
-        "api": lm.api,
-        "api_base": lm.api_base,
-        "region": lm.region,
-        "project": lm.project,
-        "location": lm.location,
-        "resource": lm.resource,
-        "organization": lm.organization,
-        "headers": dict(lm.headers),
         "parameters": dict(lm.parameters),
-        "timeout_seconds": lm.timeout_seconds,
-        "max_retries": lm.max_retries,
-        "price": _given(asdict(lm.price)) if lm.price else None,
-        "api_key_file": f"{CREDENTIALS_FOLDER}/{number}" if lm.credentials.api_key else None,
+        "fallbacks": [_endpoint(each, _key_file(number, place)) for place, each in enumerate(lm.fallbacks)],
+        "circuit_breaker": asdict(lm.circuit_breaker) if lm.circuit_breaker else None,
+        "hedge": asdict(lm.hedge) if lm.hedge else None,
+    }
+    return {**_endpoint(lm, _key_file(number)), **_given(found)}
+
+
+def _endpoint(endpoint: LMEndpoint, key_file: str) -> dict[str, Any]:
+    found = {
+        "model": endpoint.model,
+        "api": endpoint.api,
+        "api_base": endpoint.api_base,
+        "region": endpoint.region,
+        "project": endpoint.project,
+        "location": endpoint.location,
+        "resource": endpoint.resource,
+        "organization": endpoint.organization,
+        "headers": dict(endpoint.headers),
+        "timeout_seconds": endpoint.timeout_seconds,
+        "max_retries": endpoint.max_retries,
+        "price": _given(asdict(endpoint.price)) if endpoint.price else None,
+        "api_key_file": f"{CREDENTIALS_FOLDER}/{key_file}" if endpoint.credentials.api_key else None,
     }
     return _given(found)
 
 
 def _given(fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value not in (None, {})}
+    return {name: value for name, value in fields.items() if value not in (None, {}, [])}
 
 
 def _settings_item() -> Manifest:
@@ -197,17 +221,17 @@ def _settings_item() -> Manifest:
 
 
 def _credential_volumes(spec: ProgramSpec) -> list[Manifest]:
-    """One volume with the keys of all models, by the model's number."""
-    keys = [(number, lm.credentials.api_key) for number, lm in enumerate(_models(spec))]
+    """One volume with the keys of all endpoints."""
+    keys = {file: endpoint.credentials.api_key for file, endpoint in _endpoints(spec).items()}
     sources = [
-        {"secret": {"name": key.name, "items": [{"key": key.key, "path": str(number)}]}} for number, key in keys if key
+        {"secret": {"name": key.name, "items": [{"key": key.key, "path": file}]}} for file, key in keys.items() if key
     ]
     return [{"name": "lm-credentials", "projected": {"sources": sources}}] if sources else []
 
 
 def _credential_mounts(spec: ProgramSpec) -> list[Manifest]:
     mount = {"name": "lm-credentials", "mountPath": CREDENTIALS_FOLDER, "readOnly": True}
-    return [mount] if any(lm.credentials.api_key for lm in _models(spec)) else []
+    return [mount] if any(lm.credentials.api_key for lm in _endpoints(spec).values()) else []
 
 
 def _probe(path: str, period_seconds: int, failures: int) -> Manifest:

@@ -16,8 +16,10 @@ from dspy.clients.errors import error_boundary
 from dspy.lm15 import UnsupportedFeatureError
 
 from dspy_runtime.lm.background import awaited, wait
+from dspy_runtime.lm.configured import ConfiguredEndpoint
 from dspy_runtime.lm.credentials import current
-from dspy_runtime.lm.models import LanguageModel, LanguageModels
+from dspy_runtime.lm.endpoint import Unobserved
+from dspy_runtime.lm.models import LanguageModels
 from dspy_runtime.lm.providers import route
 from dspy_runtime.lm.retries import tried
 from dspy_runtime.lm.transport import Outgoing, Transport
@@ -43,7 +45,7 @@ class Embeddings:
     cache = None
 
     def __init__(self, models: LanguageModels) -> None:
-        self._models = {model.route.provider: model for model in reversed(models.all())}
+        self._endpoints = {each.route.provider: each for each in reversed(models.endpoints())}
         self._connected: dict[str, tuple[Transport, Any, Any]] = {}
         """By provider: a transport, who calls over it, and the key that made that one."""
 
@@ -68,22 +70,22 @@ class Embeddings:
                     provider=where.provider,
                     feature="embeddings",
                 )
-            if where.provider not in self._models:
-                self._models[where.provider] = LanguageModel(LMSettings(model=model), lambda *_: None)
-            lm = self._models[where.provider]
-            transport, caller = self._caller(where.provider, lm)
+            if where.provider not in self._endpoints:
+                self._endpoints[where.provider] = ConfiguredEndpoint(LMSettings(model=model), 0, Unobserved())
+            endpoint = self._endpoints[where.provider]
+            transport, caller = self._caller(where.provider, endpoint)
             more = {name: value for name, value in parameters.items() if name not in CONNECTION}
             body = {"model": where.model, "input": list(texts), **more}
-            return await tried(lambda: _send(caller, transport, body), lm.settings.max_retries)
+            return await tried(lambda: _send(caller, transport, body), endpoint.settings.max_retries)
 
-    def _caller(self, provider: str, lm: LanguageModel) -> tuple[Transport, Any]:
+    def _caller(self, provider: str, endpoint: ConfiguredEndpoint) -> tuple[Transport, Any]:
         """Who calls a provider: the same as before, with its identity exchanged, until the key changes."""
-        key = lm.key
+        key = endpoint.key
         known = self._connected.get(provider)
         if known is None or known[2] != key:
-            wire = replace(lm.wire, api_version="")  # which names the deployment of the language model
-            transport = known[0] if known else Transport(wire, lm.settings.timeout_seconds)
-            known = self._connected[provider] = (transport, lm.connector()(transport), key)
+            wire = replace(endpoint.wire, api_version="")  # which names the deployment of the language model
+            transport = known[0] if known else Transport(wire, endpoint.settings.timeout_seconds)
+            known = self._connected[provider] = (transport, endpoint.connector()(transport), key)
         return known[0], known[1]
 
 

@@ -1,36 +1,23 @@
-"""One engine over DSPy's engine contract: retries under the request's deadline, calls from any thread or loop.
+"""One engine over DSPy's engine contract: endpoints in order, calls from any thread or loop.
 
-Programs call models from the loop of the requests, from loops that they run themselves, and from plain threads. A
-connection belongs to one loop, so there are two sets: that of the requests' loop, and one of a loop of the engine's
-own, to which every other caller hands its call.
+Calls are made on two loops: that of the requests, and one of the engine's own, to which every other caller hands its
+call (see endpoint.py).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
-from dspy.lm15 import Request, Response, Usage
+from dspy.lm15 import Request, Response
 
 from dspy_runtime.lm.background import awaited, background, wait
-from dspy_runtime.lm.providers import Wire
-from dspy_runtime.lm.retries import tried
-from dspy_runtime.lm.transport import Transport
+from dspy_runtime.lm.endpoint import END, FAULTS, Endpoint
 
-
-class Caller(Protocol):
-    """One try of a call at a provider, on one event loop."""
-
-    async def complete(self, request: Request) -> Response:
-        """The whole answer."""
-        ...
-
-    def stream(self, request: Request) -> AsyncGenerator[Any]:
-        """The answer's events as they come."""
-        ...
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +28,15 @@ class Capabilities:
     reasoning: bool = False
     response_schema: bool = False
     params: frozenset[str] = frozenset()
+
+    def __and__(self, other: Capabilities) -> Capabilities:
+        """What both can: whoever stands in must be able to answer what was asked."""
+        return Capabilities(
+            self.function_calling and other.function_calling,
+            self.reasoning and other.reasoning,
+            self.response_schema and other.response_schema,
+            self.params & other.params,
+        )
 
 
 class Capable:
@@ -54,31 +50,13 @@ class Capable:
         self.supported_params = capabilities.params
 
 
-@dataclass(frozen=True, slots=True)
-class Model:
-    """What every call of one model has in common."""
-
-    name: str
-    """As the provider calls it."""
-    capabilities: Capabilities
-    wire: Wire
-    silent_seconds: float
-    """How long the provider may send nothing."""
-    most_retries: int
-    observe: Callable[[Usage], None]
-    """Told what every answer cost, whoever asked: DSPy's own tracker loses the tokens of threads and of requests whose
-    client left."""
-
-
 class AsyncEngine(Capable):
     """What DSPy awaits."""
 
-    def __init__(self, model: Model, connect: Callable[[Transport], Caller]) -> None:
-        super().__init__(model.capabilities)
-        self._model = model
-        self._connect = connect
-        self._transports: dict[asyncio.AbstractEventLoop, Transport] = {}
-        self._callers: dict[asyncio.AbstractEventLoop, Caller] = {}
+    def __init__(self, capabilities: Capabilities, endpoints: Sequence[Endpoint]) -> None:
+        """Endpoints are asked in this order: the next one when those before it fail, or are not to be asked."""
+        super().__init__(capabilities)
+        self._endpoints = endpoints
         self.home: asyncio.AbstractEventLoop | None = None
         """The loop of the requests, whose calls need no other."""
 
@@ -90,27 +68,23 @@ class AsyncEngine(Capable):
         return response
 
     async def stream(self, request: Request) -> AsyncIterator[Any]:
-        """The answer's events. It is tried again until the first one: what has been said cannot be taken back."""
+        """The answer's events. Until the first one it is tried again: what has been said cannot be taken back."""
         if self._is_here():
-            async for event in self._stream(request):
-                yield event
+            async with contextlib.aclosing(await self._begin(request)) as events:
+                async for event in events:
+                    yield event
             return
-        events = self._stream(request)
+        events = await awaited(self._begin(request))
         try:
-            while (event := await awaited(anext(events, _END))) is not _END:
+            while (event := await awaited(anext(events, END))) is not END:
                 yield event
         finally:
             background().submit(events.aclose())
 
     async def aclose(self) -> None:
         """Closes the connections, after the last request."""
-        for loop, transport in self._transports.items():
-            if loop is asyncio.get_running_loop():
-                await transport.aclose()
-            else:
-                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(transport.aclose(), loop))
-        self._transports.clear()
-        self._callers.clear()
+        for endpoint in self._endpoints:
+            await endpoint.aclose()
 
     def complete_from_thread(self, request: Request) -> Response:
         """`complete` for a caller that cannot await."""
@@ -118,53 +92,30 @@ class AsyncEngine(Capable):
 
     def stream_from_thread(self, request: Request) -> Iterator[Any]:
         """`stream` for a caller that cannot await."""
-        events = self._stream(request)
+        events = wait(self._begin(request))
         try:
-            while (event := wait(anext(events, _END))) is not _END:
+            while (event := wait(anext(events, END))) is not END:
                 yield event
         finally:
             background().submit(events.aclose())
-
-    def reconnect(self, connect: Callable[[Transport], Caller]) -> None:
-        """Later calls are made by what this returns: the key has changed."""
-        self._connect = connect
-        self._callers.clear()
 
     def _is_here(self) -> bool:
         loop = asyncio.get_running_loop()
         return loop is self.home or loop is background().loop
 
     async def _complete(self, request: Request) -> Response:
-        caller, request = self._caller(), self.wired(request)
-        response = await tried(lambda: caller.complete(request), self._model.most_retries)
-        self._model.observe(response.usage)
-        return response
+        return await self._first(lambda endpoint: endpoint.line().complete(endpoint.wired(request)))
 
-    async def _stream(self, request: Request) -> AsyncGenerator[Any]:
-        caller, request = self._caller(), self.wired(request)
-        first, events = await tried(lambda: _begun(caller.stream(request)), self._model.most_retries)
-        async with contextlib.aclosing(events):
-            event = first
-            while event is not _END:
-                if event.type == "end" and event.usage is not None:
-                    self._model.observe(event.usage)
-                yield event
-                event = await anext(events, _END)
+    async def _begin(self, request: Request) -> Any:
+        return await self._first(lambda endpoint: endpoint.line().begin(endpoint.wired(request)))
 
-    def wired(self, request: Request) -> Request:
-        """The request with the provider's name of the model, and what DSPy has no word for."""
-        if self._model.wire.extra:
-            extensions = {**(request.config.extensions or {}), **self._model.wire.extra}
-            request = replace(request, config=replace(request.config, extensions=extensions))
-        return replace(request, model=self._model.name)
-
-    def _caller(self) -> Caller:
-        loop = asyncio.get_running_loop()
-        caller = self._callers.get(loop)
-        if caller is None:
-            transport = self._transports.setdefault(loop, Transport(self._model.wire, self._model.silent_seconds))
-            caller = self._callers[loop] = self._connect(transport)
-        return caller
+    async def _first(self, call: Callable[[Endpoint], Awaitable[T]]) -> T:
+        """What the first endpoint says that does not fail. Raises what the last one fails with."""
+        *others, last = self._endpoints
+        for endpoint in others:
+            with contextlib.suppress(*FAULTS):
+                return await call(endpoint)
+        return await call(last)
 
 
 class SyncEngine(Capable):
@@ -184,15 +135,3 @@ class SyncEngine(Capable):
 
     def close(self) -> None:
         """Nothing: connections are closed with the process."""
-
-
-async def _begun(events: AsyncGenerator[Any]) -> tuple[Any, AsyncGenerator[Any]]:
-    """The first event of a stream, and the stream."""
-    try:
-        return await anext(events, _END), events
-    except BaseException:
-        await events.aclose()
-        raise
-
-
-_END = object()

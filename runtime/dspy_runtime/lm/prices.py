@@ -16,7 +16,7 @@ from genai_prices.types import ModelInfo, Provider
 
 from dspy_contract.outcomes import NANO_USD
 from dspy_runtime.lm.providers import Route
-from dspy_runtime.settings import LMSettings, PriceSettings
+from dspy_runtime.settings import EndpointSettings, PriceSettings
 
 MILLION = 1_000_000
 
@@ -34,7 +34,7 @@ class Tokens:
     written: int
 
 
-def cost_of(settings: LMSettings, where: Route) -> CostOf:
+def cost_of(settings: EndpointSettings, where: Route) -> CostOf:
     """How the calls of a model are paid for."""
     if settings.price is not None:
         price = settings.price
@@ -73,7 +73,7 @@ def _by_table(provider: Provider, model: ModelInfo, tokens: Tokens) -> int:
     return round(model.calc_price(used, provider).total_price * NANO_USD)
 
 
-def _listed(settings: LMSettings, where: Route) -> tuple[Provider, ModelInfo] | None:
+def _listed(settings: EndpointSettings, where: Route) -> tuple[Provider, ModelInfo] | None:
     """The table's entry. A server at an address of one's own has the prices of the provider that is known to be there,
     and none by its model's name."""
     by_address = settings.api_base is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -34,24 +35,34 @@ def wait_seconds(
     return wait if wait < remaining else None
 
 
-async def tried(call: Callable[[], Awaitable[T]], most: int) -> T:
-    """A call's result, after as many more tries as `most` and the request's deadline allow."""
+async def tried(
+    call: Callable[[], Awaitable[T]],
+    most: int,
+    may_retry: Callable[[Exception], bool] = lambda _: True,
+    patience: float = math.inf,
+) -> T:
+    """A call's result, after as many more tries as `most`, the request's deadline and `may_retry` allow. No wait is
+    longer than `patience` seconds."""
     tries = 0
     while True:
         try:
             return await call()
         except RETRYABLE_ERRORS as error:
             tries += 1
-            await _wait_for_next(tries, most, error)
+            seconds = _seconds_to_next(tries, most, error, patience)
+            if seconds is None or not may_retry(error):
+                raise
+        await _wait(seconds)
 
 
-async def _wait_for_next(tries: int, most: int, error: Exception) -> None:
-    """Waits for the next try in the name of the request that runs, whose place is lent meanwhile. Raises the error when
-    there is no other try."""
+def _seconds_to_next(tries: int, most: int, error: Exception, patience: float) -> float | None:
     scope = SCOPE.get()
-    remaining = scope.remaining() if scope else float("inf")
-    seconds = wait_seconds(tries, most, getattr(error, "retry_after", None), remaining, random.random)
-    if seconds is None:
-        raise error
+    remaining = min(scope.remaining(), patience) if scope else patience
+    return wait_seconds(tries, most, getattr(error, "retry_after", None), remaining, random.random)
+
+
+async def _wait(seconds: float) -> None:
+    """Waits in the name of the request that runs, whose place is lent meanwhile."""
+    scope = SCOPE.get()
     async with scope.lent() if scope else contextlib.nullcontext():
         await asyncio.sleep(seconds)

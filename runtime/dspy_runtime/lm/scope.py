@@ -15,6 +15,9 @@ from opentelemetry.context import Context
 from dspy_runtime.admission import Place
 from dspy_runtime.lm import trace_context
 
+LATE_SECONDS = 0.05
+"""Before its deadline a request that is called off was so by that: two clocks tell of it."""
+
 SCOPE: ContextVar[RequestScope | None] = ContextVar("dspy_runtime_request", default=None)
 """Of the request that runs; None in a thread that a program started by itself."""
 
@@ -27,14 +30,19 @@ class RequestScope:
     """One request: until when it may last, the trace it belongs to, its place, and the calls that wait for a provider
     in its name."""
 
-    def __init__(self, seconds: float, trace: Context | None = None) -> None:
-        self._end = time.monotonic() + seconds
+    def __init__(self, deadline: float, trace: Context | None = None) -> None:
+        """`deadline` is a time of time.monotonic."""
+        self._end = deadline
         self._trace = trace
         self.place: Place | None = None
         self.tokens = 0
         """What its answers of language models took, as far as they told."""
         self.cost: int | None = 0
         """What they cost, in billionths of a US dollar; None as soon as nobody knows what one did."""
+        self.models: set[str] = set()
+        """Which answered."""
+        self.fell_back = False
+        """Whether a model that stands in for another is among them."""
         self.memory: dict[int, Any] = {}
         """What modules that requests share remember of this one, by their identity."""
         self._loop = asyncio.get_running_loop()
@@ -46,8 +54,10 @@ class RequestScope:
         """Seconds until the request's deadline; negative after it."""
         return self._end - time.monotonic()
 
-    def spend(self, tokens: int, cost: int | None) -> None:
-        """An answer of a language model has come."""
+    def answered(self, model: str, is_fallback: bool, tokens: int, cost: int | None) -> None:
+        """An answer of a language model has come, and took so much."""
+        self.models.add(model)
+        self.fell_back |= is_fallback
         self.tokens += tokens
         self.cost = None if self.cost is None or cost is None else self.cost + cost
 
@@ -116,6 +126,12 @@ class RequestScope:
             await act()
         else:
             await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(act(), self._loop))
+
+
+def is_late() -> bool:
+    """True when the request that runs is at its deadline."""
+    scope = SCOPE.get()
+    return scope is not None and scope.remaining() < LATE_SECONDS
 
 
 def _runs_a_loop() -> bool:

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from dspy_contract.outcomes import NANO_USD, Outcome
+from dspy_contract.outcomes import FALLBACK_FLAG, NANO_USD, Outcome
 from dspy_contract.routes import COST, TOKENS
 from dspy_contract.state import EDGES_SECONDS, Counts
 from dspy_operator.api import rollout
+from dspy_operator.api.program import ProgramLM
 from dspy_operator.api.reasons import Reason
 from dspy_operator.domain.analysis.means import in_words
 
@@ -111,10 +112,21 @@ def streams_of(given: tuple[rollout.Stream, ...]) -> tuple[Stream, ...]:
     own = [each for each in given if each.flag]
     asked = [stream for stream in SPENDING if stream.name in changes]
     streams = [_changed(stream, changes.get(stream.name)) for stream in (*BUILT_IN, *asked)]
-    streams += [_changed(_own(each, len(own)), each) for each in own]
+    judged = sum(not each.dry_run for each in own)
+    streams += [_changed(_own(each, max(judged, 1)), each) for each in own]
     kept = [stream for stream in streams if stream is not None]
     total = sum(stream.share for stream in kept if not stream.dry_run)
     return tuple(replace(stream, share=stream.share / max(total, 1.0)) for stream in kept)
+
+
+def with_fallbacks(given: tuple[rollout.Stream, ...], lm: ProgramLM) -> tuple[rollout.Stream, ...]:
+    """A policy's streams, and, where something stands in for a program's models, how often it does: two revisions that
+    answer with different models are not compared unseen."""
+    stands_in = lm.last_resort or any(each.fallbacks for each in (lm, *lm.by_predictor.values()))
+    is_told = any(FALLBACK_FLAG in (each.flag, each.name) for each in given)
+    if is_told or not stands_in:
+        return given
+    return (*given, rollout.Stream(FALLBACK_FLAG, flag=FALLBACK_FLAG, dry_run=True))
 
 
 def stream_named(given: tuple[rollout.Stream, ...], name: str) -> Stream:

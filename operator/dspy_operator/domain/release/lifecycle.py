@@ -8,6 +8,7 @@ from dspy_contract.routes import Pin
 from dspy_operator.api.reasons import Reason
 from dspy_operator.api.rollout import Analysis, CanaryReplicas, StrategyType
 from dspy_operator.domain import strategies
+from dspy_operator.domain.analysis.streams import with_fallbacks
 from dspy_operator.domain.ledger import CandidateState, Ledger, Refused, Release
 from dspy_operator.domain.readiness import can_serve
 from dspy_operator.domain.release.messages import step_label
@@ -107,7 +108,7 @@ def start_release(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
         policy=policy.name if policy else None,
         false_rollback_percent=analysis.false_rollback_percent / len(candidates),
         previewed=policy is not None and policy.spec.strategy.type is StrategyType.BLUE_GREEN,
-        streams=analysis.streams,
+        streams=with_fallbacks(analysis.streams, snapshot.program.spec.lm),
         users=strategies.users_of(policy.spec.strategy, snapshot.program.uid, ledger.releases + 1, names)
         if policy
         else None,

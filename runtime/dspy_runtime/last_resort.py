@@ -1,0 +1,46 @@
+"""The answer that the configuration has for a request whose language models do not answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import to_json
+
+from dspy_contract.outcomes import FALLBACK_FLAG, Outcome
+from dspy_runtime.exchange import Exchange
+from dspy_runtime.failures import LMConfigurationError
+from dspy_runtime.schema import Schema
+
+_UNANSWERED = frozenset({Outcome.UPSTREAM_ERROR, Outcome.TIMEOUT})
+
+
+class LastResort:
+    """The answer, if there is one."""
+
+    def __init__(self, fields: Mapping[str, Any], schema: Schema) -> None:
+        """Raises LMConfigurationError for an answer that the program could not give."""
+        self._answer = to_json(dict(fields)) if fields else None
+        if self._answer is None:
+            return
+        try:
+            if schema.output is not None:
+                schema.output.model_validate_json(self._answer, strict=True)
+        except ValidationError as error:
+            problems = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()[:5])
+            raise LMConfigurationError(f"lm.lastResort is no answer of this program: {problems}") from error
+        if not schema.given.accepts(self._answer):
+            raise LMConfigurationError("lm.lastResort is not what serving.schema.output says")
+
+    def stand_in(self, exchange: Exchange) -> None:
+        """Gives the answer to an exchange that has ended without one, unless its client has read a part of another. It
+        stays the failure that it is."""
+        ending = exchange.ending
+        if self._answer is None or ending is None or ending.outcome not in _UNANSWERED:
+            return
+        if exchange.parts is not None and exchange.parts.begun.done():
+            return
+        exchange.ending = replace(ending, status=200, retry_after_seconds=None)
+        exchange.answer, exchange.flags = self._answer, (FALLBACK_FLAG,)

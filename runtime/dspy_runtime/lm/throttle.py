@@ -1,0 +1,64 @@
+"""How many calls of an endpoint may be under way: as many as come, until its provider says that it is too many.
+
+A provider's limit is shared by all pods, so each slows down by itself: what it had under way is cut at every refusal
+(multiplicative decrease) and grows by one in the time of a round (additive increase), as TCP does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+
+DECREASE = 0.7
+
+
+class Throttle:
+    """Of one endpoint, for the callers on one event loop. A call holds the number of the round that it began in."""
+
+    def __init__(self) -> None:
+        self._most = math.inf
+        self._running = 0
+        self._round = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def most(self) -> float:
+        """Calls that may be under way; infinite until the provider refuses one."""
+        return self._most
+
+    async def enter(self) -> int:
+        """Waits until one more call may go out; returns the round that it belongs to."""
+        if self._waiting or not self._has_room():
+            turn = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            try:
+                await turn  # whoever wakes it has counted it
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():
+                    self._running -= 1
+                self._wake()
+                raise
+        else:
+            self._running += 1
+        return self._round
+
+    def leave(self, began_in: int, refused: bool) -> None:
+        """A call has ended. Refusals of one round cut once: those calls went out before anybody knew."""
+        if refused and began_in == self._round:
+            self._most = max(1.0, DECREASE * min(self._most, self._running))
+            self._round += 1
+        elif not refused and not self._has_room():
+            self._most += 1 / self._most
+        self._running -= 1
+        self._wake()
+
+    def _has_room(self) -> bool:
+        return self._running + 1 <= self._most
+
+    def _wake(self) -> None:
+        while self._waiting and self._has_room():
+            turn = self._waiting.popleft()
+            if not turn.done():
+                self._running += 1
+                turn.set_result(None)
