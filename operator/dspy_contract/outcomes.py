@@ -41,6 +41,9 @@ FALLBACK_FLAG = "fallback"
 DEADLINE_HEADER = "x-dspy-deadline-ms"
 """Of a request: for how many milliseconds its client waits."""
 
+PRIORITY_HEADER = "x-dspy-priority"
+"""Of a request, where the spec allows it: high, normal or low."""
+
 SCORE_HEADER = "x-dspy-score"
 """How good an answer is, from 0 to 1, by the program's own measure. Of one that is read as it comes, a trailer."""
 

@@ -3,51 +3,74 @@
 from __future__ import annotations
 
 import asyncio
+from enum import IntEnum
+
+from dspy_runtime.turns import Turns
 
 
 class OverloadedError(Exception):
     """All places and the whole queue are taken."""
 
 
+class Priority(IntEnum):
+    """Who goes first of those who wait."""
+
+    RETURNING = 0
+    """Whoever had a place already, and lent it."""
+    HIGH = 1
+    NORMAL = 2
+    LOW = 3
+
+
 class Admission:
     """Places for requests, on one event loop."""
 
     def __init__(self, concurrency: int, queue: int) -> None:
-        self._places = asyncio.Semaphore(concurrency)
+        self._concurrency = concurrency
         self._queue = queue
+        self._turns = Turns(self.leave)
         self.running = 0
-        self.waiting = 0
         self.lent = 0
         """Places of requests that wait for a provider, which others have meanwhile."""
 
-    async def enter(self) -> Place:
-        """Takes a place, waiting in the queue if it has room. Raises OverloadedError."""
-        if not self.is_open():
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a place."""
+        return len(self._turns)
+
+    async def enter(self, priority: Priority = Priority.NORMAL) -> Place:
+        """Takes a place, waiting in the queue if it has room, or if somebody waits there who may wait less. Raises
+        OverloadedError."""
+        if not self.is_open(priority):
             raise OverloadedError
-        await self.wait()
+        if not self._is_free() and not self.has_room():
+            self._turns.turn_away(OverloadedError())
+        await self.wait(priority)
         return Place(self)
 
-    def is_open(self) -> bool:
+    def is_open(self, priority: Priority = Priority.NORMAL) -> bool:
         """True when one more may run or wait."""
-        return not self._places.locked() or self.has_room()
+        return self._is_free() or self.has_room() or (self._turns.last() or Priority.RETURNING) > priority
 
     def has_room(self) -> bool:
         """True when one more may wait. Who lent a place wants it back, and so waits as well."""
         return self.waiting + self.lent < self._queue
 
-    async def wait(self) -> None:
+    async def wait(self, priority: Priority = Priority.RETURNING) -> None:
         """Waits for a place, counted as one that waits."""
-        self.waiting += 1
-        try:
-            await self._places.acquire()
-        finally:
-            self.waiting -= 1
-        self.running += 1
+        if self._is_free():
+            self.running += 1
+        else:
+            await self._turns.wait(priority)  # whoever gives the turn has counted it
 
     def leave(self) -> None:
         """Gives a place back."""
         self.running -= 1
-        self._places.release()
+        while self.running < self._concurrency and self._turns.give():
+            self.running += 1
+
+    def _is_free(self) -> bool:
+        return self.running < self._concurrency and not self._turns
 
 
 class Place:

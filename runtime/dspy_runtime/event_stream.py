@@ -12,8 +12,7 @@ from pydantic_core import to_json
 from starlette.responses import StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dspy_runtime import endings
-from dspy_runtime.exchange import Exchange, Parts
+from dspy_runtime.exchange import Exchange, Parts, abandon
 
 MEDIA_TYPE = "text/event-stream"
 REQUEST_ID_HEADER = "x-dspy-request-id"
@@ -53,15 +52,9 @@ class EventStream(StreamingResponse):
             yield _event("part", to_json(asdict(part))) if part else KEEPALIVE_COMMENT
         if not self._work.done():  # the program goes on after its deadline
             abandon(self._exchange, self._work)
-            self._exchange = self._exchange.ended_early(endings.TIMEOUT)
+            self._exchange = self._exchange.ended_early(self._exchange.late)
         ending = self._exchange.ending
         yield _event("prediction" if ending is not None and ending.status == 200 else "error", self._exchange.answer)
-
-
-def abandon(exchange: Exchange, work: asyncio.Future[None]) -> None:
-    """Nobody waits for an exchange any more, though it may go on."""
-    exchange.abandoned = True
-    work.cancel()
 
 
 def _event(name: str, content: bytes) -> bytes:

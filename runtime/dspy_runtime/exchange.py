@@ -25,7 +25,8 @@ from dspy_contract.outcomes import (
     TOKENS_HEADER,
     Outcome,
 )
-from dspy_runtime.admission import Place
+from dspy_runtime import endings
+from dspy_runtime.admission import Place, Priority
 from dspy_runtime.endings import Ending
 from dspy_runtime.lm.scope import RequestGone
 
@@ -36,6 +37,12 @@ MOST_CHARACTERS = 64 << 10
 
 def _new_id() -> str:
     return secrets.token_hex(8)
+
+
+def abandon(exchange: Exchange, work: asyncio.Future[Any]) -> None:
+    """Nobody waits for an exchange any more, though it may go on."""
+    exchange.abandoned = True
+    work.cancel()
 
 
 class Held(Protocol):
@@ -122,6 +129,10 @@ class Exchange:
     """In seconds of time.perf_counter."""
     most_seconds: float = math.inf
     """How long its client wants to wait."""
+    priority: Priority = Priority.NORMAL
+    """How urgent it is."""
+    late: Ending = endings.TIMEOUT
+    """How it ends when its time is over."""
     deadline: float = math.inf
     """When it must have ended, in seconds of time.monotonic."""
     trace: Context | None = None
@@ -181,6 +192,11 @@ class Exchange:
             SCORE_HEADER: f"{self.score:.6f}" if good and self.score is not None else "",
         }
         return {name: value for name, value in said.items() if value}
+
+    def part(self, body: bytes) -> Exchange:
+        """A part of it, that is carried by itself."""
+        told = self.client_request_id
+        return Exchange(told, priority=self.priority, late=self.late, trace=self.trace, body=body)
 
     def ended_early(self, ending: Ending) -> Exchange:
         """The answer of one whose program does not end: it is counted when that does."""

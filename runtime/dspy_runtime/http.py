@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
+from collections.abc import Callable
+from importlib import metadata
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -11,11 +14,12 @@ from prometheus_client import generate_latest
 from starlette.requests import ClientDisconnect
 
 from dspy_contract.description import DESCRIPTION_PATH, STANDSTILL_PATH
-from dspy_contract.outcomes import DEADLINE_HEADER
-from dspy_runtime import endings
-from dspy_runtime.endings import Ending
-from dspy_runtime.event_stream import MEDIA_TYPE, REQUEST_ID_HEADER, EventStream, abandon
-from dspy_runtime.exchange import Exchange, Parts
+from dspy_contract.outcomes import DEADLINE_HEADER, PRIORITY_HEADER
+from dspy_runtime import batch, endings, scoring
+from dspy_runtime.admission import Priority
+from dspy_runtime.endings import Ending, UnfitInputError
+from dspy_runtime.event_stream import MEDIA_TYPE, REQUEST_ID_HEADER, EventStream
+from dspy_runtime.exchange import Exchange, Parts, abandon
 from dspy_runtime.lm import trace_context
 from dspy_runtime.service import PredictionService
 
@@ -24,6 +28,11 @@ UPLOADS_BYTES = 128 << 20
 """Of all bodies of requests that have no place yet."""
 SMALL_BYTES = 64 << 10
 """Of one body that is taken whatever the others hold: clients that stall shut out none that is small."""
+RowsOf = Callable[[bytes], list[Any]]
+"""The rows of a request's body. Raises UnfitInputError."""
+Answered = Callable[[Exchange, list[Exchange]], None]
+"""Ends a request by the exchanges of its rows, which have ended."""
+
 GRACE_SECONDS = 1.0
 """Beyond its deadline a program that does not end with it is waited for no longer."""
 UPLOAD_SECONDS = 30.0
@@ -31,29 +40,58 @@ UPLOAD_SECONDS = 30.0
 
 
 def prediction_app(service: PredictionService) -> FastAPI:
-    """`POST /predict` and `GET /schema`."""
+    """What clients ask: `POST /predict`, many at once, as MLflow's clients do, and what the program takes."""
     app = FastAPI(title="DSPy program", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-    uploads = Uploads()
-    longest = service.settings.timeout_seconds
+    door = Door(service)
 
     @app.post("/predict")
     async def predict(request: Request) -> Response:
+        return await door.one(request)
+
+    @app.post("/predict/batch")
+    async def predict_batch(request: Request) -> Response:
+        return await door.many(request, batch.rows_of, batch.answered)
+
+    @app.post("/invocations")
+    async def invocations(request: Request) -> Response:
+        return await door.many(request, functools.partial(scoring.rows_of, fits=service.schema.takes), scoring.answered)
+
+    @app.get("/ping")
+    async def ping() -> Response:
+        return Response("\n") if service.ready else Response("starting or draining\n", 503)
+
+    @app.get("/version")
+    async def version() -> Response:
+        return Response(metadata.version("mlflow-skinny"))
+
+    @app.get("/schema")
+    async def describe() -> dict[str, Any]:
+        return service.describe()
+
+    return app
+
+
+_PRIORITIES = {"high": Priority.HIGH, "normal": Priority.NORMAL, "low": Priority.LOW}
+
+
+class Door:
+    """Takes requests in: reads them, has them carried, and answers as soon as they have ended or nobody waits."""
+
+    def __init__(self, service: PredictionService) -> None:
+        self._service = service
+        self._uploads = Uploads()
+        self._batches = batch.Batches(service.pipeline, service.settings)
+
+    async def one(self, request: Request) -> Response:
+        """One prediction, as a whole or as it comes."""
         # A client of HTTP/1.0 knows neither chunks nor what follows them.
         follows = MEDIA_TYPE in request.headers.get("accept", "") and request.scope["http_version"] != "1.0"
-        exchange = Exchange(
-            request.headers.get("x-request-id", ""),
-            most_seconds=(patience := _patience(request)) or 0.0,
-            trace=trace_context.read(request.headers),
-            parts=(parts := Parts() if follows else None),
-        )
-        refused = await uploads.read(request, exchange) if patience else endings.BAD_DEADLINE
-        if refused is not None:
-            exchange.end(refused)
-            service.pipeline.finish(exchange)
+        exchange = await self._taken(request, parts=(parts := Parts() if follows else None))
+        if exchange.ending is not None:
             return _response(exchange)
-        seconds = min(longest, exchange.most_seconds) + GRACE_SECONDS
+        seconds = self._longest(exchange)
         until = asyncio.get_running_loop().time() + seconds
-        work = asyncio.ensure_future(service.pipeline.carry(exchange))
+        work = asyncio.ensure_future(self._service.pipeline.carry(exchange))
         leaving = asyncio.ensure_future(request.receive())
         if parts is not None:
             work.add_done_callback(lambda _: parts.finish())
@@ -64,18 +102,63 @@ def prediction_app(service: PredictionService) -> FastAPI:
                 work.result()
             if parts is not None and not leaving.done() and (_is_answered(exchange) or parts.begun.done()):
                 return EventStream(exchange, parts, work, until)
-            if work.done():
-                return _response(exchange)
-            abandon(exchange, work)
-            return _response(exchange.ended_early(endings.CANCELLED if leaving.done() else endings.TIMEOUT))
+            return _response(exchange) if work.done() else self._left(exchange, work, leaving)
         finally:
             leaving.cancel()
 
-    @app.get("/schema")
-    async def describe() -> dict[str, Any]:
-        return service.describe()
+    async def many(self, request: Request, rows_of: RowsOf, answered: Answered) -> Response:
+        """Several predictions at once."""
+        exchange = await self._taken(request)
+        if exchange.ending is not None:
+            return _response(exchange)
+        try:
+            rows = rows_of(exchange.body)
+        except UnfitInputError as error:
+            exchange.end(*endings.of_invalid_input(error))
+            self._service.pipeline.finish(exchange)
+            return _response(exchange)
+        work = asyncio.ensure_future(self._batches.carry(exchange, rows))
+        leaving = asyncio.ensure_future(request.receive())
+        try:
+            await asyncio.wait((work, leaving), timeout=self._longest(exchange), return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                return self._left(exchange, work, leaving)
+            answered(exchange, work.result())
+            return _response(exchange)
+        finally:
+            exchange.let_go()
+            leaving.cancel()
 
-    return app
+    async def _taken(self, request: Request, parts: Parts | None = None) -> Exchange:
+        """A request that was read; one that is not taken has ended."""
+        settings = self._service.settings
+        patience = _patience(request)
+        priority = _priority(request) if settings.priorities == "Allow" else Priority.NORMAL
+        exchange = Exchange(
+            request.headers.get("x-request-id", ""),
+            most_seconds=patience or 0.0,
+            priority=priority or Priority.NORMAL,
+            late=endings.LATE if patience and patience < settings.timeout_seconds else endings.TIMEOUT,
+            trace=trace_context.read(request.headers),
+            parts=parts,
+        )
+        if patience is None or priority is None:
+            refused: Ending | None = endings.BAD_PRIORITY if patience else endings.BAD_DEADLINE
+        else:
+            refused = await self._uploads.read(request, exchange)
+        if refused is not None:
+            exchange.end(refused)
+            self._service.pipeline.finish(exchange)
+        return exchange
+
+    def _longest(self, exchange: Exchange) -> float:
+        return min(self._service.settings.timeout_seconds, exchange.most_seconds) + GRACE_SECONDS
+
+    @staticmethod
+    def _left(exchange: Exchange, work: asyncio.Future[Any], leaving: asyncio.Future[Any]) -> Response:
+        """The answer of what goes on: its client has left, or its time is over."""
+        abandon(exchange, work)
+        return _response(exchange.ended_early(endings.CANCELLED if leaving.done() else exchange.late))
 
 
 def probe_app(service: PredictionService) -> FastAPI:
@@ -163,6 +246,11 @@ def _patience(request: Request) -> float | None:
     if told is None:
         return math.inf
     return int(told) / 1000 if told.isascii() and told.isdigit() and len(told) < 10 and int(told) else None
+
+
+def _priority(request: Request) -> Priority | None:
+    """How urgent a request is, by its own words; None where they are none."""
+    return _PRIORITIES.get(request.headers.get(PRIORITY_HEADER, "normal"))
 
 
 def _is_answered(exchange: Exchange) -> bool:

@@ -29,20 +29,18 @@ class Pipeline:
 
     async def carry(self, exchange: Exchange) -> None:
         """Carries a request to its end. Raises CancelledError for one that nobody waits for any more."""
-        seconds, late = self._settings.timeout_seconds, endings.TIMEOUT
-        if exchange.most_seconds < seconds:
-            seconds, late = exchange.most_seconds, endings.LATE
+        seconds = min(self._settings.timeout_seconds, exchange.most_seconds)
         exchange.deadline = time.monotonic() + seconds
         deadline = asyncio.timeout(seconds)
         try:
             async with deadline:
                 await self._stages(exchange)
             if deadline.expired():  # and the program went on all the same
-                exchange.end(late)
+                exchange.end(exchange.late)
         except BaseException as error:  # a program may raise anything, SystemExit included: it ends this request only
             if deadline.expired():
                 waited = exchange.place is None  # all of its time went by in the queue
-                exchange.end(endings.OVERLOADED if waited else late, error=None if waited else error)
+                exchange.end(endings.OVERLOADED if waited else exchange.late, error=None if waited else error)
             elif isinstance(error, asyncio.CancelledError) and exchange.abandoned:
                 exchange.end(endings.CANCELLED)
                 raise

@@ -79,6 +79,14 @@ class Schema:
             raise UnfitInputError([(name, "Extra inputs of this name are not permitted") for name in forbidden])
         return {**known, **more}
 
+    def takes(self, row: Mapping[str, Any]) -> bool:
+        """True when these are arguments of the program."""
+        try:
+            self.arguments(to_json(dict(row)))
+        except Exception:  # types of the program check themselves, and may raise anything
+            return False
+        return True
+
     def fields(self, prediction: Any) -> dict[str, Any]:
         """A program's result as the answer's fields: those of the output where it is known, else all."""
         values = self.given.select(answer_fields(prediction))

@@ -134,6 +134,8 @@ class Settings(BaseSettings):
     """What the program takes and returns, where its own types do not tell."""
     concurrency: int = 256
     """Requests that run at once."""
+    priorities: Literal["Deny", "Allow"] = "Deny"
+    """Whether a request may say how urgent it is, by the header x-dspy-priority."""
     queue: int = 64
     """Requests that may wait for a place; the next is answered 503."""
     timeout_seconds: float = 60.0

@@ -21,7 +21,7 @@ def shed(admission: Admission) -> Stage:
     """Whoever cannot even wait is told before anybody reads what was sent."""
 
     async def stage(exchange: Exchange, inner: Next) -> None:
-        if admission.is_open():
+        if admission.is_open(exchange.priority):
             await inner(exchange)
         else:
             exchange.end(endings.OVERLOADED)
@@ -56,7 +56,7 @@ def admit(admission: Admission, names_models: bool) -> Stage:
     async def stage(exchange: Exchange, inner: Next) -> None:
         scope = RequestScope(exchange.deadline, exchange.trace)
         try:
-            exchange.place = scope.place = await admission.enter()
+            exchange.place = scope.place = await admission.enter(exchange.priority)
         except OverloadedError:
             exchange.end(endings.OVERLOADED)
             return

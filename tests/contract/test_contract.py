@@ -123,7 +123,7 @@ def test_the_settings_of_a_runtime_pod_are_read_whole() -> None:
     content = {
         "model": {"uri": "models:/m/1"},
         "lm": {**lm, "byPredictor": {"draft": lm}, "lastResort": {"answer": "Later."}},
-        "serving": {"schema": schema},
+        "serving": {"schema": schema, "priorities": "Allow"},
     }
     version = Version("models:/m/1", "1", "", "digest", "3.11", "")
     told = settings(from_dict(content, ProgramSpec), "m-1", version, Runtime("image", "url", archived=True))

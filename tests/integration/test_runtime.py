@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import json
 import socket
@@ -324,6 +325,37 @@ async def test_beyond_concurrency_and_queue_requests_are_refused_at_once(
     assert (outcomes.count("ok"), outcomes.count("overloaded")) == (3, 5)
     refused = next(headers for status, _, headers in answers if status == 503)
     assert refused["retry-after"] == "1"
+
+
+async def test_who_is_more_urgent_goes_first_where_the_spec_allows_it(
+    question_model: Path, provider: RunningProvider, tmp_path: Path
+) -> None:
+    provider.provider.settings.latency_seconds = 0.5
+    ended: list[str] = []
+
+    async def ask(runtime: Runtime, priority: str) -> int:
+        headers, asked = {"x-dspy-priority": priority}, {"question": "why?", "limit": 1}
+        async with runtime.session.post(f"{runtime.url}/predict", json=asked, headers=headers) as response:
+            ended.append(priority)
+            return response.status
+
+    settings = {"concurrency": 1, "queue": 2}
+    async with running_runtime(question_model, provider.base, tmp_path, priorities="Allow", **settings) as runtime:
+        tasks = []
+        for number, priority in enumerate(("normal", "low", "low", "high")):
+            tasks.append(asyncio.ensure_future(ask(runtime, priority)))
+            await until(lambda: provider.provider.in_flight == 1, "one runs", 10)
+            queued = f'dspy_runtime_requests_queued{{revision=""}} {min(number, 2)}.0'
+            await until(functools.partial(shows, runtime, queued), "the others wait", 10)
+        assert await asyncio.gather(*tasks) == [200, 200, 503, 200]
+        assert ended == ["low", "normal", "high", "low"], "the one that came last lost its place in the queue"
+        assert await ask(runtime, "urgent") == 400
+    async with running_runtime(question_model, provider.base, tmp_path) as runtime:
+        assert await ask(runtime, "urgent") == 200, "the header is nobody's business"
+
+
+async def shows(runtime: Runtime, words: str) -> bool:
+    return words in await runtime.get("/metrics")
 
 
 async def test_hundreds_of_requests_are_in_flight_at_once(

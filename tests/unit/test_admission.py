@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dspy_runtime.admission import Admission, OverloadedError, Place
+from dspy_runtime.admission import Admission, OverloadedError, Place, Priority
 
 CONCURRENCY, QUEUE = 2, 2
 Acts = list[tuple[str, int]]
@@ -96,3 +96,43 @@ async def test_a_place_is_kept_where_the_queue_has_no_room_and_one_that_was_left
     place.leave()
     await place.take_back()
     assert roomy.running == 0
+
+
+async def test_who_is_more_urgent_goes_first_and_takes_the_place_of_others_in_a_full_queue() -> None:
+    admission = Admission(1, 2)
+    running = await admission.enter()
+    asked = {"low": Priority.LOW, "normal": Priority.NORMAL, "high": Priority.HIGH, "last": Priority.LOW}
+    came: list[str] = []
+
+    async def enter(name: str) -> None:
+        place = await admission.enter(asked[name])
+        came.append(name)
+        place.leave()
+
+    tasks = {}
+    for name in asked:
+        tasks[name] = asyncio.create_task(enter(name))
+        await asyncio.sleep(0)
+    for name in ("low", "last"):  # one was there before, the other found nobody who may wait less
+        with pytest.raises(OverloadedError):
+            await tasks[name]
+    running.leave()
+    await asyncio.gather(tasks["normal"], tasks["high"])
+    assert came == ["high", "normal"]
+    assert (admission.running, admission.waiting) == (0, 0)
+
+
+async def test_a_place_that_is_wanted_back_goes_before_everybody() -> None:
+    admission = Admission(1, 3)
+    first = await admission.enter()
+    await first.lend()
+    second = await admission.enter()
+    back = asyncio.create_task(first.take_back())
+    await asyncio.sleep(0)
+    urgent = asyncio.create_task(admission.enter(Priority.HIGH))
+    await asyncio.sleep(0)
+    second.leave()
+    await asyncio.wait_for(back, 1)
+    assert not urgent.done()
+    first.leave()
+    (await asyncio.wait_for(urgent, 1)).leave()

@@ -8,7 +8,10 @@ from dspy_contract.outcomes import REVISION_HEADER
 from dspy_contract.stat_names import cluster_name
 from dspy_gateway.envoy.resource import STREAM_IDLE_SECONDS, TYPE, Resource
 
-PREDICT_MATCH: Resource = {"path": "/predict", "headers": [{"name": ":method", "string_match": {"exact": "POST"}}]}
+PREDICT_MATCH: Resource = {
+    "safe_regex": {"regex": "/(predict|predict/batch|invocations)"},
+    "headers": [{"name": ":method", "string_match": {"exact": "POST"}}],
+}
 ANY_MATCH: Resource = {"prefix": "/"}
 
 

@@ -118,6 +118,13 @@ class Schema:
     output: Mapping[str, Any] | None = None
 
 
+class Permission(StrEnum):
+    """Whether requests may ask for something by a header."""
+
+    DENY = "Deny"
+    ALLOW = "Allow"
+
+
 @dataclass(frozen=True, slots=True)
 class Serving:
     """How one pod serves: requests at once, requests that may wait, how long one may take, and what it must be."""
@@ -126,6 +133,7 @@ class Serving:
     queue: int = 64
     timeout_seconds: int = 60
     log_messages: bool = False
+    priorities: Permission = Permission.DENY
     schema: Schema = Schema()
 
 
@@ -144,13 +152,6 @@ class Pod:
     image_pull_secrets: tuple[Mapping[str, Any], ...] = ()
     volumes: tuple[Mapping[str, Any], ...] = ()
     volume_mounts: tuple[Mapping[str, Any], ...] = ()
-
-
-class ForceHeader(StrEnum):
-    """Whether a request may name the revision that is to answer it."""
-
-    DENY = "Deny"
-    ALLOW = "Allow"
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +175,7 @@ class Conversations:
 class Routing:
     """How requests find their revision, besides the draw."""
 
-    force_header: ForceHeader = ForceHeader.DENY
+    force_header: Permission = Permission.DENY
     conversations: Conversations | None = None
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dspy_contract.routes import Conversations, ReleaseRef, Routes
-from dspy_operator.api.program import ForceHeader
+from dspy_operator.api.program import Permission
 from dspy_operator.api.reasons import Reason
 from dspy_operator.domain import status
 from dspy_operator.domain.actions import (
@@ -206,7 +206,7 @@ def _desired_routes(snapshot: Snapshot, ledger: Ledger, targets: tuple[Target, .
         conversations=_conversations(program),
         releases=ledger.releases,
         pin=ledger.pin,
-        forced=program.spec.routing.force_header is ForceHeader.ALLOW,
+        forced=program.spec.routing.force_header is Permission.ALLOW,
     )
     newest = newest_serial(snapshot.gateway.states.values(), program.uid, current)
     if current is not None and newest == current.serial and current == desired:

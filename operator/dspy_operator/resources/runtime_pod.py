@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from dspy_contract.routes import REVISION_LABEL, RUNTIME_PORT, RUNTIME_PROBE_PORT
-from dspy_operator.api.program import LM, LMEndpoint, ProgramSpec
+from dspy_operator.api.program import LM, LMEndpoint, Permission, ProgramSpec
 from dspy_operator.domain.snapshot import Version
 from dspy_operator.resources.pods import RESTRICTED, spread_over_nodes
 
@@ -163,6 +163,7 @@ def settings(spec: ProgramSpec, name: str, version: Version, runtime: Runtime) -
         "timeout_seconds": serving.timeout_seconds,
         "drain_seconds": serving.timeout_seconds + 10,
         "log_messages": serving.log_messages,
+        **({"priorities": "Allow"} if serving.priorities is Permission.ALLOW else {}),
         "given_schema": _given({"input": serving.schema.input, "output": serving.schema.output}),
     }
 

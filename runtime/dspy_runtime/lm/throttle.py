@@ -6,9 +6,9 @@ A provider's limit is shared by all pods, so each slows down by itself: what it 
 
 from __future__ import annotations
 
-import asyncio
 import math
-from collections import deque
+
+from dspy_runtime.turns import Turns
 
 DECREASE = 0.7
 
@@ -20,7 +20,7 @@ class Throttle:
         self._most = math.inf
         self._running = 0
         self._round = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._turns = Turns(self._gone)
 
     @property
     def most(self) -> float:
@@ -29,16 +29,8 @@ class Throttle:
 
     async def enter(self) -> int:
         """Waits until one more call may go out; returns the round that it belongs to."""
-        if self._waiting or not self._has_room():
-            turn = asyncio.get_running_loop().create_future()
-            self._waiting.append(turn)
-            try:
-                await turn  # whoever wakes it has counted it
-            except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():
-                    self._running -= 1
-                self._wake()
-                raise
+        if self._turns or not self._has_room():
+            await self._turns.wait()  # whoever gives the turn has counted it
         else:
             self._running += 1
         return self._round
@@ -50,15 +42,12 @@ class Throttle:
             self._round += 1
         elif not refused and not self._has_room():
             self._most += 1 / self._most
+        self._gone()
+
+    def _gone(self) -> None:
         self._running -= 1
-        self._wake()
+        while self._has_room() and self._turns.give():
+            self._running += 1
 
     def _has_room(self) -> bool:
         return self._running + 1 <= self._most
-
-    def _wake(self) -> None:
-        while self._waiting and self._has_room():
-            turn = self._waiting.popleft()
-            if not turn.done():
-                self._running += 1
-                turn.set_result(None)
