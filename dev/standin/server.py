@@ -53,6 +53,8 @@ class Settings:
     """Calls beyond so many at once are refused with 429; none where it is 0."""
     event_seconds: float = 0.0
     """Between two events of a stream."""
+    error_event: bool = False
+    """Whether a stream is an error, behind a 200."""
     breaks_after_events: int | None = None
     """A stream ends after so many, without its end."""
     calls_tools: bool = True
@@ -191,6 +193,8 @@ def answer(prompt: str, settings: Settings) -> str:
 async def _streamed(request: web.Request, events: Iterator[bytes], settings: Settings) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     await response.prepare(request)
+    if settings.error_event:
+        events = iter([b"data: %b\n\n" % json.dumps(settings.error_body).encode()])
     for event in itertools.islice(events, settings.breaks_after_events):
         await response.write(event)
         await asyncio.sleep(settings.event_seconds)

@@ -11,12 +11,12 @@ import numpy as np
 from pydantic import BaseModel
 from pydantic_core import to_json
 
-from dspy_contract.outcomes import FLAG
+from dspy_contract.outcomes import FALLBACK_FLAG, FLAG
 
 FLAGS_FIELD, SCORE_FIELD = "dspy_flags", "dspy_score"
 """Fields of a prediction that say something of the answer, and are no part of it."""
 
-MOST_FLAGS = 4
+MOST_OWN_FLAGS = 4
 """That a program may give one answer."""
 
 _FLAG = re.compile(FLAG)
@@ -36,9 +36,11 @@ def flags_of(result: Any) -> tuple[str, ...]:
     what is no flag, and for too many."""
     given = _said(result, FLAGS_FIELD)
     flags = sorted({given} if isinstance(given, str) else set(given or ()))
-    if len(flags) > MOST_FLAGS or not all(isinstance(flag, str) and _FLAG.fullmatch(flag) for flag in flags):
+    if FALLBACK_FLAG in flags:
+        raise ValueError(f"{FLAGS_FIELD} takes no {FALLBACK_FLAG}: that is the runtime's own")
+    if len(flags) > MOST_OWN_FLAGS or not all(isinstance(flag, str) and _FLAG.fullmatch(flag) for flag in flags):
         raise ValueError(
-            f"{FLAGS_FIELD} takes at most {MOST_FLAGS} names of a-z, 0-9 and '-', of at most 30 characters"
+            f"{FLAGS_FIELD} takes at most {MOST_OWN_FLAGS} names of a-z, 0-9 and '-', of at most 30 characters"
         )
     return tuple(flags)
 

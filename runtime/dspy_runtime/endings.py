@@ -44,9 +44,9 @@ OK = Ending(Outcome.OK, 200, "ok", "")
 TIMEOUT = Ending(Outcome.TIMEOUT, 504, "timeout", "The program did not answer within serving.timeoutSeconds")
 CANCELLED = Ending(Outcome.CANCELLED, 499, "cancelled", "The client left")
 INVALID_INPUT = Ending(Outcome.CLIENT_ERROR, 422, "invalid_input", "The input is not what the program takes")
-LATE = Ending(Outcome.TIMEOUT, 504, "timeout", "The program did not answer within x-dspy-deadline-ms")
-BAD_DEADLINE = Ending(Outcome.CLIENT_ERROR, 400, "deadline", "x-dspy-deadline-ms takes milliseconds, from 1")
-BAD_PRIORITY = Ending(Outcome.CLIENT_ERROR, 400, "priority", "x-dspy-priority is one of high, normal and low")
+LATE = Ending(Outcome.CANCELLED, 504, "deadline", "The program did not answer within x-dspy-deadline-ms")
+INVALID_DEADLINE = Ending(Outcome.CLIENT_ERROR, 400, "invalid_deadline", "x-dspy-deadline-ms takes milliseconds")
+INVALID_PRIORITY = Ending(Outcome.CLIENT_ERROR, 400, "invalid_priority", "x-dspy-priority: high, normal or low")
 OVERLOADED = Ending(Outcome.OVERLOADED, 503, "overloaded", "All places are taken; try again", 1)
 TOO_SLOW = Ending(Outcome.CLIENT_ERROR, 408, "too_slow", "The request's body did not come in time")
 TOO_MANY = Ending(Outcome.CLIENT_ERROR, 413, "too_many_values", "The request has more than 250,000 values")
@@ -81,7 +81,7 @@ def of_exception(error: BaseException) -> Ending:
         case exceptions.LMAuthError() | exceptions.LMNotConfiguredError():
             return Ending(_UPSTREAM, 502, "auth", "The provider refuses the credentials")
         case dspy.LMTransportError():
-            if _caused_by_timeout(error):
+            if caused_by_timeout(error):
                 return _TOO_LATE
             return Ending(_UPSTREAM, 503, "provider_unreachable", "The provider cannot be reached")
         case exceptions.LMUnsupportedFeatureError() | exceptions.LMConfigurationError():
@@ -110,7 +110,8 @@ def of_invalid_input(error: ValidationError | UnfitInputError) -> tuple[Ending, 
     return replace(INVALID_INPUT, message=f"{INVALID_INPUT.message}: {names}"), fields
 
 
-def _caused_by_timeout(error: BaseException | None) -> bool:
+def caused_by_timeout(error: BaseException | None) -> bool:
+    """True where somebody waited in vain."""
     while error is not None:
         if isinstance(error, TimeoutError):
             return True

@@ -4,7 +4,7 @@ outcome, as a trailer. A gateway reads that; clients need not."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
 
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
@@ -25,14 +25,22 @@ class EventStream(StreamingResponse):
 
     media_type = MEDIA_TYPE
 
-    def __init__(self, exchange: Exchange, parts: Parts, work: asyncio.Future[None], until: float) -> None:
-        """`work` ends with the exchange, which nobody waits for after this time of the loop."""
+    def __init__(
+        self,
+        exchange: Exchange,
+        parts: Parts,
+        work: asyncio.Future[None],
+        until: float,
+        ended_early: Callable[[], Exchange],
+    ) -> None:
+        """`work` ends with the exchange. Nobody waits for it after this time of the loop: then it has `ended_early`."""
         headers = {"cache-control": "no-cache", "x-accel-buffering": "no", REQUEST_ID_HEADER: exchange.request_id}
         super().__init__(self._events(), headers=headers)
         self._exchange = exchange
         self._parts = parts
         self._work = work
         self._until = until
+        self._ended_early = ended_early
 
     async def stream_response(self, send: Send) -> None:
         """Sends it all. A client that leaves ends the exchange."""
@@ -52,7 +60,7 @@ class EventStream(StreamingResponse):
             yield _event("part", to_json(asdict(part))) if part else KEEPALIVE_COMMENT
         if not self._work.done():  # the program goes on after its deadline
             abandon(self._exchange, self._work)
-            self._exchange = self._exchange.ended_early(self._exchange.late)
+            self._exchange = self._ended_early()
         ending = self._exchange.ending
         yield _event("prediction" if ending is not None and ending.status == 200 else "error", self._exchange.answer)
 

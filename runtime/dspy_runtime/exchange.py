@@ -198,12 +198,6 @@ class Exchange:
         told = self.client_request_id
         return Exchange(told, priority=self.priority, late=self.late, trace=self.trace, body=body)
 
-    def ended_early(self, ending: Ending) -> Exchange:
-        """The answer of one whose program does not end: it is counted when that does."""
-        early = Exchange(self.client_request_id, self.request_id)
-        early.end(ending)
-        return early
-
     def let_go(self) -> None:
         """Its body is no longer what counts: it has a place, or has ended."""
         if self.held is not None:

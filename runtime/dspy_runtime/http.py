@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import math
+import re
 from collections.abc import Callable
 from importlib import metadata
 from typing import Any
@@ -22,6 +22,7 @@ from dspy_runtime.event_stream import MEDIA_TYPE, REQUEST_ID_HEADER, EventStream
 from dspy_runtime.exchange import Exchange, Parts, abandon
 from dspy_runtime.lm import trace_context
 from dspy_runtime.service import PredictionService
+from dspy_runtime.settings import Settings
 
 LARGEST_BODY_BYTES = 16 << 20
 UPLOADS_BYTES = 128 << 20
@@ -71,6 +72,7 @@ def prediction_app(service: PredictionService) -> FastAPI:
     return app
 
 
+_MILLISECONDS = re.compile("[1-9][0-9]{0,8}")
 _PRIORITIES = {"high": Priority.HIGH, "normal": Priority.NORMAL, "low": Priority.LOW}
 
 
@@ -101,7 +103,7 @@ class Door:
             if work.done():
                 work.result()
             if parts is not None and not leaving.done() and (_is_answered(exchange) or parts.begun.done()):
-                return EventStream(exchange, parts, work, until)
+                return EventStream(exchange, parts, work, until, lambda: self._ended_early(exchange, exchange.late))
             return _response(exchange) if work.done() else self._left(exchange, work, leaving)
         finally:
             leaving.cancel()
@@ -132,20 +134,10 @@ class Door:
     async def _taken(self, request: Request, parts: Parts | None = None) -> Exchange:
         """A request that was read; one that is not taken has ended."""
         settings = self._service.settings
-        patience = _patience(request)
-        priority = _priority(request) if settings.priorities == "Allow" else Priority.NORMAL
         exchange = Exchange(
-            request.headers.get("x-request-id", ""),
-            most_seconds=patience or 0.0,
-            priority=priority or Priority.NORMAL,
-            late=endings.LATE if patience and patience < settings.timeout_seconds else endings.TIMEOUT,
-            trace=trace_context.read(request.headers),
-            parts=parts,
+            request.headers.get("x-request-id", ""), trace=trace_context.read(request.headers), parts=parts
         )
-        if patience is None or priority is None:
-            refused: Ending | None = endings.BAD_PRIORITY if patience else endings.BAD_DEADLINE
-        else:
-            refused = await self._uploads.read(request, exchange)
+        refused = _told_by_headers(request, exchange, settings) or await self._uploads.read(request, exchange)
         if refused is not None:
             exchange.end(refused)
             self._service.pipeline.finish(exchange)
@@ -154,11 +146,13 @@ class Door:
     def _longest(self, exchange: Exchange) -> float:
         return min(self._service.settings.timeout_seconds, exchange.most_seconds) + GRACE_SECONDS
 
-    @staticmethod
-    def _left(exchange: Exchange, work: asyncio.Future[Any], leaving: asyncio.Future[Any]) -> Response:
+    def _left(self, exchange: Exchange, work: asyncio.Future[Any], leaving: asyncio.Future[Any]) -> Response:
         """The answer of what goes on: its client has left, or its time is over."""
         abandon(exchange, work)
-        return _response(exchange.ended_early(endings.CANCELLED if leaving.done() else exchange.late))
+        return _response(self._ended_early(exchange, endings.CANCELLED if leaving.done() else exchange.late))
+
+    def _ended_early(self, exchange: Exchange, ending: Ending) -> Exchange:
+        return self._service.pipeline.ended_early(exchange, ending)
 
 
 def probe_app(service: PredictionService) -> FastAPI:
@@ -240,17 +234,21 @@ class _Held:
         self.size = 0
 
 
-def _patience(request: Request) -> float | None:
-    """For how many seconds a client waits, by its own words; None where they are none."""
-    told = request.headers.get(DEADLINE_HEADER)
-    if told is None:
-        return math.inf
-    return int(told) / 1000 if told.isascii() and told.isdigit() and len(told) < 10 and int(told) else None
-
-
-def _priority(request: Request) -> Priority | None:
-    """How urgent a request is, by its own words; None where they are none."""
-    return _PRIORITIES.get(request.headers.get(PRIORITY_HEADER, "normal"))
+def _told_by_headers(request: Request, exchange: Exchange, settings: Settings) -> Ending | None:
+    """How long a client waits and how urgent it is, by its own words; how it ends where they are none."""
+    milliseconds = request.headers.get(DEADLINE_HEADER)
+    if milliseconds is not None:
+        if not _MILLISECONDS.fullmatch(milliseconds):
+            return endings.INVALID_DEADLINE
+        exchange.most_seconds = int(milliseconds) / 1000
+        if exchange.most_seconds < settings.timeout_seconds:
+            exchange.late = endings.LATE
+    if settings.priorities == "Allow":
+        priority = _PRIORITIES.get(request.headers.get(PRIORITY_HEADER, "normal"))
+        if priority is None:
+            return endings.INVALID_PRIORITY
+        exchange.priority = priority
+    return None
 
 
 def _is_answered(exchange: Exchange) -> bool:

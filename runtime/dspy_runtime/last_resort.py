@@ -10,11 +10,13 @@ from pydantic import ValidationError
 from pydantic_core import to_json
 
 from dspy_contract.outcomes import FALLBACK_FLAG, Outcome
+from dspy_runtime.endings import LATE
 from dspy_runtime.exchange import Exchange
 from dspy_runtime.failures import LMConfigurationError
 from dspy_runtime.schema import Schema
 
 _UNANSWERED = frozenset({Outcome.UPSTREAM_ERROR, Outcome.TIMEOUT})
+"""Outcomes of a request that nobody answered, besides what its client's own deadline ended."""
 
 
 class LastResort:
@@ -38,7 +40,9 @@ class LastResort:
         """Gives the answer to an exchange that has ended without one, unless its client has read a part of another. It
         stays the failure that it is."""
         ending = exchange.ending
-        if self._answer is None or ending is None or ending.outcome not in _UNANSWERED:
+        if self._answer is None or ending is None:
+            return
+        if ending.outcome not in _UNANSWERED and ending is not LATE:
             return
         if exchange.parts is not None and exchange.parts.begun.done():
             return

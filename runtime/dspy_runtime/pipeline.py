@@ -8,6 +8,7 @@ import time
 from dspy_contract.logs import Logger
 from dspy_contract.outcomes import FAILURES, Outcome
 from dspy_runtime import endings
+from dspy_runtime.endings import Ending
 from dspy_runtime.error_report import report
 from dspy_runtime.exchange import Exchange, Next
 from dspy_runtime.last_resort import LastResort
@@ -39,7 +40,8 @@ class Pipeline:
                 exchange.end(exchange.late)
         except BaseException as error:  # a program may raise anything, SystemExit included: it ends this request only
             if deadline.expired():
-                waited = exchange.place is None  # all of its time went by in the queue
+                # All of its time went by in the queue, unless its client would not wait any longer.
+                waited = exchange.place is None and exchange.late is endings.TIMEOUT
                 exchange.end(endings.OVERLOADED if waited else exchange.late, error=None if waited else error)
             elif isinstance(error, asyncio.CancelledError) and exchange.abandoned:
                 exchange.end(endings.CANCELLED)
@@ -48,6 +50,13 @@ class Pipeline:
                 exchange.end(endings.of_exception(error), error=error)
         finally:
             self.finish(exchange)
+
+    def ended_early(self, exchange: Exchange, ending: Ending) -> Exchange:
+        """The answer of an exchange whose program does not end: it is counted when that does."""
+        early = Exchange(exchange.client_request_id, exchange.request_id, parts=exchange.parts)
+        early.end(ending)
+        self._last_resort.stand_in(early)
+        return early
 
     def finish(self, exchange: Exchange) -> None:
         """Counts an exchange that has ended, and logs a failure, as far as that may be said."""

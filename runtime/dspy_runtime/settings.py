@@ -29,7 +29,7 @@ class BreakerSettings(BaseModel):
 
     failure_percent: float = 50
     """Of the calls of the window, failed ones that open it."""
-    least_calls: int = 20
+    minimum_calls: int = 20
     """In the window, before it opens."""
     window_seconds: float = 30
     open_seconds: float = 10

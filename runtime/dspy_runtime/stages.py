@@ -54,7 +54,7 @@ def admit(admission: Admission, names_models: bool) -> Stage:
     `names_models` says whether an answer tells which models it is of."""
 
     async def stage(exchange: Exchange, inner: Next) -> None:
-        scope = RequestScope(exchange.deadline, exchange.trace)
+        scope = RequestScope(exchange.deadline, exchange.trace, of_client=exchange.late is endings.LATE)
         try:
             exchange.place = scope.place = await admission.enter(exchange.priority)
         except OverloadedError:

@@ -118,7 +118,7 @@ def test_the_settings_of_a_runtime_pod_are_read_whole() -> None:
         "credentials": {"apiKey": {"name": "lm", "key": "api-key"}},
     }
     endpoint = {name: value for name, value in lm.items() if name != "parameters"}
-    lm |= {"fallbacks": [endpoint], "circuitBreaker": {"leastCalls": 5}, "hedge": {"percentile": 90}}
+    lm |= {"fallbacks": [endpoint], "circuitBreaker": {"minimumCalls": 5}, "hedge": {"percentile": 90}}
     schema = {"input": {"required": ["question"]}, "output": {"required": ["answer"]}}
     content = {
         "model": {"uri": "models:/m/1"},

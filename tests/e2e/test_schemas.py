@@ -79,7 +79,7 @@ VALID: list[dict[str, Any]] = [
     ),
     with_lm(
         fallbacks=[{"model": "anthropic/claude-haiku-4-5", "timeoutSeconds": 5}, {"model": "vllm/own", "price": PRICE}],
-        circuitBreaker={"failurePercent": 20, "leastCalls": 5},
+        circuitBreaker={"failurePercent": 20, "minimumCalls": 5},
         hedge={},
         lastResort={"answer": "Later.", "sources": []},
         byPredictor={"draft": {"model": "openai/a", "fallbacks": [{"model": "openai/b"}], "hedge": {"percentile": 99}}},

@@ -7,34 +7,39 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from dspy_runtime.lm.allowance import RESERVE, Allowance
-from dspy_runtime.lm.hedging import EVERY, LEAST_ANSWERS, LONGEST_AGO_SECONDS, Hedge, UsualSeconds
+from dspy_runtime.lm.budget import MOST_SAVED, Budget
+from dspy_runtime.lm.hedging import EVERY, LEAST_ANSWERS, LONGEST_AGO_SECONDS, Hedge, LatencyWindow
 from dspy_runtime.settings import HedgeSettings
 
 
 def test_what_is_usual_is_known_after_enough_answers_and_only_of_late() -> None:
-    usual = UsualSeconds(90)
+    window = LatencyWindow(90)
     for number in range(LEAST_ANSWERS - 1):
-        usual.take(number / 100, 0)
-    assert usual.after is None
-    usual.take(0.5, 0)
-    assert usual.after == pytest.approx(0.45, abs=0.02)
+        window.take(number / 100, 0)
+    assert window.after(0) is None
+    window.take(0.5, 0)
+    assert window.after(0) == pytest.approx(0.45, abs=0.02)
+    assert window.after(LONGEST_AGO_SECONDS + 1) is None, "nothing is known of late"
     for _ in range(EVERY):
-        usual.take(9.0, LONGEST_AGO_SECONDS + 1)
-    assert usual.after is None, "the old ones are forgotten, and the new ones too few"
+        window.take(9.0, LONGEST_AGO_SECONDS + 1)
+    assert window.after(LONGEST_AGO_SECONDS + 1) is None, "the old ones are forgotten, and the new ones too few"
 
 
-def test_an_allowance_is_a_share_of_what_was_asked_for_beyond_the_reserve() -> None:
-    allowance = Allowance(5)
-    assert sum(allowance.spend() for _ in range(100)) == RESERVE
+def test_a_budget_is_a_share_of_what_was_asked_for_beyond_what_was_saved() -> None:
+    budget = Budget(5, MOST_SAVED)
+    assert sum(budget.spend() for _ in range(100)) == MOST_SAVED
     for _ in range(1_000):
-        allowance.earn()
-    assert sum(allowance.spend() for _ in range(100)) == RESERVE, "no more is saved"
+        budget.earn()
+    assert sum(budget.spend() for _ in range(100)) == MOST_SAVED, "no more is saved"
     spent = 0
     for _ in range(1_000):
-        allowance.earn()
-        spent += allowance.spend()
+        budget.earn()
+        spent += budget.spend()
     assert spent == 50
+
+
+def always() -> bool:
+    return True
 
 
 async def quick() -> str:
@@ -73,7 +78,7 @@ async def fails() -> str:
 
 async def test_whichever_answers_first_is_taken_and_the_other_cancelled() -> None:
     hedges: list[None] = []
-    hedge = Hedge(HedgeSettings(), lambda: hedges.append(None))
+    hedge = Hedge(HedgeSettings(), lambda: hedges.append(None), always)
     await known(hedge)
     calls = Calls(never, quick)
     assert await asyncio.wait_for(hedge.first(calls), 5) == "quick"
@@ -81,7 +86,7 @@ async def test_whichever_answers_first_is_taken_and_the_other_cancelled() -> Non
 
 
 async def test_a_call_that_fails_beside_one_that_does_not_is_forgotten() -> None:
-    hedge = Hedge(HedgeSettings(), lambda: None)
+    hedge = Hedge(HedgeSettings(), lambda: None, always)
     await known(hedge)
 
     async def late() -> str:
@@ -93,11 +98,10 @@ async def test_a_call_that_fails_beside_one_that_does_not_is_forgotten() -> None
         await hedge.first(Calls(fails))
 
 
-async def test_who_asks_for_too_much_gets_one_call_each() -> None:
-    hedge = Hedge(HedgeSettings(max_extra_percent=0), lambda: None)
+@pytest.mark.parametrize(("percent", "allowed"), [(0, True), (5, False)])
+async def test_no_second_call_beyond_the_budget_or_where_none_is_allowed(percent: float, allowed: bool) -> None:
+    hedge = Hedge(HedgeSettings(max_extra_percent=percent), lambda: None, lambda: allowed)
     await known(hedge)
-    for _ in range(int(RESERVE)):
-        await asyncio.wait_for(hedge.first(Calls(never, quick)), 5)
     calls = Calls(never, quick)
     waiting = asyncio.ensure_future(hedge.first(calls))
     await asyncio.wait({waiting}, timeout=0.05)

@@ -60,7 +60,7 @@ class CircuitBreaker:
     """When an endpoint that fails is not asked for a while."""
 
     failure_percent: int = 50
-    least_calls: int = 20
+    minimum_calls: int = 20
     window_seconds: int = 30
     open_seconds: int = 10
 

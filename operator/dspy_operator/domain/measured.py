@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from dspy_contract.outcomes import FALLBACK_FLAG
 from dspy_operator.api.rollout import Analysis
 from dspy_operator.domain.analysis.comparison import compare
 from dspy_operator.domain.analysis.evidence import Evidence
@@ -37,7 +38,7 @@ def measured(snapshot: Snapshot, release: Release) -> Content:
             "message": judged.message,
         },
         "streams": [
-            *(_stream(evidence, analysis, stream) for stream in streams_of(analysis.streams)),
+            *_streams(evidence, analysis),
             *_metrics(analysis, snapshot.readings),
         ],
         **_comparison(release, analysis),
@@ -64,6 +65,18 @@ def _candidates(snapshot: Snapshot, release: Release, analysis: Analysis) -> Con
             }
         )
     return {"candidates": found}
+
+
+def _streams(evidence: Evidence, analysis: Analysis) -> list[Content]:
+    """What each stream says; of models that stand in for others only where some did."""
+    found = [_stream(evidence, analysis, stream) for stream in streams_of(analysis.streams)]
+    return [told for told in found if told["name"] != FALLBACK_FLAG or "dryRun" not in told or _has_bad(told)]
+
+
+def _has_bad(told: Content) -> bool:
+    users = told.get("users", {})
+    sides = [each.get(side, {}) for each in (told, users) for side in ("stable", "candidate")]
+    return any(side.get("bad") for side in sides)
 
 
 def _stream(evidence: Evidence, analysis: Analysis, stream: Stream) -> Content:

@@ -15,7 +15,7 @@ _SLICES = 10
 """Of a window, each forgotten as a whole."""
 
 
-class Position(IntEnum):
+class BreakerState(IntEnum):
     """Where a breaker stands."""
 
     CLOSED = 0
@@ -31,44 +31,49 @@ class Breaker:
         self._slices: deque[list[int]] = deque()
         """Number of the slice, calls that ended well, calls that failed."""
         self._open_until: float | None = None
-        self._probing = False
-        self._turn = 0
+        self._probe_until: float | None = None
+        """How long the call that tries keeps others from it, however it ends."""
+        self._period = 0
         """How often it has opened or closed."""
 
-    def position(self, now: float) -> Position:
-        """Where it stands."""
-        if self._open_until is None:
-            return Position.CLOSED
-        return Position.OPEN if now < self._open_until else Position.HALF_OPEN
+    def state(self, now: float) -> BreakerState:
+        """Where it stands. Metrics ask from another thread."""
+        open_until = self._open_until
+        if open_until is None:
+            return BreakerState.CLOSED
+        return BreakerState.OPEN if now < open_until else BreakerState.HALF_OPEN
 
     def admit(self, now: float) -> int | None:
         """A ticket when a call may go out now, else None. Its holder tells how the call ended, by `record` or
         `forget`."""
-        position = self.position(now)
-        if position is Position.OPEN or (position is Position.HALF_OPEN and self._probing):
+        state = self.state(now)
+        if state is BreakerState.OPEN:
             return None
-        self._probing = position is Position.HALF_OPEN
-        return self._turn
+        if state is BreakerState.HALF_OPEN:
+            if self._probe_until is not None and now < self._probe_until:
+                return None
+            self._probe_until = now + self._settings.window_seconds
+        return self._period
 
     def record(self, ticket: int, failed: bool, now: float) -> None:
-        """A call has ended. What was under way before the last turn says nothing any more."""
-        if ticket != self._turn:
+        """A call has ended. What was under way before it last opened or closed says nothing any more."""
+        if ticket != self._period:
             return
         if self._open_until is None:
             self._count(failed, now)
-        if failed and (self._probing or self._is_too_much()):
+        if failed and (self._probe_until is not None or self._is_too_much()):
             self._begin(now + self._settings.open_seconds)
-        elif self._probing:
+        elif self._probe_until is not None:
             self._begin(None)
 
     def forget(self, ticket: int) -> None:
         """A call has ended, and nobody knows how it would have."""
-        if ticket == self._turn:
-            self._probing = False
+        if ticket == self._period:
+            self._probe_until = None
 
     def _begin(self, open_until: float | None) -> None:
-        self._open_until, self._probing = open_until, False
-        self._turn += 1
+        self._open_until, self._probe_until = open_until, None
+        self._period += 1
         self._slices.clear()
 
     def _count(self, failed: bool, now: float) -> None:
@@ -81,4 +86,4 @@ class Breaker:
 
     def _is_too_much(self) -> bool:
         good, bad = (sum(each[place] for each in self._slices) for place in (1, 2))
-        return good + bad >= self._settings.least_calls and 100 * bad >= self._settings.failure_percent * (good + bad)
+        return good + bad >= self._settings.minimum_calls and 100 * bad >= self._settings.failure_percent * (good + bad)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -36,8 +37,8 @@ ANONYMOUS = "none"
 AWS_DOOR = "bedrock-chat"
 """The engine's door to Bedrock of which Converse takes address, region and identity."""
 
-PATIENCE_SECONDS = 1.0
-"""How long a call may wait for its next try where another endpoint stands in."""
+LONGEST_WAIT_SECONDS = 1.0
+"""Of a call for its turn or its next try where another endpoint stands in."""
 
 
 def _declare_providers() -> None:
@@ -75,7 +76,8 @@ class ConfiguredEndpoint:
             wire=self.wire,
             silent_seconds=given.timeout_seconds,
             most_retries=given.max_retries,
-            patience_seconds=PATIENCE_SECONDS if number < len(lm.fallbacks) else float("inf"),
+            longest_wait=LONGEST_WAIT_SECONDS if number < len(lm.fallbacks) else math.inf,
+            has_stand_in=number < len(lm.fallbacks),
             cost=cost_of(given, self.route),
             breaker=lm.circuit_breaker or (BreakerSettings() if lm.fallbacks else None),
             hedge=lm.hedge,

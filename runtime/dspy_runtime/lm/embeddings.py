@@ -45,7 +45,8 @@ class Embeddings:
     cache = None
 
     def __init__(self, models: LanguageModels) -> None:
-        self._endpoints = {each.route.provider: each for each in reversed(models.endpoints())}
+        known = sorted(models.endpoints(), key=lambda each: each.endpoint.model.is_fallback)
+        self._endpoints = {each.route.provider: each for each in reversed(known)}
         self._connected: dict[str, tuple[Transport, Any, Any]] = {}
         """By provider: a transport, who calls over it, and the key that made that one."""
 

@@ -1,38 +1,45 @@
 """One endpoint: a model at a provider, with connections, retries, breaker, hedge and throttle.
 
 Programs call models from the loop of the requests, from loops that they run themselves, and from plain threads. A
-connection belongs to one loop, so an endpoint has a line for each loop that calls are made on, and what decides about
-calls belongs to the line as well: nothing of it is shared by threads.
+connection belongs to one loop, so an endpoint is there once for each loop that calls are made on, and what decides
+about calls belongs to that as well: no call on one loop changes it for another.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
+from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
+from dspy._vendor.lm15.errors import error_class_for_code
 from dspy.lm15 import (
-    RETRYABLE_ERRORS,
     AuthError,
     BillingError,
+    CapabilityError,
+    CollectionLimitError,
+    InvalidRequestError,
+    LM15Error,
     RateLimitError,
     Request,
     Response,
     ServerError,
+    ToolDerivationError,
     TransportError,
     UnsupportedModelError,
     Usage,
 )
 
-from dspy_runtime.lm.allowance import Allowance
-from dspy_runtime.lm.breaker import Breaker, Position
+from dspy_runtime.endings import caused_by_timeout
+from dspy_runtime.lm.breaker import Breaker, BreakerState
+from dspy_runtime.lm.budget import MOST_SAVED, Budget
 from dspy_runtime.lm.hedging import Hedge
 from dspy_runtime.lm.prices import CostOf
 from dspy_runtime.lm.providers import Wire
 from dspy_runtime.lm.retries import tried
-from dspy_runtime.lm.scope import is_late
+from dspy_runtime.lm.scope import is_at_deadline, used_up_deadline
 from dspy_runtime.lm.throttle import Throttle
 from dspy_runtime.lm.transport import Transport
 from dspy_runtime.settings import BreakerSettings, HedgeSettings
@@ -40,20 +47,20 @@ from dspy_runtime.settings import BreakerSettings, HedgeSettings
 T = TypeVar("T")
 RETRY_PERCENT = 10.0
 """Of all calls may be made again, beyond a reserve: an outage is not made worse by whoever suffers from it."""
-FAULTS = (*RETRYABLE_ERRORS, AuthError, BillingError, UnsupportedModelError)
-"""Errors of the endpoint, which another one may not have. Others are the request's own."""
-_OUTCOMES = (
+
+_OF_THE_REQUEST = (InvalidRequestError, CapabilityError, ToolDerivationError, CollectionLimitError)
+"""Errors that every other endpoint would have as well."""
+
+_RESULTS = (
     (RateLimitError, "rate_limit"),
-    (TimeoutError, "timeout"),
-    (TransportError, "unreachable"),
     (ServerError, "server_error"),
     (AuthError, "auth"),
     (BillingError, "billing"),
 )
 
 
-class CircuitOpenError(TransportError):  # type: ignore[misc]
-    """The endpoint failed too often of late, and is not asked."""
+class NotAskedError(TransportError):  # type: ignore[misc]
+    """The endpoint is not asked: its circuit is open, or its provider takes no more at once."""
 
 
 class Caller(Protocol):
@@ -82,9 +89,10 @@ class Model:
     silent_seconds: float
     """How long the provider may send nothing."""
     most_retries: int
-    patience_seconds: float
-    """How long a call may wait for its next try."""
+    longest_wait: float
+    """Seconds for which a call may wait for its turn, or its next try: few where another endpoint stands in."""
     cost: CostOf
+    has_stand_in: bool = False
     breaker: BreakerSettings | None = None
     hedge: HedgeSettings | None = None
 
@@ -126,34 +134,34 @@ class Endpoint:
         self.model = model
         self._connect = connect
         self._observer = observer
-        self._lines: dict[asyncio.AbstractEventLoop, Line] = {}
+        self._by_loop: dict[asyncio.AbstractEventLoop, LoopEndpoint] = {}
 
-    def line(self) -> Line:
-        """That of the running loop."""
+    def here(self) -> LoopEndpoint:
+        """The endpoint as the running loop reaches it."""
         loop = asyncio.get_running_loop()
-        line = self._lines.get(loop)
-        if line is None:
-            line = self._lines[loop] = Line(self.model, self._connect, self._observer)
-        return line
+        found = self._by_loop.get(loop)
+        if found is None:
+            found = self._by_loop[loop] = LoopEndpoint(self.model, self._connect, self._observer)
+        return found
 
     def reconnect(self, connect: Callable[[Transport], Caller]) -> None:
         """Later calls are made by what this returns: the key has changed."""
         self._connect = connect
-        for line in list(self._lines.values()):
-            line.caller = connect(line.transport)
+        for each in list(self._by_loop.values()):
+            each.caller = connect(each.transport)
 
-    def position(self) -> Position:
-        """Where its breaker stands, for people: the worst of its lines."""
-        return max((line.position() for line in list(self._lines.values())), default=Position.CLOSED)
+    def state(self) -> BreakerState:
+        """Of its breaker, for people: the worst of all loops."""
+        return max((each.state() for each in list(self._by_loop.values())), default=BreakerState.CLOSED)
 
     async def aclose(self) -> None:
         """Closes the connections, after the last request."""
-        for loop, line in self._lines.items():
+        for loop, each in self._by_loop.items():
             if loop is asyncio.get_running_loop():
-                await line.transport.aclose()
+                await each.transport.aclose()
             else:
-                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(line.transport.aclose(), loop))
-        self._lines.clear()
+                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(each.transport.aclose(), loop))
+        self._by_loop.clear()
 
     def wired(self, request: Request) -> Request:
         """The request with the provider's name of the model, and what DSPy has no word for."""
@@ -163,112 +171,198 @@ class Endpoint:
         return replace(request, model=self.model.name)
 
 
-class Line:
-    """An endpoint as it is reached from one event loop."""
+class LoopEndpoint:
+    """An endpoint as one event loop reaches it."""
 
     def __init__(self, model: Model, connect: Callable[[Transport], Caller], observer: Observer) -> None:
         self.transport = Transport(model.wire, model.silent_seconds)
         self.caller = connect(self.transport)
         self._model = model
         self._observer = observer
-        self._allowance = Allowance(RETRY_PERCENT)
+        self._retries = Budget(RETRY_PERCENT, MOST_SAVED)
         self._throttle = Throttle()
         self._breaker = Breaker(model.breaker) if model.breaker else None
-        self._hedge = Hedge(model.hedge, lambda: observer.hedged(model)) if model.hedge else None
+        self._hedge = Hedge(model.hedge, lambda: observer.hedged(model), self._may_hedge) if model.hedge else None
 
-    def position(self) -> Position:
-        """Where its breaker stands."""
-        return self._breaker.position(_now()) if self._breaker else Position.CLOSED
+    def state(self) -> BreakerState:
+        """Of its breaker."""
+        return self._breaker.state(_now()) if self._breaker else BreakerState.CLOSED
 
     async def complete(self, request: Request) -> Response:
-        """One answer, after as many tries as there may be. Raises CircuitOpenError where the endpoint is not asked."""
-        answer = await self._tried(lambda: self._guarded(lambda: self._answer(request)))
+        """One answer, after as many tries as there may be. Raises NotAskedError."""
+        answer = await self._tried(lambda: self._answer(request))
         self._observer.answered(self._model, answer.usage)
         return answer
 
-    async def begin(self, request: Request) -> AsyncGenerator[Any]:
-        """The events of an answer, after the first has come. It is tried again until then: what has been said cannot be
-        taken back."""
-        first, events = await self._tried(lambda: self._guarded(lambda: _begun(self.caller.stream(request))))
-        return self._events(first, events)
-
-    async def _events(self, first: Any, events: AsyncGenerator[Any]) -> AsyncGenerator[Any]:
-        async with contextlib.aclosing(events):
-            event = first
-            while event is not END:
-                if event.type == "end" and event.usage is not None:
-                    self._observer.answered(self._model, event.usage)
-                yield event
-                event = await anext(events, END)
+    async def begin(self, request: Request) -> AsyncIterator[Any]:
+        """The events of an answer, after the first that says something. It is tried again until then: what has been
+        said cannot be taken back."""
+        return await self._tried(lambda: self._begin(request))
 
     async def _answer(self, request: Request) -> Response:
-        if self._hedge is None:
+        return await (self._hedge.first(lambda: self._ask(request)) if self._hedge else self._ask(request))
+
+    async def _ask(self, request: Request) -> Response:
+        with await self._go_out():
             return await self.caller.complete(request)
-        return await self._hedge.first(lambda: self.caller.complete(request))
+
+    async def _begin(self, request: Request) -> StreamedAnswer:
+        call = await self._go_out()
+        events = self.caller.stream(request)
+        try:
+            return StreamedAnswer(call, await _first_words(events), events)
+        except BaseException as error:
+            await events.aclose()
+            call.end(error)
+            raise
 
     async def _tried(self, call: Callable[[], Awaitable[T]]) -> T:
-        self._allowance.earn()
-        return await tried(call, self._model.most_retries, self._may_retry, self._model.patience_seconds)
+        self._retries.earn()
+        return await tried(call, self._model.most_retries, self._may_retry, self._model.longest_wait)
 
     def _may_retry(self, error: Exception) -> bool:
-        is_open = isinstance(error, CircuitOpenError) or self.position() is Position.OPEN
-        return not is_open and self._allowance.spend()
+        if isinstance(error, NotAskedError) or self.state() is BreakerState.OPEN:
+            return False
+        if self._model.has_stand_in and caused_by_timeout(error):  # another would be asked too late
+            return False
+        return self._retries.spend()
 
-    async def _guarded(self, call: Callable[[], Awaitable[T]]) -> T:
-        """A try, when breaker and throttle let it go out; both learn how it ends."""
+    def _may_hedge(self) -> bool:
+        return not self._throttle.binds
+
+    async def _go_out(self) -> Call:
+        """Waits until a call may go out: the throttle first, for what the breaker admits is not to wait."""
+        if self.state() is BreakerState.OPEN:
+            raise NotAskedError("the endpoint failed too often of late: its circuit is open")
+        longest = self._model.longest_wait if self._model.has_stand_in else None
+        try:
+            async with asyncio.timeout(longest):
+                turn = await self._throttle.enter()
+        except TimeoutError:
+            raise NotAskedError("the endpoint's provider takes no more calls at once") from None
         ticket = self._breaker.admit(_now()) if self._breaker else 0
         if ticket is None:
-            raise CircuitOpenError("the endpoint failed too often of late: its circuit is open")
-        turn = None
-        try:
-            turn = await self._throttle.enter()
-            answer = await call()
-        except BaseException as error:
-            self._end(ticket, turn, error)
-            raise
-        self._end(ticket, turn, None)
-        return answer
+            self._throttle.leave(turn)
+            raise NotAskedError("the endpoint failed too often of late: its circuit is open")
+        return Call(self, ticket, turn)
 
-    def _end(self, ticket: int, turn: int | None, error: BaseException | None) -> None:
-        failed = _is_fault(error)
-        if turn is not None:
-            self._throttle.leave(turn, isinstance(error, RateLimitError))
-            self._observer.ended(self._model, outcome_of(error))
+    def end(self, call: Call, error: BaseException | None) -> None:
+        """A call has ended, well or by an error."""
+        seconds = _now() - call.began
+        self._throttle.leave(call.turn, isinstance(error, RateLimitError), answered=error is None)
+        self._observer.ended(self._model, _result(error))
         if self._breaker is None:
             return
-        if turn is None or failed is None:
-            self._breaker.forget(ticket)
+        if error is None or isinstance(error, Exception):
+            self._breaker.record(call.ticket, error is not None and is_fault(error), _now())
+        elif used_up_deadline(seconds):
+            self._breaker.record(call.ticket, True, _now())
         else:
-            self._breaker.record(ticket, failed, _now())
+            self._breaker.forget(call.ticket)
+
+    def answered(self, usage: Usage) -> None:
+        """A stream has told what its answer took."""
+        self._observer.answered(self._model, usage)
 
 
-def outcome_of(error: BaseException | None) -> str:
+class Call:
+    """A call that went out: its turn at the throttle, its ticket at the breaker."""
+
+    def __init__(self, endpoint: LoopEndpoint, ticket: int, turn: int) -> None:
+        self.endpoint = endpoint
+        self.ticket, self.turn = ticket, turn
+        self.began = _now()
+        self._ended = False
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.end(error)
+
+    def end(self, error: BaseException | None) -> None:
+        """It has ended, once."""
+        if not self._ended:
+            self._ended = True
+            self.endpoint.end(self, error)
+
+
+class StreamedAnswer:
+    """The events of an answer of which the first words have come. Whoever takes one closes it."""
+
+    def __init__(self, call: Call, first: deque[Any], events: AsyncGenerator[Any]) -> None:
+        self._call = call
+        self._first = first
+        self._events = events
+
+    def __aiter__(self) -> StreamedAnswer:
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            event = self._first.popleft() if self._first else await anext(self._events)
+            if event.type == "error":
+                raise _error_of(event)
+        except StopAsyncIteration:
+            self._call.end(None)
+            raise
+        except BaseException as error:
+            self._call.end(error)
+            raise
+        if event.type == "end" and event.usage is not None:
+            self._call.endpoint.answered(event.usage)
+        return event
+
+    async def aclose(self) -> None:
+        """Nobody reads on."""
+        await self._events.aclose()
+        self._call.end(asyncio.CancelledError())
+
+
+def is_fault(error: Exception) -> bool:
+    """Whether the endpoint is to blame, so that another may do better; else it is the request itself."""
+    own = isinstance(error, _OF_THE_REQUEST) and not isinstance(error, UnsupportedModelError)
+    return isinstance(error, LM15Error) and not own
+
+
+def _result(error: BaseException | None) -> str:
     """How a try ended, in the words of metrics."""
     if error is None:
         return "ok"
     if not isinstance(error, Exception):
-        return "timeout" if is_late() else "cancelled"
-    return next((words for kind, words in _OUTCOMES if isinstance(error, kind)), "refused")
-
-
-def _is_fault(error: BaseException | None) -> bool | None:
-    """Whether the endpoint is to blame; None for a call that was called off before anybody could know."""
-    if error is None or isinstance(error, Exception):
-        return isinstance(error, FAULTS)
-    return True if is_late() else None
+        return "timeout" if is_at_deadline() else "cancelled"
+    if caused_by_timeout(error):
+        return "timeout"
+    if isinstance(error, TransportError):
+        return "unreachable"
+    known = next((words for kind, words in _RESULTS if isinstance(error, kind)), None)
+    return known or ("other" if is_fault(error) else "refused")
 
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-async def _begun(events: AsyncGenerator[Any]) -> tuple[Any, AsyncGenerator[Any]]:
-    try:
-        return await anext(events, END), events
-    except BaseException:
-        await events.aclose()
-        raise
+async def _first_words(events: AsyncGenerator[Any]) -> deque[Any]:
+    """The events until the first that says something, or is the last. Raises what an error among them stands for."""
+    first: deque[Any] = deque()
+    async for event in events:
+        if event.type == "error":
+            raise _error_of(event)
+        first.append(event)
+        if event.type != "start":
+            return first
+    raise ServerError("the provider's stream ended before its answer began")
 
 
-END = object()
-"""After the last event of a stream."""
+def _error_of(event: Any) -> LM15Error:
+    """What an error in a stream stands for, as DSPy's engine reads it."""
+    error = event.error
+    kind = error_class_for_code(error.code)
+    if not issubclass(kind, LM15Error):
+        return ServerError(error.message)
+    wait = (error.http_response or {}).get("retry_after")
+    seconds = wait if isinstance(wait, int | float) else None
+    return kind(error.message, provider_code=error.provider_code, retry_after=seconds)

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from dspy.lm15 import Request, Response
 
 from dspy_runtime.lm.background import awaited, background, wait
-from dspy_runtime.lm.endpoint import END, FAULTS, Endpoint
+from dspy_runtime.lm.endpoint import Endpoint, NotAskedError, is_fault
 
 T = TypeVar("T")
 
@@ -68,7 +68,7 @@ class AsyncEngine(Capable):
         return response
 
     async def stream(self, request: Request) -> AsyncIterator[Any]:
-        """The answer's events. Until the first one it is tried again: what has been said cannot be taken back."""
+        """The answer's events. Until the first words it is tried again: what has been said cannot be taken back."""
         if self._is_here():
             async with contextlib.aclosing(await self._begin(request)) as events:
                 async for event in events:
@@ -76,7 +76,7 @@ class AsyncEngine(Capable):
             return
         events = await awaited(self._begin(request))
         try:
-            while (event := await awaited(anext(events, END))) is not END:
+            while (event := await awaited(anext(events, _END))) is not _END:
                 yield event
         finally:
             background().submit(events.aclose())
@@ -94,7 +94,7 @@ class AsyncEngine(Capable):
         """`stream` for a caller that cannot await."""
         events = wait(self._begin(request))
         try:
-            while (event := wait(anext(events, END))) is not END:
+            while (event := wait(anext(events, _END))) is not _END:
                 yield event
         finally:
             background().submit(events.aclose())
@@ -104,18 +104,29 @@ class AsyncEngine(Capable):
         return loop is self.home or loop is background().loop
 
     async def _complete(self, request: Request) -> Response:
-        return await self._first(lambda endpoint: endpoint.line().complete(endpoint.wired(request)))
+        return await self._in_order(lambda endpoint: endpoint.here().complete(endpoint.wired(request)))
 
     async def _begin(self, request: Request) -> Any:
-        return await self._first(lambda endpoint: endpoint.line().begin(endpoint.wired(request)))
+        return await self._in_order(lambda endpoint: endpoint.here().begin(endpoint.wired(request)))
 
-    async def _first(self, call: Callable[[Endpoint], Awaitable[T]]) -> T:
-        """What the first endpoint says that does not fail. Raises what the last one fails with."""
-        *others, last = self._endpoints
-        for endpoint in others:
-            with contextlib.suppress(*FAULTS):
-                return await call(endpoint)
-        return await call(last)
+    async def _in_order(self, ask: Callable[[Endpoint], Awaitable[T]]) -> T:
+        """What the first endpoint says that answers. Raises what the first one that was asked failed with: what a
+        stand-in refuses, which can do less, is not what went wrong."""
+        fault: Exception | None = None
+        for endpoint in self._endpoints:
+            try:
+                return await ask(endpoint)
+            except Exception as error:
+                if fault is None and not is_fault(error):
+                    raise
+                if fault is None or (isinstance(fault, NotAskedError) and is_fault(error)):
+                    fault = error
+        assert fault is not None
+        raise fault
+
+
+_END = object()
+"""After the last event of a stream."""
 
 
 class SyncEngine(Capable):

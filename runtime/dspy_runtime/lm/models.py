@@ -6,14 +6,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from dspy.lm15 import Message, Request, Response, Usage
 
 from dspy_contract.logs import Logger
 from dspy_runtime.lm.configured import ConfiguredEndpoint
-from dspy_runtime.lm.endpoint import Observer
+from dspy_runtime.lm.endpoint import Endpoint, Observer
 from dspy_runtime.lm.engine import AsyncEngine, Capabilities, Capable, SyncEngine
 from dspy_runtime.lm.providers import Wire
 from dspy_runtime.lm.served import ServedLM
@@ -86,9 +86,13 @@ class LanguageModels:
         return [endpoint for endpoint in self.endpoints() if endpoint.endpoint.model.is_fallback]
 
     def breakers(self) -> dict[str, Callable[[], float]]:
-        """Where the breaker of each endpoint stands that has one, by what metrics call it."""
-        endpoints = [each.endpoint for each in self.endpoints()]
-        return {each.model.label: each.position for each in endpoints if each.model.breaker}
+        """The state of the breakers of each model that has one, by what metrics call it: the worst, where several
+        endpoints have one name."""
+        found: dict[str, list[Endpoint]] = {}
+        for each in self.endpoints():
+            if each.endpoint.model.breaker:
+                found.setdefault(each.endpoint.model.label, []).append(each.endpoint)
+        return {label: functools.partial(_worst, endpoints) for label, endpoints in found.items()}
 
     def live_on(self, loop: asyncio.AbstractEventLoop) -> None:
         """Names the loop of the requests."""
@@ -106,6 +110,10 @@ class LanguageModels:
         """Closes all connections."""
         for model in self.all():
             await model.engine.aclose()
+
+
+def _worst(endpoints: Sequence[Endpoint]) -> float:
+    return max(each.state() for each in endpoints)
 
 
 class _Planner(Capable):

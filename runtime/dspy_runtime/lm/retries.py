@@ -39,25 +39,25 @@ async def tried(
     call: Callable[[], Awaitable[T]],
     most: int,
     may_retry: Callable[[Exception], bool] = lambda _: True,
-    patience: float = math.inf,
+    longest_wait: float = math.inf,
 ) -> T:
     """A call's result, after as many more tries as `most`, the request's deadline and `may_retry` allow. No wait is
-    longer than `patience` seconds."""
+    longer than `longest_wait` seconds."""
     tries = 0
     while True:
         try:
             return await call()
         except RETRYABLE_ERRORS as error:
             tries += 1
-            seconds = _seconds_to_next(tries, most, error, patience)
+            seconds = _seconds_to_next(tries, most, error, longest_wait)
             if seconds is None or not may_retry(error):
                 raise
         await _wait(seconds)
 
 
-def _seconds_to_next(tries: int, most: int, error: Exception, patience: float) -> float | None:
+def _seconds_to_next(tries: int, most: int, error: Exception, longest_wait: float) -> float | None:
     scope = SCOPE.get()
-    remaining = min(scope.remaining(), patience) if scope else patience
+    remaining = min(scope.remaining(), longest_wait) if scope else longest_wait
     return wait_seconds(tries, most, getattr(error, "retry_after", None), remaining, random.random)
 
 

@@ -30,9 +30,11 @@ class RequestScope:
     """One request: until when it may last, the trace it belongs to, its place, and the calls that wait for a provider
     in its name."""
 
-    def __init__(self, deadline: float, trace: Context | None = None) -> None:
-        """`deadline` is a time of time.monotonic."""
+    def __init__(self, deadline: float, trace: Context | None = None, of_client: bool = False) -> None:
+        """`deadline` is a time of time.monotonic; `of_client` says whether it is the client's own wish."""
         self._end = deadline
+        self._of_client = of_client
+        self._seconds = deadline - time.monotonic()
         self._trace = trace
         self.place: Place | None = None
         self.tokens = 0
@@ -53,6 +55,10 @@ class RequestScope:
     def remaining(self) -> float:
         """Seconds until the request's deadline; negative after it."""
         return self._end - time.monotonic()
+
+    def is_used_up_by(self, seconds: float) -> bool:
+        """See used_up_deadline."""
+        return self.remaining() < LATE_SECONDS and not self._of_client and seconds >= self._seconds / 2
 
     def answered(self, model: str, is_fallback: bool, tokens: int, cost: int | None) -> None:
         """An answer of a language model has come, and took so much."""
@@ -128,10 +134,17 @@ class RequestScope:
             await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(act(), self._loop))
 
 
-def is_late() -> bool:
+def is_at_deadline() -> bool:
     """True when the request that runs is at its deadline."""
     scope = SCOPE.get()
     return scope is not None and scope.remaining() < LATE_SECONDS
+
+
+def used_up_deadline(seconds: float) -> bool:
+    """True when the request that runs is at a deadline that is not its client's, and what took so long is to blame: it
+    had at least half of the time."""
+    scope = SCOPE.get()
+    return scope is not None and scope.is_used_up_by(seconds)
 
 
 def _runs_a_loop() -> bool:

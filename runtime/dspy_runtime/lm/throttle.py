@@ -27,6 +27,11 @@ class Throttle:
         """Calls that may be under way; infinite until the provider refuses one."""
         return self._most
 
+    @property
+    def binds(self) -> bool:
+        """True while the provider has said that it is too many."""
+        return self._most < math.inf
+
     async def enter(self) -> int:
         """Waits until one more call may go out; returns the round that it belongs to."""
         if self._turns or not self._has_room():
@@ -35,12 +40,13 @@ class Throttle:
             self._running += 1
         return self._round
 
-    def leave(self, began_in: int, refused: bool) -> None:
-        """A call has ended. Refusals of one round cut once: those calls went out before anybody knew."""
+    def leave(self, began_in: int, refused: bool = False, answered: bool = False) -> None:
+        """A call has ended: refused for its provider's limit, answered, or neither. Refusals of one round cut once:
+        those calls went out before anybody knew."""
         if refused and began_in == self._round:
             self._most = max(1.0, DECREASE * min(self._most, self._running))
             self._round += 1
-        elif not refused and not self._has_room():
+        elif answered and not self._has_room():
             self._most += 1 / self._most
         self._gone()
 

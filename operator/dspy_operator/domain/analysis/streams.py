@@ -13,7 +13,6 @@ from dspy_contract.outcomes import FALLBACK_FLAG, NANO_USD, Outcome
 from dspy_contract.routes import COST, TOKENS
 from dspy_contract.state import EDGES_SECONDS, Counts
 from dspy_operator.api import rollout
-from dspy_operator.api.program import ProgramLM
 from dspy_operator.api.reasons import Reason
 from dspy_operator.domain.analysis.means import in_words
 
@@ -119,12 +118,10 @@ def streams_of(given: tuple[rollout.Stream, ...]) -> tuple[Stream, ...]:
     return tuple(replace(stream, share=stream.share / max(total, 1.0)) for stream in kept)
 
 
-def with_fallbacks(given: tuple[rollout.Stream, ...], lm: ProgramLM) -> tuple[rollout.Stream, ...]:
-    """A policy's streams, and, where something stands in for a program's models, how often it does: two revisions that
-    answer with different models are not compared unseen."""
-    stands_in = lm.last_resort or any(each.fallbacks for each in (lm, *lm.by_predictor.values()))
-    is_told = any(FALLBACK_FLAG in (each.flag, each.name) for each in given)
-    if is_told or not stands_in:
+def with_fallbacks(given: tuple[rollout.Stream, ...]) -> tuple[rollout.Stream, ...]:
+    """A policy's streams, and how often something stood in for a program's models: two revisions that answer with
+    different models are not compared unseen, whichever of them has such a thing."""
+    if any(FALLBACK_FLAG in (each.flag, each.name) for each in given):
         return given
     return (*given, rollout.Stream(FALLBACK_FLAG, flag=FALLBACK_FLAG, dry_run=True))
 

@@ -108,7 +108,7 @@ def start_release(ledger: Ledger, snapshot: Snapshot, now: float) -> Transition:
         policy=policy.name if policy else None,
         false_rollback_percent=analysis.false_rollback_percent / len(candidates),
         previewed=policy is not None and policy.spec.strategy.type is StrategyType.BLUE_GREEN,
-        streams=with_fallbacks(analysis.streams, snapshot.program.spec.lm),
+        streams=with_fallbacks(analysis.streams),
         users=strategies.users_of(policy.spec.strategy, snapshot.program.uid, ledger.releases + 1, names)
         if policy
         else None,
