@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from pydantic import ValidationError
 from pydantic_core import to_json
 
 from dspy_contract.outcomes import FALLBACK_FLAG, Outcome
@@ -23,16 +22,13 @@ class LastResort:
     """The answer, if there is one."""
 
     def __init__(self, fields: Mapping[str, Any], schema: Schema) -> None:
-        """Raises LMConfigurationError for an answer that the program could not give."""
+        """Raises LMConfigurationError for an answer that the program could not give; fields may be left out."""
         self._answer = to_json(dict(fields)) if fields else None
         if self._answer is None:
             return
-        try:
-            if schema.output is not None:
-                schema.output.model_validate_json(self._answer, strict=True)
-        except ValidationError as error:
-            problems = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()[:5])
-            raise LMConfigurationError(f"lm.lastResort is no answer of this program: {problems}") from error
+        problems = schema.problems_of_answer(fields)
+        if problems:
+            raise LMConfigurationError(f"lm.lastResort is no answer of this program: {'; '.join(problems)}")
         if not schema.given.accepts(self._answer):
             raise LMConfigurationError("lm.lastResort is not what serving.schema.output says")
 

@@ -79,6 +79,17 @@ class Schema:
             raise UnfitInputError([(name, "Extra inputs of this name are not permitted") for name in forbidden])
         return {**known, **more}
 
+    def problems_of_answer(self, fields: Mapping[str, Any]) -> list[str]:
+        """Why an answer with these fields, and perhaps others, would be none of the program's, as far as is known."""
+        if self.output is None:
+            return []
+        try:
+            self.output.model_validate_json(to_json(dict(fields)), strict=True)
+        except ValidationError as error:
+            found = error.errors(include_url=False, include_input=False, include_context=False)
+            return [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in found if each["type"] != "missing"]
+        return []
+
     def takes(self, row: Mapping[str, Any]) -> bool:
         """True when these are arguments of the program."""
         try:
