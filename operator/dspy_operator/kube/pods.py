@@ -143,10 +143,8 @@ def _waiting(pod: Object) -> Problem | None:
     if reason == "CreateContainerConfigError":
         return Problem(Reason.CONFIGURATION_MISSING, waiting.get("message", "a Secret or ConfigMap is missing"))
     if reason == "CrashLoopBackOff":
-        return Problem(
-            Reason.CRASHING,
-            f"The runtime ended {_restarts(pod)} times; see kubectl logs {pod['metadata']['name']} --previous",
-        )
+        words = f"The runtime ended {_restarts(pod)} times; see kubectl logs {pod['metadata']['name']} --previous"
+        return _termination(pod) or Problem(Reason.CRASHING, words)
     return None
 
 
