@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import random
 import time
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -13,6 +12,7 @@ from statistics import median
 from typing import Any
 
 import aiohttp
+import numpy as np
 
 from benchmarks.load import busy_cores
 from benchmarks.show import percentile, show, spread
@@ -168,7 +168,7 @@ def _simulated(fault: Fault) -> str:
     """Seconds until so many requests have come as the judgement needs, without those that an answer and a look take."""
     if fault.stream is None:
         return ""
-    chance, stable = random.Random(1), SLOW_STABLE if fault.stream is SLOW else 0.0
+    chance, stable = np.random.default_rng(1), SLOW_STABLE if fault.stream is SLOW else 0.0
     seconds = [
         until_lowered(chance, stable, fault.share, WEIGHT, 10_000, stream=fault.stream)[0] / (fault.rate * WEIGHT)
         for _ in range(SIMULATED)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import random
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -84,7 +84,7 @@ def test_pods_are_those_that_the_weight_needs() -> None:
 @pytest.mark.parametrize(("weight", "fault"), [(5, 0.05), (5, 0.2), (10, 1.0), (50, 0.2)])
 def test_a_fault_is_seen_about_when_the_test_sees_it_in_random_draws(weight: float, fault: float) -> None:
     seen = forecast(canary(Step(set_weight=weight)), 1, rate=20, failing=0.01).steps[0].seen[FAULTS.index(fault)]
-    chance = random.Random(1)
+    chance = np.random.default_rng(1)
     drawn = median(until_lowered(chance, 0.01, fault, weight / 100, 10_000)[0] for _ in range(200))
     assert seen is not None
     assert drawn / 1.6 <= seen.requests <= drawn * 1.6

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import random
 from statistics import median
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -107,13 +107,13 @@ def test_a_late_change_is_found_sooner_with_more_totals() -> None:
     [(0.001, 0.2, 14), (0.001, 1.0, 3), (0.01, 0.1, 66), (0.01, 0.2, 24), (0.01, 1.0, 3), (0.05, 0.5, 14)],
 )
 def test_a_worse_candidate_is_found_as_soon_as_published(stable: float, candidate: float, published: int) -> None:
-    chance = random.Random(f"{stable} {candidate}")
-    found = [until_lowered(chance, stable, candidate, 0.05, 5_000)[0] for _ in range(60)]
+    chance = np.random.default_rng(1)
+    found = [until_lowered(chance, stable, candidate, 0.05, 5_000)[0] for _ in range(600)]
     assert median(found) == pytest.approx(published, rel=0.5, abs=2)
 
 
 def test_healthy_candidates_are_lowered_at_most_as_often_as_alpha_says() -> None:
-    chance = random.Random(3)
+    chance = np.random.default_rng(3)
     assert sum(until_lowered(chance, 0.05, 0.05, 0.05, 1_000)[0] < 1_000 for _ in range(60)) <= 1
 
 
@@ -121,11 +121,11 @@ def test_healthy_candidates_are_lowered_at_most_as_often_as_alpha_says() -> None
 def test_a_healthy_candidate_is_shown_no_worse_as_soon_as_published(
     stable: float, margin: float, published: int
 ) -> None:
-    chance = random.Random(f"{stable} {margin}")
-    found = [until_no_worse(chance, stable, stable, margin, 5_000) for _ in range(40)]
+    chance = np.random.default_rng(1)
+    found = [until_no_worse(chance, stable, stable, margin, 5_000) for _ in range(400)]
     assert median(found) == pytest.approx(published, rel=0.25)
 
 
 def test_a_candidate_worse_by_the_margin_is_rarely_promoted() -> None:
-    chance = random.Random(4)
+    chance = np.random.default_rng(4)
     assert sum(until_no_worse(chance, 0.01, 0.03, 0.02, 1_500) < 1_500 for _ in range(40)) <= 6
