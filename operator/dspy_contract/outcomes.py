@@ -17,7 +17,7 @@ comes, a trailer."""
 FLAG = r"[a-z0-9](?:[a-z0-9-]{0,28}[a-z0-9])?"
 """A flag's name. Nothing that a statistic's name gives a meaning."""
 
-MOST_FLAGS = 8
+MOST_FLAGS = 16
 """Of one answer: the program's own, and what the runtime says besides."""
 
 TOKENS_HEADER = "x-dspy-tokens"

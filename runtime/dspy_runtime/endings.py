@@ -52,7 +52,10 @@ TOO_SLOW = Ending(Outcome.CLIENT_ERROR, 408, "too_slow", "The request's body did
 TOO_MANY = Ending(Outcome.CLIENT_ERROR, 413, "too_many_values", "The request has more than 250,000 values")
 TOO_LARGE = Ending(Outcome.CLIENT_ERROR, 413, "too_large", "The request is larger than 16 MiB")
 
+BLOCKED_INPUT = Ending(Outcome.CLIENT_ERROR, 422, "blocked", "The input is refused by the guardrail")
+
 _FAILED = Outcome.PROGRAM_ERROR
+BLOCKED_OUTPUT = Ending(_FAILED, 502, "blocked", "The answer is held back by the guardrail")
 UNFIT = Ending(_FAILED, 502, "output_schema", "The program's answer is not what serving.schema.output says")
 _PARSE = Ending(_FAILED, 502, "parse", "The language model's answer has not the fields of the program's signature")
 _CONTEXT = Ending(_FAILED, 413, "context_window", "The prompt is longer than the language model takes")

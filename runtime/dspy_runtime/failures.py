@@ -7,6 +7,7 @@ StartError
 ├── PythonMismatchError     logged with another Python minor
 ├── ModelLoadError          the artifact does not load
 ├── LMConfigurationError    the language model cannot be called as configured
+├── GuardrailError          a guardrail that cannot be, or whose function is nowhere
 └── SchemaError             serving.schema is no JSON Schema, or not of this program
 """
 
@@ -68,6 +69,12 @@ class LMConfigurationError(StartError):
     """The provider is unknown, or its parameters are refused."""
 
     reason = "LMConfigurationInvalid"
+
+
+class GuardrailError(StartError):
+    """A guardrail is no check, or its function is not there."""
+
+    reason = "GuardrailInvalid"
 
 
 class SchemaError(StartError):

@@ -43,4 +43,4 @@ class LastResort:
         if exchange.parts is not None and exchange.parts.begun.done():
             return
         exchange.ending = replace(ending, status=200, retry_after_seconds=None)
-        exchange.answer, exchange.flags = self._answer, (FALLBACK_FLAG,)
+        exchange.answer, exchange.flags = self._answer, tuple(sorted({*exchange.flags, FALLBACK_FLAG}))

@@ -61,6 +61,12 @@ class Metrics:
             ["revision", "lm"],
             registry=self.registry,
         )
+        self._guardrails = Counter(
+            "dspy_runtime_guardrail_checks",
+            "Checks of guardrails by what came of them: Pass, Flag, Mask, Block, or Failed.",
+            ["revision", "guardrail", "result"],
+            registry=self.registry,
+        )
         self._blocked = Counter(
             "dspy_runtime_event_loop_blocked_seconds",
             "Seconds for which the program held up the event loop, and with it all requests.",
@@ -108,6 +114,10 @@ class Metrics:
     def record_hedge(self, lm: str) -> None:
         """Counts a second call beside one that took unusually long."""
         self._hedges.labels(self._revision, lm).inc()
+
+    def record_guardrail(self, guardrail: str, result: str) -> None:
+        """Counts what a guardrail did: Pass, Flag, Mask, Block, or Failed."""
+        self._guardrails.labels(self._revision, guardrail, result).inc()
 
     def watch_breakers(self, breakers: Mapping[str, Callable[[], float]]) -> None:
         """Shows where each endpoint's breaker stands, by the name of its language model."""

@@ -10,6 +10,7 @@ from dspy_contract.description import DROPPED_SETTINGS, UNDERIVABLE
 from dspy_runtime.admission import Admission
 from dspy_runtime.call_observer import CallObserver
 from dspy_runtime.exchange import chained
+from dspy_runtime.guardrails import Guardrails
 from dspy_runtime.last_resort import LastResort
 from dspy_runtime.lm.models import LanguageModels
 from dspy_runtime.lm.replace import replace_models
@@ -41,10 +42,12 @@ class PredictionService:
         # Places of requests that wait for their next try are lent, so that more threads than places may run.
         streams = Streams(loaded.program, self.schema.text_fields())
         self.runner = Runner(loaded.program, streams, settings.concurrency + settings.queue, self.metrics)
+        guardrails = [Guardrails(settings.guardrails, self.metrics).stage()] if settings.guardrails else []
         stages = (
             shed(admission),
             parse(self.schema),
             admit(admission, bool(self.models.stand_ins())),
+            *guardrails,
             serialise(self.schema),
         )
         last_resort = LastResort(settings.lm.last_resort, self.schema)

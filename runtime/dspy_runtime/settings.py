@@ -114,6 +114,25 @@ class SchemaSettings(BaseModel):
     """What every answer must be; its properties are the fields that are answered."""
 
 
+class GuardrailSettings(BaseModel):
+    """One check of what goes into a program, or of what comes out of it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    target: Literal["Input", "Output"]
+    action: Literal["Block", "Flag", "Mask"] = "Block"
+    pattern: str = ""
+    """What no text may have in it."""
+    fields: list[str] = Field(default_factory=list)
+    """In which a pattern is looked for; all, where it is empty."""
+    match: dict[str, Any] | None = None
+    """A JSON Schema that the fields must be of."""
+    function: str = ""
+    """`module:name` of the version's code, or the name of an entry point of the image."""
+    timeout_seconds: float = 1.0
+
+
 SETTINGS_FILE = "DSPY_RUNTIME_SETTINGS_FILE"
 """The variable that names a JSON file of settings, which a pod's revision pins. Other variables go before it."""
 
@@ -132,6 +151,8 @@ class Settings(BaseSettings):
     """The language model."""
     given_schema: SchemaSettings = Field(default_factory=SchemaSettings)
     """What the program takes and returns, where its own types do not tell."""
+    guardrails: list[GuardrailSettings] = Field(default_factory=list)
+    """Checks around the program, in their order."""
     concurrency: int = 256
     """Requests that run at once."""
     priorities: Literal["Deny", "Allow"] = "Deny"

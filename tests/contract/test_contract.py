@@ -89,6 +89,17 @@ def test_every_row_of_the_comparison_is_shown_by_a_test_that_exists() -> None:
     ]
 
 
+def test_docs_list_every_metric_and_no_other() -> None:
+    made = re.compile(r'(?:Counter|Gauge|Histogram|MetricFamily)\(\s*"(dspy_[a-z_]+)"')
+    files = [file for folder in ("operator", "runtime") for file in (ROOT / folder).rglob("*.py")]
+    names = {name for file in files for name in made.findall(file.read_text())}
+    first_cells = [
+        line.split("|")[1] for line in (ROOT / "docs" / "metrics.md").read_text().splitlines() if "| `" in line
+    ]
+    told = {name.removesuffix("_total") for cell in first_cells for name in re.findall(r"`(dspy_[a-z_]+)", cell)}
+    assert told == names
+
+
 def test_docs_list_every_setting_of_the_operator() -> None:
     text = (ROOT / "docs" / "operations.md").read_text()
     section = text[text.index("## Settings of the operator") : text.index("## Conditions")]
@@ -124,6 +135,11 @@ def test_the_settings_of_a_runtime_pod_are_read_whole() -> None:
         "model": {"uri": "models:/m/1"},
         "lm": {**lm, "byPredictor": {"draft": lm}, "lastResort": {"answer": "Later."}},
         "serving": {"schema": schema, "priorities": "Allow"},
+        "guardrails": [
+            {"name": "cards", "target": "Input", "action": "Flag", "pattern": "[0-9]{16}", "fields": ["question"]},
+            {"name": "short", "target": "Output", "match": {"maxProperties": 3}, "timeoutSeconds": 2},
+            {"name": "own", "target": "Output", "function": "checks:own"},
+        ],
     }
     version = Version("models:/m/1", "1", "", "digest", "3.11", "")
     told = settings(from_dict(content, ProgramSpec), "m-1", version, Runtime("image", "url", archived=True))

@@ -30,6 +30,10 @@ def with_lm(**lm: Any) -> dict[str, Any]:
     return with_spec(lm={"model": "openai/gpt-4o-mini", **lm})
 
 
+def guarded(**guardrail: Any) -> dict[str, Any]:
+    return with_spec(guardrails=[{"name": "cards", "target": "Input", **guardrail}])
+
+
 def named(name: str) -> dict[str, Any]:
     return program(name, "models:/qa/1")
 
@@ -84,6 +88,9 @@ VALID: list[dict[str, Any]] = [
         lastResort={"answer": "Later.", "sources": []},
         byPredictor={"draft": {"model": "openai/a", "fallbacks": [{"model": "openai/b"}], "hedge": {"percentile": 99}}},
     ),
+    guarded(pattern="[0-9]{16}", action="Flag", fields=["question"], timeoutSeconds=0.5),
+    guarded(match={"properties": {"question": {"maxLength": 2000}}}),
+    guarded(function="checks:cards", action="Mask"),
     with_spec(serving={"concurrency": 1, "queue": 0, "timeoutSeconds": 3600}, replicas=1),
     with_spec(
         resources={"requests": {"cpu": "1"}},
@@ -178,6 +185,9 @@ INVALID: list[tuple[dict[str, Any], str, str]] = [
     (with_spec(model={"uri": "models:/qa/1", "registry": "Not A Name"}), "spec.model.registry", "should match"),
     (with_lm(price={"input": 3}), "spec.lm.price.output", "Required"),
     (with_lm(price={**PRICE, "output": -1}), "spec.lm.price.output", "greater than or equal to 0"),
+    (guarded(), "spec.guardrails[0]", "set one of pattern, match and function"),
+    (guarded(pattern="x", action="Mask"), "spec.guardrails[0]", "Mask needs a function"),
+    (guarded(function="a:b", fields=["x"]), "spec.guardrails[0]", "fields are those of a pattern"),
     (with_lm(fallbacks=[{"model": "haiku"}]), "spec.lm.fallbacks[0].model", "provider/model"),
     (with_lm(fallbacks=[{"model": f"openai/{each}"} for each in "abcde"]), "spec.lm.fallbacks", "at most 4 items"),
     (with_lm(fallbacks=[{"model": "openai/a", "parameters": {}}]), "spec.lm.fallbacks[0].parameters", "unknown field"),

@@ -118,6 +118,20 @@ class Schema:
     output: Mapping[str, Any] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Guardrail:
+    """One check of what goes into a program, or of what comes out of it."""
+
+    name: str
+    target: str
+    action: str = "Block"
+    pattern: str = ""
+    fields: tuple[str, ...] = ()
+    match: Mapping[str, Any] | None = None
+    function: str = ""
+    timeout_seconds: float = 1
+
+
 class Permission(StrEnum):
     """Whether requests may ask for something by a header."""
 
@@ -192,6 +206,7 @@ class ProgramSpec:
     image: str | None = None
     pod: Pod = Pod()
     routing: Routing = Routing()
+    guardrails: tuple[Guardrail, ...] = ()
     rollout_policy: str = "Optional"
 
 

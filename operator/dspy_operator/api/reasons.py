@@ -65,6 +65,7 @@ class Reason(StrEnum):
     MODEL_CHANGED = "ModelChanged"
     LM_CONFIGURATION_INVALID = "LMConfigurationInvalid"
     SCHEMA_INVALID = "SchemaInvalid"
+    GUARDRAIL_INVALID = "GuardrailInvalid"
     START_FAILED = "StartFailed"
 
     # Why a release waits.

@@ -20,6 +20,7 @@ FATAL = frozenset(
         Reason.PYTHON_MISMATCH,
         Reason.MODEL_NOT_FOUND,
         Reason.SCHEMA_INVALID,
+        Reason.GUARDRAIL_INVALID,
     }
 )
 """Reasons of the runtime that no time heals."""

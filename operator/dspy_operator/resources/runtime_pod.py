@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from dspy_contract.routes import REVISION_LABEL, RUNTIME_PORT, RUNTIME_PROBE_PORT
-from dspy_operator.api.program import LM, LMEndpoint, Permission, ProgramSpec
+from dspy_operator.api.program import LM, Guardrail, LMEndpoint, Permission, ProgramSpec
 from dspy_operator.domain.snapshot import Version
 from dspy_operator.resources.pods import RESTRICTED, spread_over_nodes
 
@@ -164,6 +164,7 @@ def settings(spec: ProgramSpec, name: str, version: Version, runtime: Runtime) -
         "drain_seconds": serving.timeout_seconds + 10,
         "log_messages": serving.log_messages,
         **({"priorities": "Allow"} if serving.priorities is Permission.ALLOW else {}),
+        **_given({"guardrails": [_guardrail(each) for each in spec.guardrails]}),
         "given_schema": _given({"input": serving.schema.input, "output": serving.schema.output}),
     }
 
@@ -211,6 +212,11 @@ def _endpoint(endpoint: LMEndpoint, key_file: str) -> dict[str, Any]:
         "api_key_file": f"{CREDENTIALS_FOLDER}/{key_file}" if endpoint.credentials.api_key else None,
     }
     return _given(found)
+
+
+def _guardrail(guardrail: Guardrail) -> dict[str, Any]:
+    found = {**asdict(guardrail), "fields": list(guardrail.fields)}
+    return {name: value for name, value in _given(found).items() if value != ""}
 
 
 def _given(fields: dict[str, Any]) -> dict[str, Any]:
