@@ -32,14 +32,10 @@ class Batches:
         self._places = asyncio.Semaphore(max(1, settings.concurrency // 2))
 
     async def carry(self, batch: Exchange, rows: Sequence[Any]) -> list[Exchange]:
-        """Each row as an exchange that has ended. They share the batch's deadline and what counts its client's wait."""
-        batch.deadline = time.monotonic() + min(self._seconds, batch.most_seconds)
-        told = batch.client_request_id
-        carried = [
-            Exchange(told, priority=batch.priority, late=batch.late, trace=batch.trace, body=to_json(row))
-            for row in rows
-        ]
-        tasks = [asyncio.ensure_future(self._carry(row, batch.deadline)) for row in carried]
+        """Each row as an exchange that has ended. All of them have the batch's deadline."""
+        deadline = time.monotonic() + min(self._seconds, batch.most_seconds)
+        carried = [batch.part(to_json(row)) for row in rows]
+        tasks = [asyncio.ensure_future(self._carry(row, deadline)) for row in carried]
         try:
             await asyncio.wait(tasks)
         except asyncio.CancelledError:

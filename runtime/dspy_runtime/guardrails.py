@@ -52,14 +52,14 @@ class Guardrails:
         self._input = [each for each in made if each.settings.target == "Input"]
         self._output = [each for each in made if each.settings.target == "Output"]
         self._metrics = metrics
-        self.holds_back = any(each.settings.action != "Flag" for each in self._output)
+        self._holds_back = any(each.settings.action != "Flag" for each in self._output)
         """Whether an answer may not be told before it is whole."""
 
     def stage(self) -> Stage:
         """The checks around the program."""
 
         async def stage(exchange: Exchange, inner: Next) -> None:
-            if self.holds_back:
+            if self._holds_back:
                 exchange.parts = None
             flags: list[str] = []
             exchange.arguments = await self._passed(exchange, self._input, exchange.arguments, flags)

@@ -59,6 +59,9 @@ _RESULTS = (
 )
 
 
+_OPEN = "the endpoint failed too often of late: its circuit is open"
+
+
 class NotAskedError(TransportError):  # type: ignore[misc]
     """The endpoint is not asked: its circuit is open, or its provider takes no more at once."""
 
@@ -233,7 +236,7 @@ class LoopEndpoint:
     async def _go_out(self) -> Call:
         """Waits until a call may go out: the throttle first, for what the breaker admits is not to wait."""
         if self.state() is BreakerState.OPEN:
-            raise NotAskedError("the endpoint failed too often of late: its circuit is open")
+            raise NotAskedError(_OPEN)
         longest = self._model.longest_wait if self._model.has_stand_in else None
         try:
             async with asyncio.timeout(longest):
@@ -243,7 +246,7 @@ class LoopEndpoint:
         ticket = self._breaker.admit(_now()) if self._breaker else 0
         if ticket is None:
             self._throttle.leave(turn)
-            raise NotAskedError("the endpoint failed too often of late: its circuit is open")
+            raise NotAskedError(_OPEN)
         return Call(self, ticket, turn)
 
     def end(self, call: Call, error: BaseException | None) -> None:
