@@ -86,7 +86,8 @@ async def test_a_candidate_that_hangs_holds_up_no_client(tmp_path: Path, upstrea
     """Its copies end by the program's own time-out."""
     upstreams[NEW].delay_seconds = 30.0
     inputs = mirroring(upstreams, 100)
-    inputs = inputs.with_routes(replace(inputs.routes[UID], serial=3, timeout_seconds=1))
+    # Long enough for the machine to stand still meanwhile: a request that is not there to its end in time is given up.
+    inputs = inputs.with_routes(replace(inputs.routes[UID], serial=3, timeout_seconds=6))
     async with running_gateway(tmp_path, inputs) as gateway:
         await gateway.guarded(UID, 1, COPIES)
         assert set(await ask_many(gateway.url(UID), 200)) == {(200, OLD)}
