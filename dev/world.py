@@ -180,19 +180,24 @@ class World:
         """The status of a rollout."""
         return dict(self.get("dspyrollout", name).get("status", {}))
 
-    def wait(self, condition: Callable[[], bool], words: str, seconds: float = WAIT_SECONDS) -> None:
-        """Waits for a condition, with a deadline; then fails with what kubectl shows."""
+    def wait(
+        self, condition: Callable[[], bool], words: str, seconds: float = WAIT_SECONDS, *, pause: float = 0.1
+    ) -> None:
+        """Waits for a condition, with a deadline; then fails with what kubectl shows. `pause` is for those who must
+        not burden the machine by asking: kubectl is a tenth of a second of a core."""
         deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:
                 shown = self.kubectl("get", "dspy,pods,events", "-o", "wide")
                 raise AssertionError(f"not within {seconds:.0f} s: {words}\n{shown}")
-            time.sleep(0.1)
+            time.sleep(pause)
 
     @contextmanager
-    def traffic(self, name: str, rate: float = 20.0, users: int = 0, streams: int = 0) -> Iterator[Traffic]:
+    def traffic(
+        self, name: str, rate: float = 20.0, users: int = 0, streams: int = 0, questions: int = 0
+    ) -> Iterator[Traffic]:
         """Steady traffic to a program while the block runs, of so many users in turn, and beside it so many open
-        streams."""
+        streams. So many questions are asked again and again; with 0 none is asked twice."""
         url = f"http://{name}.{self.namespace}.svc/predict"
         command = [
             "exec",
@@ -212,6 +217,8 @@ class World:
             str(users),
             "--streams",
             str(streams),
+            "--questions",
+            str(questions),
         ]
         process = subprocess.Popen(
             [*self.cluster.kubectl(), *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -45,9 +45,10 @@ def change(settings: str, url: str) -> None:
 @click.option("--seconds", default=0.0, help="How long; 0: until standard input is closed.")
 @click.option("--users", default=0, help="Of how many users, in turn, by the header x-user-id; 0: of nobody.")
 @click.option("--streams", default=0, help="How many are always open whose answers are read as they come.")
-def traffic(url: str, rate: float, seconds: float, users: int, streams: int) -> None:
+@click.option("--questions", default=0, help="How many are asked, again and again; 0: none is asked twice.")
+def traffic(url: str, rate: float, seconds: float, users: int, streams: int, questions: int) -> None:
     """Sends predictions to a program and prints one JSON line for each answer."""
-    asyncio.run(send(url, rate, seconds, users, streams))
+    asyncio.run(send(url, rate, seconds, users, streams, questions))
 
 
 if __name__ == "__main__":

@@ -14,9 +14,10 @@ LONGEST_ANSWER = aiohttp.ClientTimeout(total=30, connect=5)
 FIRST_ANSWER = aiohttp.ClientTimeout(total=2)
 
 
-async def send(url: str, rate: float, seconds: float, users: int, streams: int = 0) -> None:
+async def send(url: str, rate: float, seconds: float, users: int, streams: int = 0, questions: int = 0) -> None:
     """Sends `rate` predictions a second, for that long or until standard input is closed, of so many users in turn;
-    beside them so many are always open whose answers are read as they come."""
+    beside them so many are always open whose answers are read as they come. So many `questions` are asked, again and
+    again; with 0 none is asked twice."""
     closed = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
     await _reachable(url)
     async with aiohttp.ClientSession(
@@ -28,7 +29,8 @@ async def send(url: str, rate: float, seconds: float, users: int, streams: int =
         open_streams = [asyncio.create_task(_stream(session, url, number, closed)) for number in range(streams)]
         sent = 0
         while (not closed.done() or seconds > 0) and (seconds <= 0 or sent < seconds * rate):
-            task = asyncio.create_task(_ask(session, url, sent, str(sent % users) if users else "", cookies))
+            question = sent % questions if questions else sent
+            task = asyncio.create_task(_ask(session, url, question, str(sent % users) if users else "", cookies))
             waiting.add(task)
             task.add_done_callback(waiting.discard)
             sent += 1
