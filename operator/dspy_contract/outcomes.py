@@ -44,6 +44,9 @@ DEADLINE_HEADER = "x-dspy-deadline-ms"
 PRIORITY_HEADER = "x-dspy-priority"
 """Of a request, where the spec allows it: high, normal or low."""
 
+CACHE_HEADER = "x-dspy-cache"
+"""Whether an answer was given before; of a request, `refresh` where it may not be."""
+
 SCORE_HEADER = "x-dspy-score"
 """How good an answer is, from 0 to 1, by the program's own measure. Of one that is read as it comes, a trailer."""
 

@@ -14,7 +14,7 @@ from typing import Annotated
 import msgspec
 
 from dspy_contract import stat_names
-from dspy_contract.stat_names import mirrored
+from dspy_contract.stat_names import cached, mirrored
 
 TOTAL_WEIGHT = 10_000
 """All of the traffic, in basis points."""
@@ -37,6 +37,13 @@ CONVERSATIONS_FEATURE = "conversations"
 
 MIRROR_FEATURE = "mirror"
 """Needed as well where requests are copied."""
+
+CACHE_FEATURE = "cache"
+"""Needed as well where revisions give answers again: whoever draws alike what goes past that and what does not compares
+nothing."""
+
+LEAST_JUDGED = 2_000
+"""Basis points of the traffic of each revision that go past its cache while a release moves, if it has as much."""
 
 PORTS_LABEL = "dspy.dev/ports"
 REVISION_LABEL = "dspy.dev/revision"
@@ -156,6 +163,7 @@ class Routes:
     without which an agent must not serve candidates. `forced`: a request may name the revision that is to answer it.
     `flags` of answers are counted, and no others: a program may say anything. `users`: a user is drawn, not a request.
     `conversations`: so is a conversation, and it stays where it is; without effect where users are drawn.
+    `cached`: revisions give answers again, so that requests are compared that go past that (see `effective_weights`).
     `content` is a hash of the text that they were read from, which agents confirm beside the serial: two processes of
     different versions agree on a text, not on what they make of it.
     """
@@ -175,11 +183,17 @@ class Routes:
     flags: tuple[str, ...] = ()
     users: Users | None = None
     conversations: Conversations | None = None
+    cached: bool = False
     content: str = field(default="", compare=False)
 
     def backend(self, revision: str) -> Backend:
         """What is desired of a revision; nothing when it is not listed."""
         return next((backend for backend in self.backends if backend.revision == revision), Backend(revision, 0))
+
+    @property
+    def refreshes(self) -> bool:
+        """Whether the requests that are judged are told to go past a cache."""
+        return self.cached and self.release is not None
 
     @property
     def tries_candidates(self) -> bool:
@@ -215,6 +229,11 @@ def effective_weights(routes: Routes, usable: Collection[str], watched: bool = T
     A candidate that nobody watches has no weight. When no revision with weight can answer, the first listed that can
     takes everything, a candidate as well. When none can answer at all, the desired weights stand, and clients get the
     gateway's own 503. Shares that are copied stand beside them, under the names of `mirrored`.
+
+    An answer that was given before says nothing of its revision, and a candidate has given fewer. So where revisions
+    are `cached`, only a part of the requests is judged: as much of each as of the other, or LEAST_JUDGED, which goes
+    past its cache. The rest stands under the names of `cached`. Where users or conversations are drawn, or requests
+    copied, all are judged.
     """
     weights = _drawn_weights(routes, usable, watched)
     copied = {
@@ -222,7 +241,19 @@ def effective_weights(routes: Routes, usable: Collection[str], watched: bool = T
         for backend in routes.backends
         if backend.mirror and watched and backend.revision in usable and not weights[backend.revision]
     }
+    if routes.cached and not copied and routes.users is None and routes.conversations is None:
+        return _judged_weights(weights, routes.refreshes)
     return weights | copied
+
+
+def _judged_weights(weights: Mapping[str, int], refreshes: bool) -> dict[str, int]:
+    parts: dict[str, int] = {}
+    for name, weight in weights.items():
+        others = max((each for other, each in weights.items() if other != name), default=0)
+        parts[name] = min(weight, max(others, LEAST_JUDGED)) if refreshes else 0
+        if weight > parts[name]:
+            parts[cached(name)] = weight - parts[name]
+    return parts
 
 
 def _drawn_weights(routes: Routes, usable: Collection[str], watched: bool) -> dict[str, int]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from dspy_contract.outcomes import FLAG
 
 PREFIX = "dspy"
-PREDICT, OTHER, FORCED, USERS, MIRROR = "predict", "other", "forced", "users", "mirror"
+PREDICT, OTHER, FORCED, USERS, MIRROR, CACHED = "predict", "other", "forced", "users", "mirror", "cached"
 STARTED, ANSWERS, OLDER, ENDED = "started", "answers", "older", "ended"
 TOKENS, COST, PRICED = "tokens", "cost", "priced"
 SUMS = (TOKENS, COST, PRICED)
@@ -21,7 +21,7 @@ SUMS = (TOKENS, COST, PRICED)
 
 _NAME = re.compile(
     rf"^{PREFIX}\.(?P<kind>[a-z]+)\.table\.(?P<uid>[^.@]+)@(?P<incarnation>[^.-]+)-(?P<number>\d+)"
-    rf"\.cluster\.(?P<revision>[^./]+)/(?P<route>{PREDICT}|{FORCED}|{USERS}|{MIRROR})(?:\.(?P<tags>.+))?$"
+    rf"\.cluster\.(?P<revision>[^./]+)/(?P<route>{PREDICT}|{FORCED}|{USERS}|{MIRROR}|{CACHED})(?:\.(?P<tags>.+))?$"
 )
 _ANSWER = re.compile(
     r"^outcome\.(?P<outcome>.*)\.code\.(?P<code>\d+)\.flags\.(?P<flags>[A-Za-z0-9,_-]+)\.trailer\.(?P<trailer>.*)"
@@ -52,8 +52,8 @@ class Name:
 
 def cluster_name(revision: str, route: str) -> str:
     """The Envoy cluster of one revision for one route: predictions are counted apart from everything else, and those
-    that were drawn each for itself apart from those that named their revision, or whose user was drawn, and from
-    copies."""
+    that were drawn each for itself apart from those that named their revision, whose user was drawn, or whose answer
+    may have been given before, and from copies."""
     return f"{revision}/{route}"
 
 
@@ -70,6 +70,11 @@ def of_users(revision: str) -> str:
 def mirrored(revision: str) -> str:
     """The name under which the copies of predictions that a revision gets are counted."""
     return cluster_name(revision, MIRROR)
+
+
+def cached(revision: str) -> str:
+    """The name under which the predictions are counted whose answers may have been given before."""
+    return cluster_name(revision, CACHED)
 
 
 def is_copy(name: str) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from dspy_contract.routes import (
+    CACHE_FEATURE,
     CONVERSATIONS_FEATURE,
     COST,
     FLAGS_FEATURE,
@@ -31,6 +32,7 @@ FEATURES = (
     MIRROR_FEATURE,
     CONVERSATIONS_FEATURE,
     MEASURE_FEATURE,
+    CACHE_FEATURE,
 )
 """What this version of the agent can do, as it tells every operator that asks."""
 
@@ -82,9 +84,9 @@ class DrawTable:
     """The requests that one table of effective weights drew in one gateway pod.
 
     Tables are numbered in the order in which they opened. `settled`: a newer one draws, and every request has ended.
-    `weights` has the shares that are copied as well (`mirrored`). Not `judged`: weights changed faster than once a
-    second. `warm_seconds`: how long ago, when it opened, the candidate's usable pods had last become more. `release`
-    and `epoch` are those of the routes.
+    `weights` has the shares that are copied as well (`mirrored`), and those that are not judged (`cached`). Not
+    `judged`: weights changed faster than once a second. `warm_seconds`: how long ago, when it opened, the candidate's
+    usable pods had last become more. `release` and `epoch` are those of the routes.
     """
 
     number: int

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from dspy_contract.routes import RUNTIME_PORT, Backend, PortTable, Routes, effective_weights
-from dspy_contract.stat_names import FORCED, MIRROR, OTHER, PREDICT, USERS, cluster_name
+from dspy_contract.stat_names import CACHED, FORCED, MIRROR, OTHER, PREDICT, USERS, cluster_name
 from dspy_contract.state import FEATURES
 from dspy_gateway.envoy.clusters import cluster, endpoints, socket_address
 from dspy_gateway.envoy.route_tables import route_table, unavailable
@@ -147,6 +147,7 @@ def _routes_to(backend: Backend, routes: Routes) -> list[str]:
         FORCED: routes.forced,
         USERS: routes.users is not None or routes.conversations is not None,
         MIRROR: backend.mirror > 0,
+        CACHED: routes.cached,
     }
     return [PREDICT, OTHER, *(kind for kind, wanted in kinds.items() if wanted)]
 

@@ -19,6 +19,7 @@ from dspy_operator.descriptions import Descriptions
 from dspy_operator.domain.news import News
 from dspy_operator.domain.plan import MOVING_SECONDS
 from dspy_operator.domain.snapshot import Revision
+from dspy_operator.forgetting import Forgetting
 from dspy_operator.gateway_poller import Poller
 from dspy_operator.kube import cache
 from dspy_operator.kube.archives import Archives
@@ -159,6 +160,7 @@ def assemble(
         store,
         Descriptions(runtimes, wake_program),
         Standstills(runtimes, wake_program),
+        Forgetting(runtimes, wake_program),
         SmokeTests(previews, wake_program),
         PrometheusQueries(settings.prometheus, wake_program),
     )

@@ -10,6 +10,7 @@ import aiohttp
 
 from dspy_contract.description import (
     AGE_SECONDS,
+    CACHE_PATH,
     DESCRIPTION_PATH,
     DROPPED_SETTINGS,
     FRAMES,
@@ -41,6 +42,9 @@ class Runtimes(Protocol):
     async def standstill(self, address: str, revision: str) -> Standstill | None:
         """The last time that the pod at an address stood still, if it did. Raises RuntimeUnheardError."""
 
+    async def forget_answers(self, address: str) -> None:
+        """Has the pod at an address forget the answers that it keeps. Raises RuntimeUnheardError."""
+
     async def close(self) -> None:
         """Closes the connections."""
 
@@ -60,10 +64,14 @@ class RuntimeClient(PodClient):
         """The last time that the pod at an address stood still, if it did. Raises RuntimeUnheardError."""
         return await self._read(address, STANDSTILL_PATH, lambda body: read_standstill(revision, body))
 
-    async def _read(self, address: str, path: str, read: Callable[[bytes], T]) -> T:
+    async def forget_answers(self, address: str) -> None:
+        """Has the pod at an address forget the answers that it keeps. Raises RuntimeUnheardError."""
+        await self._read(address, CACHE_PATH, lambda _: None, method="DELETE")
+
+    async def _read(self, address: str, path: str, read: Callable[[bytes], T], method: str = "GET") -> T:
         try:
             url = pod_url(address, self._port, path)
-            async with self.session().get(url, allow_redirects=False) as response:
+            async with self.session().request(method, url, allow_redirects=False) as response:
                 response.raise_for_status()
                 body = bytearray()
                 async for chunk in response.content.iter_any():

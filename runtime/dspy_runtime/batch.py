@@ -12,11 +12,10 @@ from pydantic_core import from_json, to_json
 
 from dspy_contract.outcomes import FAILURES, Outcome
 from dspy_runtime import endings
-from dspy_runtime.endings import UnfitInputError
+from dspy_runtime.endings import MOST_VALUES, UnfitInputError
 from dspy_runtime.exchange import Exchange, abandon
 from dspy_runtime.pipeline import Pipeline
 from dspy_runtime.settings import Settings
-from dspy_runtime.stages import MOST_VALUES
 
 MOST_ROWS = 1_000
 _WORST = (*sorted(FAILURES), Outcome.OVERLOADED, Outcome.CLIENT_ERROR, Outcome.CANCELLED)

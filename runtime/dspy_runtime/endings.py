@@ -15,6 +15,9 @@ MOST_FIELDS, MOST_COUNTED, LONGEST_NAME, LONGEST_PROBLEM = 20, 1_000, 100, 300
 """Of an answer that refuses an input: clients choose the names, and get no more of them back."""
 
 
+MOST_VALUES = 250_000
+"""Of a body, as its commas tell: each may be an error to be noted, and so more memory than it was bytes."""
+
 LONGEST_RETRY_SECONDS = 3_600
 """Of a provider's Retry-After that is passed on."""
 
@@ -49,7 +52,7 @@ INVALID_DEADLINE = Ending(Outcome.CLIENT_ERROR, 400, "invalid_deadline", "x-dspy
 INVALID_PRIORITY = Ending(Outcome.CLIENT_ERROR, 400, "invalid_priority", "x-dspy-priority: high, normal or low")
 OVERLOADED = Ending(Outcome.OVERLOADED, 503, "overloaded", "All places are taken; try again", 1)
 TOO_SLOW = Ending(Outcome.CLIENT_ERROR, 408, "too_slow", "The request's body did not come in time")
-TOO_MANY = Ending(Outcome.CLIENT_ERROR, 413, "too_many_values", "The request has more than 250,000 values")
+TOO_MANY = Ending(Outcome.CLIENT_ERROR, 413, "too_many_values", f"The request has more than {MOST_VALUES:,} values")
 TOO_LARGE = Ending(Outcome.CLIENT_ERROR, 413, "too_large", "The request is larger than 16 MiB")
 
 BLOCKED_INPUT = Ending(Outcome.CLIENT_ERROR, 422, "blocked", "The input is refused by the guardrail")
@@ -63,6 +66,12 @@ _PROGRAM = Ending(_FAILED, 500, "program_error", "The program raised an error")
 _UNSUPPORTED = Ending(_FAILED, 500, "unsupported", "The program asks for what the language model's API cannot carry")
 _UPSTREAM = Outcome.UPSTREAM_ERROR
 _TOO_LATE = Ending(_UPSTREAM, 504, "provider_timeout", "The provider did not answer in time")
+
+
+def over_budget(seconds: int) -> Ending:
+    """The end of a request that comes so many seconds before there is money again."""
+    words = "The day's budget for language models is spent; there is another at midnight UTC"
+    return Ending(Outcome.OVERLOADED, 429, "budget", words, seconds)
 
 
 def of_exception(error: BaseException) -> Ending:

@@ -11,12 +11,14 @@ import traceback
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Protocol
 
 from opentelemetry.context import Context
 from pydantic_core import to_json
 
 from dspy_contract.outcomes import (
+    CACHE_HEADER,
     COST_HEADER,
     FLAGS_HEADER,
     LM_HEADER,
@@ -43,6 +45,26 @@ def abandon(exchange: Exchange, work: asyncio.Future[Any]) -> None:
     """Nobody waits for an exchange any more, though it may go on."""
     exchange.abandoned = True
     work.cancel()
+
+
+class CacheUse(StrEnum):
+    """What a request lets the cache do."""
+
+    FULL = "full"
+    REFRESH = "refresh"
+    """It is answered anew, and the answer kept."""
+    NONE = "none"
+
+
+class Cached(StrEnum):
+    """What the cache had to do with an answer."""
+
+    HIT = "hit"
+    MISS = "miss"
+    BYPASS = "bypass"
+    """It was not asked."""
+    STALE = "stale"
+    """It had an old one, and nobody a new one."""
 
 
 class Held(Protocol):
@@ -157,6 +179,11 @@ class Exchange:
     """The language models that answered, where more than one may."""
     score: float | None = None
     """How good the program thinks its answer is, if it says so."""
+    cache_use: CacheUse = CacheUse.FULL
+    cached: Cached | None = None
+    """None where there is no cache."""
+    stale: bytes = b""
+    """An old answer, should there be no new one."""
     ending: Ending | None = None
     abandoned: bool = False
     """Whether nobody waits for it any more."""
@@ -189,6 +216,7 @@ class Exchange:
             TOKENS_HEADER: str(self.tokens or ""),
             COST_HEADER: str(self.cost) if good and self.cost is not None else "",
             LM_HEADER: ",".join(self.models),
+            CACHE_HEADER: str(self.cached or ""),
             SCORE_HEADER: f"{self.score:.6f}" if good and self.score is not None else "",
         }
         return {name: value for name, value in said.items() if value}
@@ -196,7 +224,9 @@ class Exchange:
     def part(self, body: bytes) -> Exchange:
         """A part of it, that is carried by itself."""
         told = self.client_request_id
-        return Exchange(told, priority=self.priority, late=self.late, trace=self.trace, body=body)
+        return Exchange(
+            told, priority=self.priority, late=self.late, trace=self.trace, cache_use=self.cache_use, body=body
+        )
 
     def let_go(self) -> None:
         """Its body is no longer what counts: it has a place, or has ended."""
@@ -211,7 +241,7 @@ class Exchange:
             traceback.clear_frames(self.error.__traceback__)
         self.let_go()
         self.error = self.result = None
-        self.arguments, self.body = {}, b""
+        self.arguments, self.body, self.stale = {}, b"", b""
 
 
 Next = Callable[[Exchange], Awaitable[None]]

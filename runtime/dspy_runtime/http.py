@@ -9,17 +9,20 @@ from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response, WebSocket
+from fastapi.openapi.docs import get_swagger_ui_html
 from prometheus_client import generate_latest
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
+from starlette.staticfiles import StaticFiles
 
-from dspy_contract.description import DESCRIPTION_PATH, STANDSTILL_PATH
-from dspy_contract.outcomes import DEADLINE_HEADER, PRIORITY_HEADER
-from dspy_runtime import batch, endings, scoring
+from dspy_contract.description import CACHE_PATH, DESCRIPTION_PATH, STANDSTILL_PATH
+from dspy_contract.outcomes import CACHE_HEADER, DEADLINE_HEADER, PRIORITY_HEADER
+from dspy_runtime import batch, endings, openapi, scoring
 from dspy_runtime.admission import Priority
 from dspy_runtime.endings import Ending, UnfitInputError
 from dspy_runtime.event_stream import MEDIA_TYPE, REQUEST_ID_HEADER, EventStream
-from dspy_runtime.exchange import Exchange, Parts, abandon
+from dspy_runtime.exchange import CacheUse, Exchange, Parts, abandon
 from dspy_runtime.lm import trace_context
 from dspy_runtime.service import PredictionService
 from dspy_runtime.settings import Settings
@@ -44,10 +47,33 @@ def prediction_app(service: PredictionService) -> FastAPI:
     """What clients ask: `POST /predict`, many at once, as MLflow's clients do, and what the program takes."""
     app = FastAPI(title="DSPy program", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     door = Door(service)
+    title = service.settings.program or service.settings.revision or "DSPy program"
+    described = openapi.document(service.schema.document(), title)
+    # The page and its parts name each other by relative addresses, whatever is before them, and come from nowhere else.
+    app.mount("/swagger", StaticFiles(packages=[("fastapi_swagger", "resources")]))
+    page = get_swagger_ui_html(
+        openapi_url="openapi.json",
+        title=title,
+        swagger_js_url="swagger/swagger-ui-bundle.js",
+        swagger_css_url="swagger/swagger-ui.css",
+        swagger_favicon_url="swagger/favicon-32x32.png",
+    )
+
+    @app.get("/openapi.json")
+    async def describe_paths() -> dict[str, Any]:
+        return described
+
+    @app.get("/docs")
+    async def docs() -> Response:
+        return page
 
     @app.post("/predict")
     async def predict(request: Request) -> Response:
         return await door.one(request)
+
+    @app.websocket("/predict/ws")
+    async def predict_socket(socket: WebSocket) -> None:
+        await door.socket(socket)
 
     @app.post("/predict/batch")
     async def predict_batch(request: Request) -> Response:
@@ -131,17 +157,33 @@ class Door:
             exchange.let_go()
             leaving.cancel()
 
+    async def socket(self, socket: WebSocket) -> None:
+        """Predictions one after the other, told as they come."""
+
+        def begin(body: bytes, parts: Parts) -> tuple[Exchange, asyncio.Future[None], float]:
+            exchange = _exchange(socket.headers, parts)
+            refused = _told_by_headers(socket.headers, exchange, self._service.settings)
+            refused = refused or self._uploads.take(body, exchange)
+            if refused is not None:
+                self._refuse(exchange, refused)
+            work = asyncio.ensure_future(_nothing() if refused else self._service.pipeline.carry(exchange))
+            work.add_done_callback(lambda _: parts.finish())
+            return exchange, work, asyncio.get_running_loop().time() + self._longest(exchange)
+
+        await self._service.sockets.serve(socket, begin, lambda exchange: self._ended_early(exchange, exchange.late))
+
     async def _taken(self, request: Request, parts: Parts | None = None) -> Exchange:
         """A request that was read; one that is not taken has ended."""
-        settings = self._service.settings
-        exchange = Exchange(
-            request.headers.get("x-request-id", ""), trace=trace_context.read(request.headers), parts=parts
-        )
-        refused = _told_by_headers(request, exchange, settings) or await self._uploads.read(request, exchange)
+        exchange = _exchange(request.headers, parts)
+        refused = _told_by_headers(request.headers, exchange, self._service.settings)
+        refused = refused or await self._uploads.read(request, exchange)
         if refused is not None:
-            exchange.end(refused)
-            self._service.pipeline.finish(exchange)
+            self._refuse(exchange, refused)
         return exchange
+
+    def _refuse(self, exchange: Exchange, refused: Ending) -> None:
+        exchange.end(refused)
+        self._service.pipeline.finish(exchange)
 
     def _longest(self, exchange: Exchange) -> float:
         return min(self._service.settings.timeout_seconds, exchange.most_seconds) + GRACE_SECONDS
@@ -156,8 +198,8 @@ class Door:
 
 
 def probe_app(service: PredictionService) -> FastAPI:
-    """Probes, `/metrics`, `/description` and `/standstill`. Ready means: loaded, language model configured, not
-    draining."""
+    """Probes, `/metrics`, `/description`, `/standstill` and `/cache`. Ready means: loaded, language model
+    configured, not draining."""
     app = FastAPI(title="Probes", openapi_url=None, docs_url=None, redoc_url=None)
 
     @app.get("/livez")
@@ -175,6 +217,12 @@ def probe_app(service: PredictionService) -> FastAPI:
     @app.get(STANDSTILL_PATH)
     async def stood_still() -> dict[str, Any] | None:
         return service.watchdog.standstill()
+
+    @app.delete(CACHE_PATH)
+    async def forget() -> Response:
+        """Forgets the answers that are kept, in this pod and, where that is said by 200, in all pods."""
+        everywhere = await service.forget_answers()
+        return Response("forgotten") if everywhere else Response("Redis does not answer: only this pod's are", 503)
 
     @app.get("/metrics")
     async def metrics() -> Response:
@@ -213,6 +261,15 @@ class Uploads:
         exchange.body = b"".join(chunks)
         return None
 
+    def take(self, body: bytes, exchange: Exchange) -> Ending | None:
+        """The same of a body that is there."""
+        exchange.held = held = _Held(self)
+        held.add(len(body))
+        if self._bytes > UPLOADS_BYTES and held.size > SMALL_BYTES:
+            return endings.OVERLOADED
+        exchange.body = body
+        return None
+
     def count(self, size: int) -> None:
         """So many bytes more, or less, are held."""
         self._bytes += size
@@ -234,9 +291,19 @@ class _Held:
         self.size = 0
 
 
-def _told_by_headers(request: Request, exchange: Exchange, settings: Settings) -> Ending | None:
+def _exchange(headers: Headers, parts: Parts | None) -> Exchange:
+    """What the headers of a request say of it, and cannot say wrongly."""
+    name, trace = headers.get("x-request-id", ""), trace_context.read(headers)
+    return Exchange(name, trace=trace, cache_use=_cache_use(headers), parts=parts)
+
+
+async def _nothing() -> None:
+    pass
+
+
+def _told_by_headers(headers: Headers, exchange: Exchange, settings: Settings) -> Ending | None:
     """How long a client waits and how urgent it is, by its own words; how it ends where they are none."""
-    milliseconds = request.headers.get(DEADLINE_HEADER)
+    milliseconds = headers.get(DEADLINE_HEADER)
     if milliseconds is not None:
         if not _MILLISECONDS.fullmatch(milliseconds):
             return endings.INVALID_DEADLINE
@@ -244,11 +311,20 @@ def _told_by_headers(request: Request, exchange: Exchange, settings: Settings) -
         if exchange.most_seconds < settings.timeout_seconds:
             exchange.late = endings.LATE
     if settings.priorities == "Allow":
-        priority = _PRIORITIES.get(request.headers.get(PRIORITY_HEADER, "normal"))
+        priority = _PRIORITIES.get(headers.get(PRIORITY_HEADER, "normal"))
         if priority is None:
             return endings.INVALID_PRIORITY
         exchange.priority = priority
     return None
+
+
+def _cache_use(headers: Headers) -> CacheUse:
+    """What a client, by RFC 9111, or the gateway lets the cache do."""
+    asked = headers.get("cache-control", "").lower()
+    if "no-store" in asked:
+        return CacheUse.NONE
+    refresh = "no-cache" in asked or headers.get(CACHE_HEADER) == CacheUse.REFRESH
+    return CacheUse.REFRESH if refresh else CacheUse.FULL
 
 
 def _is_answered(exchange: Exchange) -> bool:

@@ -1,4 +1,4 @@
-"""The answer that the configuration has for a request whose language models do not answer."""
+"""The answers for a request whose language models do not answer: an old one, else the one of the configuration."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic_core import to_json
 
 from dspy_contract.outcomes import FALLBACK_FLAG, Outcome
 from dspy_runtime.endings import LATE
-from dspy_runtime.exchange import Exchange
+from dspy_runtime.exchange import Cached, Exchange
 from dspy_runtime.failures import LMConfigurationError
 from dspy_runtime.schema import Schema
 
@@ -19,7 +19,7 @@ _UNANSWERED = frozenset({Outcome.UPSTREAM_ERROR, Outcome.TIMEOUT})
 
 
 class LastResort:
-    """The answer, if there is one."""
+    """The configuration's answer, if it has one."""
 
     def __init__(self, fields: Mapping[str, Any], schema: Schema) -> None:
         """Raises LMConfigurationError for an answer that the program could not give; fields may be left out."""
@@ -36,11 +36,14 @@ class LastResort:
         """Gives the answer to an exchange that has ended without one, unless its client has read a part of another. It
         stays the failure that it is."""
         ending = exchange.ending
-        if self._answer is None or ending is None:
+        answer = exchange.stale or self._answer
+        if answer is None or ending is None:
             return
         if ending.outcome not in _UNANSWERED and ending is not LATE:
             return
         if exchange.parts is not None and exchange.parts.begun.done():
             return
         exchange.ending = replace(ending, status=200, retry_after_seconds=None)
-        exchange.answer, exchange.flags = self._answer, tuple(sorted({*exchange.flags, FALLBACK_FLAG}))
+        if exchange.stale:
+            exchange.cached = Cached.STALE
+        exchange.answer, exchange.flags = answer, tuple(sorted({*exchange.flags, FALLBACK_FLAG}))

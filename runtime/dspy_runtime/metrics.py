@@ -67,6 +67,12 @@ class Metrics:
             ["revision", "guardrail", "result"],
             registry=self.registry,
         )
+        self._cache = Counter(
+            "dspy_runtime_cache_lookups",
+            "Answers looked for among those kept, by tier (memory, redis) and result (hit, miss, error).",
+            ["revision", "tier", "result"],
+            registry=self.registry,
+        )
         self._blocked = Counter(
             "dspy_runtime_event_loop_blocked_seconds",
             "Seconds for which the program held up the event loop, and with it all requests.",
@@ -119,6 +125,10 @@ class Metrics:
         """Counts what a guardrail did: Pass, Flag, Mask, Block, or Failed."""
         self._guardrails.labels(self._revision, guardrail, result).inc()
 
+    def record_cache(self, tier: str, result: str) -> None:
+        """Counts a look into a tier of the cache: hit, miss, or error."""
+        self._cache.labels(self._revision, tier, result).inc()
+
     def watch_breakers(self, breakers: Mapping[str, Callable[[], float]]) -> None:
         """Shows where each endpoint's breaker stands, by the name of its language model."""
         gauge = Gauge(
@@ -129,6 +139,28 @@ class Metrics:
         )
         for lm, position in breakers.items():
             gauge.labels(self._revision, lm).set_function(position)
+
+    def watch_budget(self, usd: float, spent: Callable[[], float]) -> None:
+        """Shows the day's budget, and what of it is spent."""
+        whole = Gauge(
+            "dspy_runtime_budget_usd",
+            "US dollars that language models may cost in a day.",
+            ["revision"],
+            registry=self.registry,
+        )
+        part = Gauge(
+            "dspy_runtime_budget_spent_usd",
+            "US dollars of the day's budget that are spent, as far as this pod knows of all that share it.",
+            ["revision"],
+            registry=self.registry,
+        )
+        whole.labels(self._revision).set(usd)
+        part.labels(self._revision).set_function(spent)
+
+    def watch_redis(self, is_up: Callable[[], bool]) -> None:
+        """Shows whether Redis is asked."""
+        gauge = Gauge("dspy_runtime_redis_up", "Whether Redis answers: 1, or 0.", ["revision"], registry=self.registry)
+        gauge.labels(self._revision).set_function(lambda: float(is_up()))
 
     def record_blocked(self, seconds: float) -> None:
         """Counts for how long the event loop stood still."""

@@ -53,7 +53,13 @@ class Pipeline:
 
     def ended_early(self, exchange: Exchange, ending: Ending) -> Exchange:
         """The answer of an exchange whose program does not end: it is counted when that does."""
-        early = Exchange(exchange.client_request_id, exchange.request_id, parts=exchange.parts)
+        early = Exchange(
+            exchange.client_request_id,
+            exchange.request_id,
+            parts=exchange.parts,
+            cached=exchange.cached,
+            stale=exchange.stale,
+        )
         early.end(ending)
         self._last_resort.stand_in(early)
         return early

@@ -59,28 +59,35 @@ async def serve(service: PredictionService) -> int:
         "date_header": False,
         "lifespan": "off",
         "http": "httptools",
+        "ws": "websockets-sansio",
     }
     config = uvicorn.Config(with_trailers(prediction_app(service)), port=settings.port, backlog=4096, **shared)
     predictions = _Server(config, service.open)
     probes = _Server(uvicorn.Config(probe_app(service), port=settings.probe_port, **shared))
 
     broken = False
+    draining: list[asyncio.Task[None]] = []
+
+    async def drain() -> None:
+        # uvicorn would cut WebSockets whose predictions have not ended.
+        await service.sockets.drain(settings.drain_seconds)
+        predictions.should_exit = True
 
     def stop() -> None:
         service.close()
-        predictions.should_exit = True
+        if not draining:
+            draining.append(asyncio.create_task(drain()))
 
     def give_up() -> None:
         nonlocal broken
-        broken = broken or not predictions.should_exit
+        broken = broken or not draining
         stop()
 
     service.own_process()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    lasting = (service.models.follow_keys(), service.watchdog.beat(), collect_when_grown())
-    tasks = [asyncio.create_task(work) for work in lasting]
+    tasks = [asyncio.create_task(work) for work in (*service.lasting(), collect_when_grown())]
     for task in tasks:
         task.add_done_callback(functools.partial(_ended, give_up))
 
@@ -100,7 +107,7 @@ async def serve(service: PredictionService) -> int:
     await asyncio.to_thread(probing.join)
     for task in tasks:
         task.cancel()
-    await service.models.aclose()
+    await service.aclose()
     return int(broken)
 
 

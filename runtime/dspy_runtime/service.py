@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dspy_contract.description import DROPPED_SETTINGS, UNDERIVABLE
 from dspy_runtime.admission import Admission
+from dspy_runtime.cache.stage import Cache
+from dspy_runtime.cache.tiers import Tiers
 from dspy_runtime.call_observer import CallObserver
+from dspy_runtime.daily_budget import DailyBudget
 from dspy_runtime.exchange import chained
 from dspy_runtime.guardrails import Guardrails
 from dspy_runtime.last_resort import LastResort
@@ -21,9 +25,14 @@ from dspy_runtime.pipeline import Pipeline
 from dspy_runtime.running import Runner, contain_exits
 from dspy_runtime.schema import derive
 from dspy_runtime.settings import Settings
+from dspy_runtime.shared_store import SharedStore
+from dspy_runtime.sockets import Sockets
 from dspy_runtime.stages import admit, parse, serialise, shed
 from dspy_runtime.streaming import Streams
 from dspy_runtime.watchdog import DEAD_SECONDS, Watchdog
+
+if TYPE_CHECKING:
+    from dspy_runtime.redis_store import RedisStore
 
 
 class PredictionService:
@@ -35,30 +44,40 @@ class PredictionService:
         self.schema = derive(loaded.program, settings.given_schema)
         admission = Admission(settings.concurrency, settings.queue)
         self.metrics = Metrics(settings.revision, admission)
-        self.models = LanguageModels(settings.lm, CallObserver(self.metrics))
+        self._store = _store(settings)
+        self._budget = DailyBudget(settings.budget, self._store) if settings.budget else None
+        self.models = LanguageModels(settings.lm, CallObserver(self.metrics, self._budget), self._budget)
         self.metrics.watch_breakers(self.models.breakers())
+        if (budget := self._budget) is not None:
+            self.metrics.watch_budget(budget.usd, lambda: budget.spent_usd)
+        if (store := self._store) is not None:
+            self.metrics.watch_redis(lambda: store.is_up)
+        self._cache = _cache(settings, self._store, self.metrics)
         self._replaced = replace_models(loaded.program, self.models)
         self._loaded = loaded
         # Places of requests that wait for their next try are lent, so that more threads than places may run.
         streams = Streams(loaded.program, self.schema.text_fields())
         self.runner = Runner(loaded.program, streams, settings.concurrency + settings.queue, self.metrics)
-        guardrails = [Guardrails(settings.guardrails, self.metrics).stage()] if settings.guardrails else []
         stages = (
+            *([self._cache.stage] if self._cache else []),
+            *([self._budget.stage] if self._budget else []),
             shed(admission),
             parse(self.schema),
             admit(admission, bool(self.models.stand_ins())),
-            *guardrails,
+            *([Guardrails(settings.guardrails, self.metrics).stage()] if settings.guardrails else []),
             serialise(self.schema),
         )
         last_resort = LastResort(settings.lm.last_resort, self.schema)
         self.pipeline = Pipeline(chained(stages, self.runner.run), settings, self.metrics, last_resort)
+        self.sockets = Sockets()
         self.watchdog = Watchdog(self.metrics, settings.revision)
+        self._home: asyncio.AbstractEventLoop | None = None
         self.ready = False
         """True while new requests are welcome."""
 
     def own_process(self) -> None:
         """Makes the process this program's: see own_dspy."""
-        loop = asyncio.get_running_loop()
+        self._home = loop = asyncio.get_running_loop()
         self.models.live_on(loop)
         contain_exits(loop)
         own_dspy(self._loaded.program, self.models, self._loaded.settings, self.settings.log_messages)
@@ -70,6 +89,27 @@ class PredictionService:
     def close(self) -> None:
         """No more requests are wanted; those in flight go on."""
         self.ready = False
+
+    def lasting(self) -> list[Coroutine[Any, Any, None]]:
+        """What is to go on for as long as the process does."""
+        found = [self.models.follow_keys(), self.watchdog.beat()]
+        found += [self._store.watch()] if self._store else []
+        return found + ([self._budget.follow()] if self._budget else [])
+
+    async def forget_answers(self) -> bool:
+        """Forgets the answers that are kept; False where other pods still have them. From any loop."""
+        assert self._home is not None
+        if self._cache is None:
+            return True
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._cache.forget(), self._home))
+
+    async def aclose(self) -> None:
+        """Closes all connections, after the last request."""
+        await self.models.aclose()
+        if self._cache is not None:
+            await self._cache.aclose()
+        if self._store is not None:
+            await self._store.aclose()
 
     def is_alive(self) -> bool:
         """False when only a new process helps: the loop stands still, or threads that hang take more than half of the
@@ -88,3 +128,18 @@ class PredictionService:
         """What the operator tells of the version: saved settings that are not in force, parameters whose types are not
         known."""
         return {DROPPED_SETTINGS: list(self._loaded.dropped), UNDERIVABLE: list(self.schema.underivable)}
+
+
+def _store(settings: Settings) -> RedisStore | None:
+    if settings.redis is None:
+        return None
+    from dspy_runtime.redis_store import RedisStore  # it takes long to import, and most programs have none
+
+    return RedisStore(settings.redis, settings.program or settings.revision)
+
+
+def _cache(settings: Settings, store: SharedStore | None, metrics: Metrics) -> Cache | None:
+    given = settings.cache
+    if given is None:
+        return None
+    return Cache(Tiers(given, settings.revision, store, metrics), given.version, settings.timeout_seconds)

@@ -133,6 +133,46 @@ class GuardrailSettings(BaseModel):
     timeout_seconds: float = 1.0
 
 
+class RedisSettings(BaseModel):
+    """A Redis that the program's pods share."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: str
+    """`redis://host:port/database`, or `rediss://` for TLS."""
+    username: str = ""
+    password_file: Path | None = None
+    """A file with the password; read again with every new connection."""
+
+
+class CacheSettings(BaseModel):
+    """Which answers are given again."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    ttl_seconds: float = 3600
+    """For how long an answer is given again."""
+    stale_seconds: float = 0
+    """For how much longer it is given when nobody answers anew."""
+    max_entries: int = 10_000
+    """In a pod's memory."""
+    max_bytes: int = 64 << 20
+    """In a pod's memory."""
+    version: str = ""
+    """Answers of another version are not given again."""
+
+
+class BudgetSettings(BaseModel):
+    """What the calls of language models may cost."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    usd_per_day: float
+    """US dollars, from midnight to midnight UTC; of all pods together where they share a Redis, else of each pod."""
+    on_exceeded: Literal["Reject", "Fallback"] = "Reject"
+    """Requests are refused, or the models that stand in are asked."""
+
+
 SETTINGS_FILE = "DSPY_RUNTIME_SETTINGS_FILE"
 """The variable that names a JSON file of settings, which a pod's revision pins. Other variables go before it."""
 
@@ -153,6 +193,12 @@ class Settings(BaseSettings):
     """What the program takes and returns, where its own types do not tell."""
     guardrails: list[GuardrailSettings] = Field(default_factory=list)
     """Checks around the program, in their order."""
+    redis: RedisSettings | None = None
+    """What the program's pods share; None where each is alone."""
+    cache: CacheSettings | None = None
+    """None: every request is answered anew."""
+    budget: BudgetSettings | None = None
+    """None: calls of language models may cost what they like."""
     concurrency: int = 256
     """Requests that run at once."""
     priorities: Literal["Deny", "Allow"] = "Deny"
@@ -175,6 +221,8 @@ class Settings(BaseSettings):
     """Where the reason of a failed start is written, one JSON line."""
     revision: str = ""
     """The revision's name, a label of every metric."""
+    program: str = ""
+    """The program's namespace and name, as what its pods share knows it."""
     log_level: str = "info"
     """The lowest level that is logged."""
     log_messages: bool = False

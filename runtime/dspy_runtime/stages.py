@@ -13,9 +13,6 @@ from dspy_runtime.exchange import Exchange, Next, Stage
 from dspy_runtime.lm.scope import RequestScope
 from dspy_runtime.schema import Schema
 
-MOST_VALUES = 250_000
-"""Of a body, as its commas tell: each may be an error to be noted, and so more memory than it was bytes."""
-
 
 def shed(admission: Admission) -> Stage:
     """Whoever cannot even wait is told before anybody reads what was sent."""
@@ -33,7 +30,7 @@ def parse(schema: Schema) -> Stage:
     """The body becomes the program's arguments, or the end."""
 
     async def stage(exchange: Exchange, inner: Next) -> None:
-        if exchange.body.count(b",") > MOST_VALUES:
+        if exchange.body.count(b",") > endings.MOST_VALUES:
             exchange.end(endings.TOO_MANY)
             return
         try:

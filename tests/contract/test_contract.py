@@ -21,7 +21,7 @@ from dspy_operator.api.program import ProgramSpec
 from dspy_operator.api.reasons import Reason
 from dspy_operator.api.rollout import RolloutSpec
 from dspy_operator.domain.analysis.streams import BUILT_IN, OWN_SHARE
-from dspy_operator.domain.snapshot import Version
+from dspy_operator.domain.snapshot import Program, Version
 from dspy_operator.kube.pods import FATAL
 from dspy_operator.resources.gateway import GatewaySettings as GatewayManifest
 from dspy_operator.resources.gateway import gateway
@@ -29,7 +29,7 @@ from dspy_operator.resources.runtime_pod import Runtime, settings
 from dspy_operator.settings import Settings as OperatorSettings
 from dspy_runtime import failures
 from dspy_runtime.lm.providers import PROVIDERS, SPELLINGS
-from dspy_runtime.settings import DefaultLMSettings, EndpointSettings, LMSettings
+from dspy_runtime.settings import CacheSettings, DefaultLMSettings, EndpointSettings, LMSettings, RedisSettings
 from dspy_runtime.settings import Settings as RuntimeSettings
 
 ROOT = Path(__file__).parents[2]
@@ -140,11 +140,17 @@ def test_the_settings_of_a_runtime_pod_are_read_whole() -> None:
             {"name": "short", "target": "Output", "match": {"maxProperties": 3}, "timeoutSeconds": 2},
             {"name": "own", "target": "Output", "function": "checks:own"},
         ],
+        "redis": {"url": "rediss://r/1", "credentials": {"password": {"name": "r", "key": "k"}, "username": "u"}},
+        "cache": {"ttlSeconds": 5},
+        "budget": {"usdPerDay": 7.5, "onExceeded": "Fallback"},
     }
     version = Version("models:/m/1", "1", "", "digest", "3.11", "")
-    told = settings(from_dict(content, ProgramSpec), "m-1", version, Runtime("image", "url", archived=True))
+    program = Program("default", "m", "uid", 1, "1", from_dict(content, ProgramSpec), "", {}, None)
+    told = settings(program, "m-1", version, Runtime("image", "url", archived=True))
     assert RuntimeSettings(**told).model_dump(exclude_unset=True, mode="json") == told
     assert told["given_schema"] == schema
+    assert set(CacheSettings.model_fields) == set(told["cache"])
+    assert set(RedisSettings.model_fields) == set(told["redis"])
     assert set(DefaultLMSettings.model_fields) == set(told["lm"])
     assert set(LMSettings.model_fields) == set(told["lm"]["by_predictor"]["draft"])
     assert set(EndpointSettings.model_fields) == set(told["lm"]["fallbacks"][0])

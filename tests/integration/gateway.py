@@ -86,6 +86,8 @@ class Upstream:
     cost: str = ""
     score: str = ""
     seen: Counter[str] = field(default_factory=Counter)
+    told: Counter[str] = field(default_factory=Counter)
+    """Predictions by what they said of a cache."""
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Upstream]:
@@ -93,6 +95,8 @@ class Upstream:
 
         async def answer(request: web.Request) -> web.Response:
             self.seen[request.path] += 1
+            if request.method == "POST":
+                self.told[request.headers.get("x-dspy-cache", "")] += 1
             await request.read()
             if self.delay_seconds:
                 await asyncio.sleep(self.delay_seconds)

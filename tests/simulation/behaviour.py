@@ -14,6 +14,7 @@ Answer = tuple[float, str]
 """After how many seconds, and how, a request ends: the outcome and, after a plus, a flag of the program's."""
 
 FAILED_SECONDS = 0.05
+CACHED_SECONDS = 0.001
 
 
 @dataclass
@@ -42,6 +43,8 @@ class Version:
     slow_share: float = 0.0
     slow_seconds: float = 4.0
     """Requests that take this long instead."""
+    cached_share: float = 0.0
+    """Requests whose answer it gives again, of those that do not go past its cache."""
     says: Mapping[str, Any] | None = field(default_factory=lambda: {"answer": "Paris", "score": 0.9})
     """What it answers at its preview; None: nothing, ever."""
     loads: bool = True

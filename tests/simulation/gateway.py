@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from dspy_contract.outcomes import NANO_USD
 from dspy_contract.routes import COST, TOKENS, TOTAL_WEIGHT, Routes, effective_weights, ranges
-from dspy_contract.stat_names import ENDED, OLDER, PRICED, STARTED, mirrored, of_users
+from dspy_contract.stat_names import ENDED, OLDER, PRICED, STARTED, cached, mirrored, of_users
 from dspy_contract.state import (
     EDGES_SECONDS,
     FAST_EDGES_SECONDS,
@@ -135,9 +135,14 @@ class SimulatedGateway:
         """Draws one request, or finds where its user was drawn, and copies it; the revision that got it."""
         if self.obeyed is None or not any(self.effective.values()):
             return None
-        weights = {name: self.effective[name] for name in self._revisions if name in self.effective}
+        names = [name for each in self._revisions for name in (each, cached(each))]
+        weights = {name: self.effective[name] for name in names if name in self.effective}
         by_user = self.obeyed.users is not None and bool(user)
-        revision = self._of_user(user) if by_user else chance.choices(*zip(*weights.items(), strict=True))[0]
+        name = self._of_user(user) if by_user else chance.choices(*zip(*weights.items(), strict=True))[0]
+        revision = name.partition("/")[0]
+        if name != revision:
+            self._start(now, name, name)
+            return revision
         token = None
         if self.obeyed.users is None and self.obeyed.conversations is not None:
             revision, token = self._of_conversation(user, revision)
@@ -172,7 +177,7 @@ class SimulatedGateway:
         drawn: Drawn | None = None,
     ) -> None:
         seconds, outcome = self.answer_of(revision)
-        measures = self.measures_of(revision)
+        measures = self.measures_of(revision.partition("/")[0])
         self.envoy.start(Request(self._newest(), name, now, now + seconds, outcome, measures, user, drawn))
 
     def _of_user(self, user: str) -> str:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from dspy_contract.routes import CONTENT_KEY, GATEWAY_NAME, REVISION_LABEL, Backend, Routes, load_routes
+from dspy_contract.stat_names import cached
 from dspy_contract.state import GatewayState, Poll
 from dspy_gateway.drawn import Drawn
 from dspy_gateway.switches import Switches
@@ -34,7 +35,7 @@ from dspy_operator.resources.runtime_pod import CONTAINER
 from dspy_operator.runtime_client import RuntimeUnheardError
 from dspy_operator.settings import PrometheusSettings, ReceiverSettings, RegistrySettings, Settings
 from tests.simulation.api import ApiServer, Call, refusal
-from tests.simulation.behaviour import Answer, Surroundings, Version
+from tests.simulation.behaviour import CACHED_SECONDS, Answer, Surroundings, Version
 from tests.simulation.clock import VirtualLoop
 from tests.simulation.clock import close as close_loop
 from tests.simulation.gateway import ANSWERED_SECONDS, SimulatedGateway
@@ -172,6 +173,8 @@ class SimulatedRuntimes:
         """Saved settings that are not in force, of whoever is asked from now on."""
         self.asked: list[str] = []
         self.reachable = True
+        self.forgotten: list[str] = []
+        """The addresses that were asked to forget, in turn."""
         self.stood_still: dict[str, Standstill] = {}
         """By revision, what its pods say whenever they are asked."""
 
@@ -188,6 +191,12 @@ class SimulatedRuntimes:
             raise RuntimeUnheardError("not reachable")
         return self.stood_still.get(revision)
 
+    async def forget_answers(self, address: str) -> None:
+        """A pod forgets what it keeps."""
+        if not self.reachable:
+            raise RuntimeUnheardError("not reachable")
+        self.forgotten.append(address)
+
     async def close(self) -> None:
         """Nothing is open."""
 
@@ -195,7 +204,15 @@ class SimulatedRuntimes:
 class World:
     """A cluster with one program, its users, and the real operator. Time passes only in `settle`."""
 
-    def __init__(self, seed: int = 0, steps: Steps | None = None, replicas: int = 1, **policy: Any) -> None:
+    def __init__(
+        self,
+        seed: int = 0,
+        steps: Steps | None = None,
+        replicas: int = 1,
+        spec: Mapping[str, Any] | None = None,
+        **policy: Any,
+    ) -> None:
+        """`spec` is what the program's has besides, `policy` the rollout's."""
         self.loop = VirtualLoop(START)
         asyncio.set_event_loop(self.loop)
         self.chance = random.Random(seed)
@@ -217,6 +234,7 @@ class World:
         self.met: defaultdict[str, set[int]] = defaultdict(set)
         """By user, the versions that answered it."""
         self.replicas = replicas
+        self.spec = spec or {}
         self.gateway_image = "gateway:1"
         self.reachable = True
         self.leads = True
@@ -247,6 +265,7 @@ class World:
                 "model": {"uri": f"models:/qa/{number}"},
                 "lm": {"model": "openai/x"},
                 "replicas": self.replicas,
+                **self.spec,
             }
             self.api.put("dspyprograms", {"metadata": {"name": PROGRAM, "namespace": NAMESPACE}, "spec": spec})
             return
@@ -394,7 +413,8 @@ class World:
 
     def traffic(self, number: int) -> int:
         """The effective weight of a version, in the gateway pod where it is greatest."""
-        return max((each.effective.get(self.revision(number), 0) for each in self.gateways.values()), default=0)
+        names = (self.revision(number), cached(self.revision(number)))
+        return max((sum(each.effective.get(name, 0) for name in names) for each in self.gateways.values()), default=0)
 
     def refused(self, number: int) -> bool:
         """True when the version's revision, which there must be, is refused."""
@@ -513,9 +533,11 @@ class World:
             self.lost.append(f"{revision} got a request and cannot answer")
 
     def _answer_of(self, revision: str) -> Answer:
-        number = self._version_of(revision)
-        if number is None or revision not in self.ready_pods():
+        number = self._version_of(revision.partition("/")[0])
+        if number is None or revision.partition("/")[0] not in self.ready_pods():
             return 0.0, "connection_failure"
+        if "/" in revision and self.chance.random() < self.versions[number].cached_share:
+            return CACHED_SECONDS, "ok"
         return self.surroundings.answer(self.versions[number], self.chance)
 
     def _note_what_is_cut(self) -> None:

@@ -3,6 +3,8 @@ JSON."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +19,7 @@ from dspy_contract.routes import (
     PortTable,
     ReleaseRef,
     Routes,
+    Users,
     dump,
     effective_weights,
     load_ports,
@@ -89,6 +92,46 @@ def test_copies_go_to_a_candidate_that_can_answer_and_that_somebody_watches() ->
     assert effective_weights(desired, both, watched=False) == plain
     assert effective_weights(desired, {"stable"}) == plain
     assert effective_weights(desired, {"candidate"}) == {"stable": 0, "candidate": 10_000}, "it answers for stable"
+
+
+@pytest.mark.parametrize(
+    ("stable", "candidate", "judged", "kept"),
+    [
+        (10_000, 0, (2_000, 0), (8_000, 0)),
+        (9_900, 100, (2_000, 100), (7_900, 0)),
+        (7_000, 3_000, (3_000, 3_000), (4_000, 0)),
+        (5_000, 5_000, (5_000, 5_000), (0, 0)),
+        (1_000, 9_000, (1_000, 2_000), (0, 7_000)),
+        (0, 10_000, (0, 2_000), (0, 8_000)),
+    ],
+)
+def test_as_much_of_each_revision_goes_past_its_cache_while_a_release_moves(
+    stable: int, candidate: int, judged: tuple[int, int], kept: tuple[int, int]
+) -> None:
+    backends = (Backend("stable", stable), Backend("candidate", candidate))
+    release = ReleaseRef(1, "stable", ("candidate",))
+    desired = Routes("qa", "uid", 1, 60, backends, release, cached=True)
+    both = {"stable", "candidate"}
+    from_cache = {"stable/cached": kept[0], "candidate/cached": kept[1]}
+    expected = dict(zip(("stable", "candidate"), judged, strict=True))
+    assert effective_weights(desired, both) == expected | {name: each for name, each in from_cache.items() if each}
+    assert sum(effective_weights(desired, both).values()) == TOTAL_WEIGHT
+    assert effective_weights(replace(desired, users=Users(header="x-user")), both) == {
+        "stable": stable,
+        "candidate": candidate,
+    }, "users are judged, whose requests all go past it"
+
+
+def test_nothing_goes_past_a_cache_while_nothing_is_released() -> None:
+    desired = Routes("qa", "uid", 1, 60, (Backend("stable", 10_000),), cached=True)
+    assert effective_weights(desired, {"stable"}) == {"stable": 0, "stable/cached": 10_000}
+
+
+def test_copies_are_compared_with_requests_that_went_past_the_cache() -> None:
+    backends = (Backend("stable", 10_000), Backend("candidate", 0, mirror=2_000))
+    desired = Routes("qa", "uid", 1, 60, backends, ReleaseRef(1, "stable", ("candidate",)), cached=True)
+    both = {"stable", "candidate"}
+    assert effective_weights(desired, both) == {"stable": 10_000, "candidate": 0, "candidate/mirror": 2_000}
 
 
 def test_a_revision_without_weight_answers_only_when_nobody_else_can() -> None:

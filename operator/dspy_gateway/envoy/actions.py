@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from dspy_contract.outcomes import REVISION_HEADER
+from dspy_contract.outcomes import CACHE_HEADER, REVISION_HEADER
 from dspy_contract.stat_names import cluster_name
 from dspy_gateway.envoy.resource import STREAM_IDLE_SECONDS, TYPE, Resource
 
@@ -15,12 +15,24 @@ PREDICT_MATCH: Resource = {
 ANY_MATCH: Resource = {"prefix": "/"}
 
 
-def weighted_cluster(revision: str, route: str, weight: int, headers: Iterable[Resource] = ()) -> Resource:
-    """Where a share of a route's requests goes, and what their answers are told besides the revision."""
+REFRESH = {"header": {"key": CACHE_HEADER, "value": "refresh"}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+"""Of a request that is to go past a revision's cache."""
+
+
+WEBSOCKETS: Resource = {"upgrade_configs": [{"upgrade_type": "websocket"}]}
+"""Of routes of which nothing is counted: a connection is drawn once, whatever is asked over it."""
+
+
+def weighted_cluster(
+    revision: str, route: str, weight: int, headers: Iterable[Resource] = (), asked: Iterable[Resource] = ()
+) -> Resource:
+    """Where a share of a route's requests goes, what these are told (`asked`), and their answers besides the
+    revision."""
     return {
         "name": cluster_name(revision, route),
         "weight": weight,
         "response_headers_to_add": [set_header(REVISION_HEADER, revision), *headers],
+        **({"request_headers_to_add": list(asked)} if asked else {}),
     }
 
 

@@ -7,8 +7,16 @@ from collections.abc import Mapping
 
 from dspy_contract.outcomes import REVISION_HEADER, USER_HEADER
 from dspy_contract.routes import TOTAL_WEIGHT, Routes
-from dspy_contract.stat_names import FORCED, OTHER, PREDICT
-from dspy_gateway.envoy.actions import ANY_MATCH, PREDICT_MATCH, route_action, set_header, weighted_cluster
+from dspy_contract.stat_names import CACHED, FORCED, OTHER, PREDICT, cached
+from dspy_gateway.envoy.actions import (
+    ANY_MATCH,
+    PREDICT_MATCH,
+    REFRESH,
+    WEBSOCKETS,
+    route_action,
+    set_header,
+    weighted_cluster,
+)
 from dspy_gateway.envoy.mirror import copies
 from dspy_gateway.envoy.resource import Resource
 from dspy_gateway.envoy.together import together
@@ -98,8 +106,14 @@ def _table(uid: str, pod: str, serial: int, routes: list[Resource]) -> Resource:
 def _drawn(routes: Routes, weights: Mapping[str, int], route: str) -> Resource:
     """Draws each request for itself."""
     total = sum(weights.values())
-    clusters = [
-        weighted_cluster(backend.revision, route, weights.get(backend.revision, 0) if total else TOTAL_WEIGHT)
-        for backend in routes.backends
-    ]
-    return route_action(routes.timeout_seconds) | {"weighted_clusters": {"clusters": clusters}}
+    asked = [REFRESH] if routes.refreshes and route == PREDICT else []
+    clusters: list[Resource] = []
+    for backend in routes.backends:
+        judged, kept = (weights.get(each, 0) for each in (backend.revision, cached(backend.revision)))
+        if route == PREDICT and kept:
+            clusters.append(weighted_cluster(backend.revision, CACHED, kept))
+        else:
+            judged += kept
+        clusters.append(weighted_cluster(backend.revision, route, judged if total else TOTAL_WEIGHT, asked=asked))
+    upgraded = WEBSOCKETS if route == OTHER else {}
+    return route_action(routes.timeout_seconds) | upgraded | {"weighted_clusters": {"clusters": clusters}}

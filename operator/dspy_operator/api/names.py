@@ -16,6 +16,8 @@ GATEWAY_LABEL = "dspy.dev/gateway"
 """On every object of a namespace's gateway, so that the gateway's key finds and removes them."""
 
 REQUEST_ANNOTATION = "dspy.dev/request"
+FORGET_ANNOTATION = "dspy.dev/forget-answers"
+"""Of a program: with each new value its pods forget the answers that they keep."""
 STABLE_ANNOTATION = "dspy.dev/promoted-at"
 """On a revision's Deployment: when it became stable. The newest is found again when a status is lost.
 (A ControllerRevision cannot carry it: the API server takes a patch of its annotations for a change of its data.)"""

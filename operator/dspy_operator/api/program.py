@@ -132,6 +132,41 @@ class Guardrail:
     timeout_seconds: float = 1
 
 
+@dataclass(frozen=True, slots=True)
+class RedisCredentials:
+    """How pods prove themselves to a Redis."""
+
+    password: SecretKey
+    username: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Redis:
+    """A Redis that the program's pods share."""
+
+    url: str
+    credentials: RedisCredentials | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """Which answers are given again, and how many are kept in a pod's memory."""
+
+    ttl_seconds: int = 3_600
+    stale_seconds: int = 0
+    max_entries: int = 10_000
+    max_bytes: int = 64 << 20
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What the calls of language models may cost in a day, and what becomes of requests beyond it."""
+
+    usd_per_day: float
+    on_exceeded: str = "Reject"
+
+
 class Permission(StrEnum):
     """Whether requests may ask for something by a header."""
 
@@ -207,6 +242,9 @@ class ProgramSpec:
     pod: Pod = Pod()
     routing: Routing = Routing()
     guardrails: tuple[Guardrail, ...] = ()
+    redis: Redis | None = None
+    cache: Cache | None = None
+    budget: Budget | None = None
     rollout_policy: str = "Optional"
 
 

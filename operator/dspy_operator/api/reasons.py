@@ -48,6 +48,7 @@ class Reason(StrEnum):
     SETTINGS_DROPPED = "SettingsDropped"
     TYPES_UNKNOWN = "TypesUnknown"
     EVENT_LOOP_BLOCKED = "EventLoopBlocked"
+    ANSWERS_FORGOTTEN = "AnswersForgotten"
     PROGRESSING = "Progressing"
     SETTLED = "Settled"
 

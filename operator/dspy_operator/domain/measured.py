@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from dspy_contract.outcomes import FALLBACK_FLAG
+from dspy_contract.stat_names import CACHED
 from dspy_operator.api.rollout import Analysis
 from dspy_operator.domain.analysis.comparison import compare
 from dspy_operator.domain.analysis.evidence import Evidence
@@ -152,8 +154,11 @@ def _effective_weights(snapshot: Snapshot) -> dict[str, int]:
     """What the gateways apply, as the average over the pods that answered."""
     uid = snapshot.program.uid
     told = [state.programs[uid].effective for state in snapshot.gateway.states.values() if uid in state.programs]
-    revisions = {name for weights in told for name in weights}
-    return {name: round(sum(weights.get(name, 0) for weights in told) / len(told)) for name in sorted(revisions)}
+    sums: Counter[str] = Counter()
+    for weights in told:
+        for name, weight in weights.items():
+            sums[name.removesuffix(f"/{CACHED}")] += weight
+    return {name: round(sums[name] / len(told)) for name in sorted(sums)}
 
 
 def _counts(counts: RequestCounts) -> Content:

@@ -90,6 +90,9 @@ def plan(snapshot: Snapshot, now: float) -> Plan:
             *events,
         )
     events = (*events, *(_stood_still(snapshot, each) for each in snapshot.standstills))
+    if snapshot.forgotten:
+        words = "Every pod has forgotten the answers that it kept"
+        events = (*events, Event(Reason.ANSWERS_FORGOTTEN, words))
     if ledger.stable is None:
         desired = snapshot.desired if isinstance(snapshot.desired, Problem) else status.RESOLVING
         problem = snapshot.conflict or desired
@@ -200,13 +203,14 @@ def _desired_routes(snapshot: Snapshot, ledger: Ledger, targets: tuple[Target, .
         backends=tuple(target.backend for target in targets),
         release=_release_ref(ledger, release) if release else None,
         refused=tuple(refused.revision for refused in ledger.refused),
-        needs=release_needs(release, program) if release else (),
+        needs=release_needs(release, snapshot) if release else (),
         flags=release.flags if release else (),
         users=release.users if release else None,
         conversations=_conversations(program),
         releases=ledger.releases,
         pin=ledger.pin,
         forced=program.spec.routing.force_header is Permission.ALLOW,
+        cached=snapshot.cached,
     )
     newest = newest_serial(snapshot.gateway.states.values(), program.uid, current)
     if current is not None and newest == current.serial and current == desired:

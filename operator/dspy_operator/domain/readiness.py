@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from dspy_contract.routes import (
+    CACHE_FEATURE,
     CONVERSATIONS_FEATURE,
     FLAGS_FEATURE,
     MEASURE_FEATURE,
@@ -12,7 +13,7 @@ from dspy_contract.routes import (
     RELEASE_NEEDS,
     USERS_FEATURE,
 )
-from dspy_contract.stat_names import forced, mirrored, of_users
+from dspy_contract.stat_names import cached, forced, mirrored, of_users
 from dspy_operator.api.reasons import Reason
 from dspy_operator.domain.ledger import Release
 from dspy_operator.domain.snapshot import Gateway, Problem, Program, Snapshot, Workload
@@ -82,14 +83,17 @@ def draws_users(release: Release, program: Program) -> bool:
     return release.users is not None or program.spec.routing.conversations is not None
 
 
-def release_needs(release: Release, program: Program) -> tuple[str, ...]:
+def release_needs(release: Release, snapshot: Snapshot) -> tuple[str, ...]:
     """What a gateway pod must be able to do before a candidate of this release has traffic."""
     flags = (FLAGS_FEATURE,) if release.flags else ()
     measure = (MEASURE_FEATURE,) if release.users and release.users.measure else ()
     mirror = (MIRROR_FEATURE,) if any(isinstance(step, Mirror) for step in release.steps) else ()
-    drawn = (USERS_FEATURE if release.users else CONVERSATIONS_FEATURE,) if draws_users(release, program) else ()
+    drawn = (
+        (USERS_FEATURE if release.users else CONVERSATIONS_FEATURE,) if draws_users(release, snapshot.program) else ()
+    )
+    kept = (CACHE_FEATURE,) if snapshot.cached else ()
     # What is spent is a feature by the stream's own name.
-    return (*RELEASE_NEEDS, *flags, *release.spending, *mirror, *drawn, *measure)
+    return (*RELEASE_NEEDS, *flags, *release.spending, *mirror, *drawn, *measure, *kept)
 
 
 def requests_in_flight(gateway: Gateway, uid: str, revision: str) -> int | None:
@@ -97,7 +101,7 @@ def requests_in_flight(gateway: Gateway, uid: str, revision: str) -> int | None:
     if not gateway.states or gateway.pods - set(gateway.states):
         return None
     totals = [state.programs[uid].totals for state in gateway.states.values() if uid in state.programs]
-    names = (revision, forced(revision), of_users(revision), mirrored(revision))
+    names = [name(revision) for name in (str, forced, of_users, mirrored, cached)]
     return sum(each[name].open for each in totals for name in names if name in each)
 
 

@@ -41,6 +41,8 @@ class Program:
     ledger: Ledger | None
     lost: str = ""
     """Why the ledger that is stored cannot be carried on; it is found again from the routes then."""
+    forget: str = ""
+    """The annotation by which a person asks that answers that are kept be forgotten; done once for each value."""
     newer_version: int | None = None
     """The version of a ledger that a newer operator wrote: never written over."""
 
@@ -86,6 +88,8 @@ class Revision:
     """Its name as nobody had asked yet."""
     archive_bytes: int = 0
     """Of its archive, which is a Secret; 0 when its pods download the files."""
+    cached: bool = False
+    """Whether it gives answers again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +211,8 @@ class Snapshot:
     """The field of the program's Service, other than its port, that somebody changed."""
     description: Description | None = None
     """Of the newest revision that has a Ready pod, if its status does not tell of it yet."""
+    forgotten: str = ""
+    """What `forget` asked for, if all pods have done it and the status does not tell yet."""
     standstills: tuple[Standstill, ...] = ()
     """Heard of since the last pass."""
     name_conflict: str | None = None
@@ -220,6 +226,11 @@ class Snapshot:
     def conflict(self) -> Problem | None:
         """Why nothing new may begin: somebody else's object has the name of one of ours."""
         return name_taken(self.name_conflict) if self.name_conflict else None
+
+    @property
+    def cached(self) -> bool:
+        """Whether some revision gives answers again."""
+        return any(revision.cached for revision in self.revisions.values())
 
     @property
     def preview_url(self) -> str:

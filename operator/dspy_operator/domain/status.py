@@ -122,6 +122,8 @@ def _program(snapshot: Snapshot, ledger: Ledger, now: float) -> Content:
     told = snapshot.description.revision if snapshot.description else described(snapshot.program.status)
     if told:
         content["described"] = {"revision": told}
+    if forgotten := snapshot.forgotten or has_forgotten(snapshot.program.status):
+        content["answersForgotten"] = forgotten
     content["url"] = f"http://{snapshot.program.name}.{snapshot.program.namespace}.svc"
     content["replicas"] = workload.replicas if workload else 0
     content["readyReplicas"] = workload.ready if workload else 0
@@ -250,6 +252,11 @@ def as_logged(snapshot: Snapshot) -> list[Condition]:
 def described(status: Mapping[str, Any]) -> str:
     """The revision of which a program's status says whether it runs as it was logged."""
     return str((status.get("described") or {}).get("revision", ""))
+
+
+def has_forgotten(status: Mapping[str, Any]) -> str:
+    """The last wish that answers be forgotten of which a program's status says that it was carried out."""
+    return str(status.get("answersForgotten", ""))
 
 
 def _as_logged_before(snapshot: Snapshot) -> list[Condition]:

@@ -13,8 +13,9 @@ from dspy_operator.domain.analysis.readings import Reading
 from dspy_operator.domain.ledger import Ledger
 from dspy_operator.domain.release.blocking import blocking_reason
 from dspy_operator.domain.release.smoke import smoke_test_at_hand
-from dspy_operator.domain.snapshot import Description, Program, SmokeReport, Snapshot
-from dspy_operator.domain.status import described
+from dspy_operator.domain.snapshot import Description, Program, Revision, SmokeReport, Snapshot
+from dspy_operator.domain.status import described, has_forgotten
+from dspy_operator.forgetting import Forgetting
 from dspy_operator.prometheus_queries import PrometheusQueries
 from dspy_operator.smoke_tests import SmokeTests
 from dspy_operator.standstills import Standstills
@@ -22,11 +23,12 @@ from dspy_operator.standstills import Standstills
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """Pods' descriptions and standstills, smoke tests, and queries of Prometheus."""
+    """Pods' descriptions and standstills, answers that are to be forgotten, smoke tests, queries of Prometheus."""
 
     store: Store
     descriptions: Descriptions
     standstills: Standstills
+    forgetting: Forgetting
     smoke_tests: SmokeTests
     queries: PrometheusQueries
 
@@ -37,6 +39,7 @@ class Beside:
             snapshot,
             description=self._description(snapshot, addresses),
             standstills=self.standstills.of(program.namespace, program.name, addresses),
+            forgotten=self._forgotten(snapshot),
             readings=self._readings(program),
         )
         return replace(snapshot, smoke_test=self._smoke_test(snapshot))
@@ -47,12 +50,12 @@ class Beside:
 
     def forget(self, namespace: str, name: str) -> None:
         """Forgets a program that is gone."""
-        for each in (self.descriptions, self.standstills, self.smoke_tests, self.queries):
+        for each in (self.descriptions, self.standstills, self.forgetting, self.smoke_tests, self.queries):
             each.forget(namespace, name)
 
     async def close(self) -> None:
         """Ends everything."""
-        for each in (self.descriptions, self.standstills, self.smoke_tests):
+        for each in (self.descriptions, self.standstills, self.forgetting, self.smoke_tests):
             each.close()
         await self.queries.close()
 
@@ -76,11 +79,25 @@ class Beside:
         blocked = program.ledger is not None and blocking_reason(program.ledger, snapshot) is not None
         return self.smoke_tests.of(program.namespace, program.name, at_hand, blocked, port or 0, gateways)
 
+    def _forgotten(self, snapshot: Snapshot) -> str:
+        """The wish that answers be forgotten, once it is carried out, until the status tells."""
+        program = snapshot.program
+        if program.forget in ("", has_forgotten(program.status)):
+            self.forgetting.forget(program.namespace, program.name)
+            return ""
+        pods = [address for revision, address in self._ready(program) if _keeps(snapshot.revisions.get(revision))]
+        is_done = self.forgetting.of(program.namespace, program.name, program.forget, pods)
+        return program.forget if is_done else ""
+
     def _addresses(self, program: Program) -> dict[str, str]:
         """Of one Ready pod of each revision."""
+        return dict(self._ready(program))
+
+    def _ready(self, program: Program) -> list[tuple[str, str]]:
+        """The revision and the address of each Ready pod."""
         pods = self.store.list("Pod", program.namespace, program.name)
         ready = (pod for pod in pods if is_ready(pod) and pod["status"].get("podIP"))
-        return {pod["metadata"]["labels"].get(REVISION_LABEL, ""): pod["status"]["podIP"] for pod in ready}
+        return [(pod["metadata"]["labels"].get(REVISION_LABEL, ""), pod["status"]["podIP"]) for pod in ready]
 
     def _description(self, snapshot: Snapshot, addresses: Mapping[str, str]) -> Description | None:
         """Of the revision that the spec asks for, as soon as a pod of it is Ready, if its status does not tell yet."""
@@ -92,3 +109,7 @@ class Beside:
             return None
         address = addresses.get(desired.name)
         return self.descriptions.of(program.namespace, program.name, desired.name, address) if address else None
+
+
+def _keeps(revision: Revision | None) -> bool:
+    return revision is not None and revision.cached

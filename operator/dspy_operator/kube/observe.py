@@ -23,7 +23,7 @@ from dspy_contract.routes import (
 from dspy_kube.client import Object
 from dspy_kube.store import Store
 from dspy_operator.api.convert import from_dict
-from dspy_operator.api.names import REQUEST_ANNOTATION
+from dspy_operator.api.names import FORGET_ANNOTATION, REQUEST_ANNOTATION
 from dspy_operator.api.program import LM, ProgramLM, ProgramSpec
 from dspy_operator.api.reasons import Reason
 from dspy_operator.api.rollout import Policy, ProgramRef, RolloutSpec, Strategy, StrategyType, Variant, policies_of
@@ -58,6 +58,7 @@ from dspy_operator.resources.revision import controller_revision, read_revision,
 from dspy_operator.resources.runtime_pod import Runtime
 from dspy_operator.settings import Settings
 
+LONGEST_WISH = 100
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 _SECRET = re.compile(r'(secret|configmap) "[^"]+" not found|references non-existent (secret|config) key: \S+')
 
@@ -350,6 +351,7 @@ def read_program(manifest: Object, latest: Ledger | None) -> Program:
         resource_version=metadata["resourceVersion"],
         spec=spec,
         request=metadata.get("annotations", {}).get(REQUEST_ANNOTATION, ""),
+        forget=metadata.get("annotations", {}).get(FORGET_ANNOTATION, "")[:LONGEST_WISH],
         status=status,
         ledger=newer(stored.ledger, latest),
         lost=stored.lost,

@@ -64,6 +64,7 @@ def controller_revision(
         "refreshed": refreshed,
         "firstName": revision_name(program.name, program.spec, version),
         "timeoutSeconds": program.spec.serving.timeout_seconds,
+        **({"cached": True} if program.spec.cache else {}),
         "deployment": _deployment(program, name, version, runtime),
         "service": _headless_service(program, name),
     }
@@ -96,6 +97,7 @@ def read_revision(manifest: Mapping[str, Any]) -> Revision:
         archive_bytes=data["model"].get("archiveBytes", 0),
         refreshed=data.get("refreshed", 0),
         first_name=data.get("firstName") or metadata["name"],
+        cached=data.get("cached", False),
     )
 
 
@@ -201,6 +203,6 @@ def _deployment(program: Program, name: str, version: Version, runtime: Runtime)
             "selector": {"matchLabels": {REVISION_LABEL: name}},
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
             "revisionHistoryLimit": 0,
-            "template": pod_template(program.spec, name, _labels(program.name, name), version, runtime),
+            "template": pod_template(program, name, _labels(program.name, name), version, runtime),
         },
     }

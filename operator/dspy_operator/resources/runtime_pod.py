@@ -8,14 +8,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from dspy_contract.routes import REVISION_LABEL, RUNTIME_PORT, RUNTIME_PROBE_PORT
-from dspy_operator.api.program import LM, Guardrail, LMEndpoint, Permission, ProgramSpec
-from dspy_operator.domain.snapshot import Version
+from dspy_operator.api.program import LM, Guardrail, LMEndpoint, Permission, ProgramSpec, SecretKey
+from dspy_operator.domain.snapshot import Program, Version
 from dspy_operator.resources.pods import RESTRICTED, spread_over_nodes
 
 PRE_STOP_SECONDS = 2
 """Longer than an endpoint takes to leave every gateway, so that no request meets a pod that has stopped."""
 
 CREDENTIALS_FOLDER = "/var/run/secrets/dspy.dev/lm"
+REDIS_KEY_FILE = "redis"
+"""Beside the keys of language models, which are numbers."""
 SETTINGS_ANNOTATION = "dspy.dev/settings"
 SETTINGS_FOLDER = "/var/run/dspy/settings"
 SETTINGS_FILE = "settings.json"
@@ -44,11 +46,12 @@ def archive_name(revision: str) -> str:
 
 
 def pod_template(
-    spec: ProgramSpec, name: str, labels: Mapping[str, str], version: Version, runtime: Runtime
+    program: Program, name: str, labels: Mapping[str, str], version: Version, runtime: Runtime
 ) -> Manifest:
     """The template of a revision's Deployment. Settings are an annotation that the downward API mounts: the revision
     pins them, and no object or right is added."""
-    told = json.dumps(settings(spec, name, version, runtime), sort_keys=True)
+    spec = program.spec
+    told = json.dumps(settings(program, name, version, runtime), sort_keys=True)
     annotations = {**spec.pod.annotations, SETTINGS_ANNOTATION: told}
     return {
         "metadata": {"labels": {**spec.pod.labels, **labels}, "annotations": annotations},
@@ -145,9 +148,9 @@ def _container(spec: ProgramSpec, name: str, version: Version, runtime: Runtime)
     return container
 
 
-def settings(spec: ProgramSpec, name: str, version: Version, runtime: Runtime) -> dict[str, Any]:
+def settings(program: Program, name: str, version: Version, runtime: Runtime) -> dict[str, Any]:
     """What the runtime's process is told, as its settings file has it."""
-    serving = spec.serving
+    spec, serving = program.spec, program.spec.serving
     default, *others = (_lm(lm, number) for number, lm in enumerate(_models(spec)))
     return {
         "model": f"{ARTIFACT_FOLDER}/{ARCHIVE if runtime.archived else 'model'}",
@@ -165,6 +168,7 @@ def settings(spec: ProgramSpec, name: str, version: Version, runtime: Runtime) -
         "log_messages": serving.log_messages,
         **({"priorities": "Allow"} if serving.priorities is Permission.ALLOW else {}),
         **_given({"guardrails": [_guardrail(each) for each in spec.guardrails]}),
+        **_shared(program),
         "given_schema": _given({"input": serving.schema.input, "output": serving.schema.output}),
     }
 
@@ -219,6 +223,24 @@ def _guardrail(guardrail: Guardrail) -> dict[str, Any]:
     return {name: value for name, value in _given(found).items() if value != ""}
 
 
+def _shared(program: Program) -> dict[str, Any]:
+    """What is kept between requests, and where."""
+    spec, redis = program.spec, program.spec.redis
+    credentials = redis.credentials if redis else None
+    found = {
+        "program": f"{program.namespace}/{program.name}" if redis else None,
+        "redis": redis
+        and {
+            "url": redis.url,
+            **({"password_file": f"{CREDENTIALS_FOLDER}/{REDIS_KEY_FILE}"} if credentials else {}),
+            **({"username": credentials.username} if credentials and credentials.username else {}),
+        },
+        "cache": asdict(spec.cache) if spec.cache else None,
+        "budget": asdict(spec.budget) if spec.budget else None,
+    }
+    return _given(found)
+
+
 def _given(fields: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value not in (None, {}, [])}
 
@@ -228,17 +250,24 @@ def _settings_item() -> Manifest:
 
 
 def _credential_volumes(spec: ProgramSpec) -> list[Manifest]:
-    """One volume with the keys of all endpoints."""
-    keys = {file: endpoint.credentials.api_key for file, endpoint in _endpoints(spec).items()}
+    """One volume with all keys."""
     sources = [
-        {"secret": {"name": key.name, "items": [{"key": key.key, "path": file}]}} for file, key in keys.items() if key
+        {"secret": {"name": key.name, "items": [{"key": key.key, "path": file}]}} for file, key in _keys(spec).items()
     ]
     return [{"name": "lm-credentials", "projected": {"sources": sources}}] if sources else []
 
 
 def _credential_mounts(spec: ProgramSpec) -> list[Manifest]:
     mount = {"name": "lm-credentials", "mountPath": CREDENTIALS_FOLDER, "readOnly": True}
-    return [mount] if any(lm.credentials.api_key for lm in _endpoints(spec).values()) else []
+    return [mount] if _keys(spec) else []
+
+
+def _keys(spec: ProgramSpec) -> dict[str, SecretKey]:
+    """What pods prove themselves with, by file."""
+    keys = {file: endpoint.credentials.api_key for file, endpoint in _endpoints(spec).items()}
+    if spec.redis and spec.redis.credentials:
+        keys[REDIS_KEY_FILE] = spec.redis.credentials.password
+    return {file: key for file, key in keys.items() if key}
 
 
 def _probe(path: str, period_seconds: int, failures: int) -> Manifest:

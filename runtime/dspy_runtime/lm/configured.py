@@ -11,11 +11,11 @@ from typing import Any
 
 import dspy
 from dspy.clients.model_metadata import model_info
-from dspy.lm15 import AsyncLMRouter, LM15Error, MissingCredentialError, RouterConfig, register_provider
+from dspy.lm15 import AsyncLMRouter, LM15Error, MissingCredentialError, RouterConfig, Usage, register_provider
 
 from dspy_runtime.failures import LMConfigurationError, described
 from dspy_runtime.lm.bedrock import ConverseCaller
-from dspy_runtime.lm.endpoint import Endpoint, Model, Observer
+from dspy_runtime.lm.endpoint import Endpoint, Model, Observer, never
 from dspy_runtime.lm.engine import Capabilities
 from dspy_runtime.lm.prices import cost_of
 from dspy_runtime.lm.providers import (
@@ -53,9 +53,9 @@ _declare_providers()
 class ConfiguredEndpoint:
     """An endpoint of a language model, and the key by which it is called."""
 
-    def __init__(self, lm: LMSettings, number: int, observer: Observer) -> None:
-        """Number 0 is the model itself, others are its fallbacks. Raises LMConfigurationError, in DSPy's own words
-        where it is DSPy that refuses."""
+    def __init__(self, lm: LMSettings, number: int, observer: Observer, is_barred: Callable[[], bool] = never) -> None:
+        """Number 0 is the model itself, others are its fallbacks. `is_barred` says whether
+        it is not to be asked now. Raises LMConfigurationError, in DSPy's own words where it is DSPy that refuses."""
         self.settings: EndpointSettings = lm.fallbacks[number - 1] if number else lm
         self.field = f"lm.fallbacks[{number - 1}]" if number else "lm"
         self.key = _key(self.settings.api_key_file)
@@ -64,9 +64,9 @@ class ConfiguredEndpoint:
         with self.refused():
             self.route = route(self.settings.model, self.settings.api)
             self.wire = _wire(self.settings, self.route, lm.parameters.get("extra_body", {}) if not number else {})
-            self.endpoint = Endpoint(self._model(lm, number), self.connector(), observer)
+            self.endpoint = Endpoint(self._model(lm, number, is_barred), self.connector(), observer)
 
-    def _model(self, lm: LMSettings, number: int) -> Model:
+    def _model(self, lm: LMSettings, number: int, is_barred: Callable[[], bool]) -> Model:
         before = [lm.model, *(each.model for each in lm.fallbacks)][:number]
         given = self.settings
         return Model(
@@ -81,7 +81,15 @@ class ConfiguredEndpoint:
             cost=cost_of(given, self.route),
             breaker=lm.circuit_breaker or (BreakerSettings() if lm.fallbacks else None),
             hedge=lm.hedge,
+            is_barred=is_barred,
         )
+
+    def check_price(self) -> None:
+        """Raises LMConfigurationError where nobody knows what an answer costs."""
+        if self.endpoint.model.cost(Usage(input_tokens=1, output_tokens=1)) is None:
+            raise LMConfigurationError(
+                f"nobody knows what {self.settings.model!r} costs, which a budget needs; set {self.field}.price"
+            )
 
     def capabilities(self) -> Capabilities:
         """What DSPy's adapters may ask of it."""

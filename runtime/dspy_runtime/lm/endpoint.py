@@ -62,6 +62,11 @@ _RESULTS = (
 _OPEN = "the endpoint failed too often of late: its circuit is open"
 
 
+def never() -> bool:
+    """False."""
+    return False
+
+
 class NotAskedError(TransportError):  # type: ignore[misc]
     """The endpoint is not asked: its circuit is open, or its provider takes no more at once."""
 
@@ -96,6 +101,8 @@ class Model:
     """Seconds for which a call may wait for its turn, or its next try: few where another endpoint stands in."""
     cost: CostOf
     has_stand_in: bool = False
+    is_barred: Callable[[], bool] = never
+    """Whether it is not to be asked now, for the sake of what it costs."""
     breaker: BreakerSettings | None = None
     hedge: HedgeSettings | None = None
 
@@ -235,6 +242,8 @@ class LoopEndpoint:
 
     async def _go_out(self) -> Call:
         """Waits until a call may go out: the throttle first, for what the breaker admits is not to wait."""
+        if self._model.is_barred():
+            raise NotAskedError("the budget of the day is spent")
         if self.state() is BreakerState.OPEN:
             raise NotAskedError(_OPEN)
         longest = self._model.longest_wait if self._model.has_stand_in else None

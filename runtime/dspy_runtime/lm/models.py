@@ -7,13 +7,13 @@ import asyncio
 import functools
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from dspy.lm15 import Message, Request, Response, Usage
 
 from dspy_contract.logs import Logger
 from dspy_runtime.lm.configured import ConfiguredEndpoint
-from dspy_runtime.lm.endpoint import Endpoint, Observer
+from dspy_runtime.lm.endpoint import Endpoint, Observer, never
 from dspy_runtime.lm.engine import AsyncEngine, Capabilities, Capable, SyncEngine
 from dspy_runtime.lm.providers import Wire
 from dspy_runtime.lm.served import ServedLM
@@ -25,14 +25,22 @@ KEY_CHECK_SECONDS = 5.0
 log = Logger(__name__)
 
 
+class Budget(Protocol):
+    """What calls may cost."""
+
+    def bars_models(self) -> bool:
+        """Whether only models that stand in for others are to be asked."""
+        ...
+
+
 class LanguageModel:
     """One model: DSPy's face of it, and the engine behind, over the model's endpoint and those that stand in for it."""
 
-    def __init__(self, settings: LMSettings, observer: Observer) -> None:
+    def __init__(self, settings: LMSettings, observer: Observer, is_barred: Callable[[], bool] = never) -> None:
         """Raises LMConfigurationError."""
         self.settings = settings
-        numbers = range(1 + len(settings.fallbacks))
-        self.endpoints = [ConfiguredEndpoint(settings, number, observer) for number in numbers]
+        barred = [is_barred, *([never] * len(settings.fallbacks))]
+        self.endpoints = [ConfiguredEndpoint(settings, number, observer, each) for number, each in enumerate(barred)]
         able = functools.reduce(operator.and_, (each.capabilities() for each in self.endpoints))
         self.engine = AsyncEngine(able, [each.endpoint for each in self.endpoints])
         with self.endpoints[0].refused():
@@ -67,11 +75,17 @@ class LanguageModel:
 class LanguageModels:
     """The default model and those of single predictors."""
 
-    def __init__(self, settings: DefaultLMSettings, observer: Observer) -> None:
-        self.default = LanguageModel(settings, observer)
-        self.by_predictor = {name: LanguageModel(each, observer) for name, each in settings.by_predictor.items()}
+    def __init__(self, settings: DefaultLMSettings, observer: Observer, budget: Budget | None = None) -> None:
+        """With a budget, the price of each model must be known."""
+        is_barred = budget.bars_models if budget else never
+        self.default = LanguageModel(settings, observer, is_barred)
+        self.by_predictor = {
+            name: LanguageModel(each, observer, is_barred) for name, each in settings.by_predictor.items()
+        }
         for model in self.all():
             model.check()
+        for endpoint in self.endpoints() if budget else ():
+            endpoint.check_price()
 
     def all(self) -> list[LanguageModel]:
         """Every one of them."""

@@ -155,7 +155,7 @@ def _stable_in_trouble(ledger: Ledger, release: Release, snapshot: Snapshot) -> 
 def _doubted(release: Release, snapshot: Snapshot) -> Paused | None:
     if not is_seen(snapshot):
         return Paused(Reason.COUNTS_MISSING, "Waiting for fresh counts from every gateway pod")
-    lacking = missing_features(snapshot.gateway, release_needs(release, snapshot.program))
+    lacking = missing_features(snapshot.gateway, release_needs(release, snapshot))
     if lacking:
         message = f"The gateway pod {lacking[0]} is of an older version and gives a candidate no traffic: it lacks"
         return Paused(Reason.GATEWAY_TOO_OLD, f"{message} {lacking[1]}. Delete it, and a new one comes")
