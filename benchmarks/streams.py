@@ -1,7 +1,7 @@
 """Every stream under every strategy, by the code that ships: how many healthy candidates go, how soon bad ones do.
 
-BENCH_RELEASES sets how many releases each cell is made of (10,000 unless given, which takes minutes); BENCH_PLOT is a
-file for the picture.
+BENCH_RELEASES sets how many releases each cell is made of (10,000 unless given, which takes ten minutes and more of
+one core); BENCH_PLOT is a file for the picture.
 """
 
 from __future__ import annotations
