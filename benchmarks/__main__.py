@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import click
 
-from benchmarks import gateway, judgement, moving, programs, releases, runtime, scale, streams, switches
+from benchmarks import features, gateway, judgement, moving, programs, releases, runtime, scale, streams, switches
 
 BENCHES: dict[str, Callable[[], None]] = {
     "runtime": runtime.main,
+    "features": features.main,
     "gateway": gateway.main,
     "programs": programs.main,
     "moving": moving.main,

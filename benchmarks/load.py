@@ -36,6 +36,7 @@ async def load(
     headers: Sequence[Mapping[str, str]] = ({},),
 ) -> Result:
     """Sends `requests` over `clients` connections, each as soon as its last was answered, with these headers in turn.
+    `body` may be a function of the request's number.
 
     Clients begin within `spread_seconds`: all at once they would stay a wave for ever. The rate is that of the answers
     from when the last has begun until there is nothing more to send.
@@ -50,7 +51,8 @@ async def load(
         await asyncio.sleep(spread_seconds * number / clients)
         for each in left:
             sent_at = started = time.perf_counter()
-            async with session.post(url, json=body, headers=headers[each % len(headers)]) as response:
+            content = body(each) if callable(body) else body
+            async with session.post(url, json=content, headers=headers[each % len(headers)]) as response:
                 await response.read()
                 failures += response.status != 200
             ended.append(time.perf_counter())

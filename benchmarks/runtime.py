@@ -97,7 +97,7 @@ async def _in_flight(folder: Path) -> Rows:
                 aim = ">= 95%" if clients == IN_FLIGHT else ""
                 rows.append([label, f"{result.rate:.0f}", beside, f"{result.rate / limit:.0%}", aim])
                 rows.append(["  failures; cores", f"{result.failures}; {cores:.2f}", "", "", "0"])
-            connections = (await _settings(base))["connections"]
+            connections = (await change(base))["connections"]
             rows.append(["  connections to the provider", str(connections), "", "", f"<= {MORE_IN_FLIGHT:,}"])
     return rows
 
@@ -167,14 +167,14 @@ async def provider(latency_seconds: float) -> AsyncIterator[str]:
     base = f"http://127.0.0.1:{port}"
     try:
         await until(lambda: _answers(f"{base}/healthz"), "the provider answers")
-        await _settings(f"{base}/v1", latency_seconds=latency_seconds)
+        await change(f"{base}/v1", latency_seconds=latency_seconds)
         yield f"{base}/v1"
     finally:
         process.terminate()
         await process.wait()
 
 
-async def _settings(base: str, **changed: Any) -> dict[str, Any]:
+async def change(base: str, **changed: Any) -> dict[str, Any]:
     """Changes the stand-in provider; returns its settings and what it has seen."""
     url = f"{base.removesuffix('/v1')}/settings"
     async with aiohttp.ClientSession() as session, session.put(url, json=changed) as response:

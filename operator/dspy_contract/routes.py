@@ -43,7 +43,7 @@ CACHE_FEATURE = "cache"
 nothing."""
 
 LEAST_JUDGED = 2_000
-"""Basis points of the traffic of each revision that go past its cache while a release moves, if it has as much."""
+"""Basis points of the traffic that go past stable's cache while a release moves, if stable has as much."""
 
 PORTS_LABEL = "dspy.dev/ports"
 REVISION_LABEL = "dspy.dev/revision"
@@ -191,11 +191,6 @@ class Routes:
         return next((backend for backend in self.backends if backend.revision == revision), Backend(revision, 0))
 
     @property
-    def refreshes(self) -> bool:
-        """Whether the requests that are judged are told to go past a cache."""
-        return self.cached and self.release is not None
-
-    @property
     def tries_candidates(self) -> bool:
         """Whether a candidate gets requests, or copies of them."""
         return any(each.weight or each.mirror for each in map(self.backend, self.candidates))
@@ -231,9 +226,9 @@ def effective_weights(routes: Routes, usable: Collection[str], watched: bool = T
     gateway's own 503. Shares that are copied stand beside them, under the names of `mirrored`.
 
     An answer that was given before says nothing of its revision, and a candidate has given fewer. So where revisions
-    are `cached`, only a part of the requests is judged: as much of each as of the other, or LEAST_JUDGED, which goes
-    past its cache. The rest stands under the names of `cached`. Where users or conversations are drawn, or requests
-    copied, all are judged.
+    are `cached`, what is judged goes past the cache: all that candidates get, and as much of stable's, or LEAST_JUDGED.
+    The rest stands under the names of `cached`. Where users or conversations are drawn, or requests copied, all are
+    judged.
     """
     weights = _drawn_weights(routes, usable, watched)
     copied = {
@@ -242,15 +237,17 @@ def effective_weights(routes: Routes, usable: Collection[str], watched: bool = T
         if backend.mirror and watched and backend.revision in usable and not weights[backend.revision]
     }
     if routes.cached and not copied and routes.users is None and routes.conversations is None:
-        return _judged_weights(weights, routes.refreshes)
+        return _judged_weights(weights, routes)
     return weights | copied
 
 
-def _judged_weights(weights: Mapping[str, int], refreshes: bool) -> dict[str, int]:
+def _judged_weights(weights: Mapping[str, int], routes: Routes) -> dict[str, int]:
+    """All of a candidate's; of the others' as much as the candidate has that has most, or LEAST_JUDGED."""
+    most = max(LEAST_JUDGED, *(weights.get(candidate, 0) for candidate in routes.candidates), 0)
     parts: dict[str, int] = {}
     for name, weight in weights.items():
-        others = max((each for other, each in weights.items() if other != name), default=0)
-        parts[name] = min(weight, max(others, LEAST_JUDGED)) if refreshes else 0
+        judged = weight if name in routes.candidates else min(weight, most)
+        parts[name] = judged if routes.release else 0
         if weight > parts[name]:
             parts[cached(name)] = weight - parts[name]
     return parts

@@ -33,7 +33,9 @@ class PreviewClient(PodClient):
         """The answer that comes through the gateway pod at an address. Raises PreviewUnheardError, and TimeoutError
         when there is none in time."""
         timeout = aiohttp.ClientTimeout(total=timeout_seconds, connect=CONNECT_SECONDS)
-        url, headers = pod_url(address, port, "/predict"), {"Content-Type": "application/json"}
+        # What was answered before says nothing of how it is answered now.
+        headers = {"Content-Type": "application/json", "Cache-Control": "no-cache"}
+        url = pod_url(address, port, "/predict")
         try:
             async with self.session().post(
                 url, data=body, headers=headers, timeout=timeout, allow_redirects=False

@@ -7,6 +7,7 @@ is spent goes beyond it.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections import deque
 from collections.abc import Callable
@@ -33,11 +34,12 @@ class DailyBudget:
         self._shared = shared
         self._clock = clock
         self._noted: deque[int] = deque()
+        self._pod = secrets.token_hex(8)
         self._day = 0
+        self._own = 0
+        """What this pod has spent."""
         self._spent = 0
-        """As far as this pod knows."""
-        self._untold = 0
-        """Of it, what other pods do not know of."""
+        """What all have, as far as this one knows."""
         self.is_spent = False
 
     @property
@@ -53,16 +55,15 @@ class DailyBudget:
         """Counts what was noted, and tells and asks the other pods."""
         day = int(self._clock() // DAY_SECONDS)
         if day != self._day:
-            self._day, self._spent, self._untold = day, 0, 0
+            self._day, self._own, self._spent = day, 0, 0
         while self._noted:
-            self._spent += (noted := self._noted.popleft())
-            self._untold += noted
+            noted = self._noted.popleft()
+            self._own += noted
+            self._spent += noted
         if self._shared is not None:
-            telling = self._untold
-            total = await self._shared.add(f"spent:{day}", telling, 2 * DAY_SECONDS)
-            if total is not None and day == self._day:
-                self._untold -= telling
-                self._spent = total + self._untold
+            total = await self._shared.tally(f"spent:{day}", self._pod, self._own, 2 * DAY_SECONDS)
+            if total is not None:
+                self._spent = total
         self.is_spent = self._spent >= self._limit
 
     async def follow(self) -> None:

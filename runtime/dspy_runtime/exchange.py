@@ -53,6 +53,8 @@ class CacheUse(StrEnum):
     FULL = "full"
     REFRESH = "refresh"
     """It is answered anew, and the answer kept."""
+    JUDGED = "judged"
+    """The same, at the gateway's wish and not the client's: an answer that is kept is better than none."""
     NONE = "none"
 
 
@@ -167,6 +169,8 @@ class Exchange:
     """What is counted of its body until it has a place."""
     place: Place | None = None
     """None until there is one."""
+    queued: bool = False
+    """Whether it waits for a place."""
     result: Any = None
     answer: bytes = b""
     flags: tuple[str, ...] = ()

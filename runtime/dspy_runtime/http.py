@@ -162,6 +162,7 @@ class Door:
 
         def begin(body: bytes, parts: Parts) -> tuple[Exchange, asyncio.Future[None], float]:
             exchange = _exchange(socket.headers, parts)
+            exchange.cache_use = CacheUse.FULL  # browsers send no-cache with every handshake
             refused = _told_by_headers(socket.headers, exchange, self._service.settings)
             refused = refused or self._uploads.take(body, exchange)
             if refused is not None:
@@ -323,8 +324,9 @@ def _cache_use(headers: Headers) -> CacheUse:
     asked = headers.get("cache-control", "").lower()
     if "no-store" in asked:
         return CacheUse.NONE
-    refresh = "no-cache" in asked or headers.get(CACHE_HEADER) == CacheUse.REFRESH
-    return CacheUse.REFRESH if refresh else CacheUse.FULL
+    if "no-cache" in asked:
+        return CacheUse.REFRESH
+    return CacheUse.JUDGED if headers.get(CACHE_HEADER) == "refresh" else CacheUse.FULL
 
 
 def _is_answered(exchange: Exchange) -> bool:

@@ -33,17 +33,17 @@ class LastResort:
             raise LMConfigurationError("lm.lastResort is not what serving.schema.output says")
 
     def stand_in(self, exchange: Exchange) -> None:
-        """Gives the answer to an exchange that has ended without one, unless its client has read a part of another. It
+        """Gives an answer to an exchange that has ended without one, unless its client has read a part of another. It
         stays the failure that it is."""
         ending = exchange.ending
-        answer = exchange.stale or self._answer
-        if answer is None or ending is None:
+        if ending is None or (exchange.parts is not None and exchange.parts.begun.done()):
             return
-        if ending.outcome not in _UNANSWERED and ending is not LATE:
-            return
-        if exchange.parts is not None and exchange.parts.begun.done():
+        unanswered = ending.outcome in _UNANSWERED or ending is LATE
+        if exchange.stale and (unanswered or ending.outcome is Outcome.OVERLOADED):
+            exchange.cached, exchange.answer = Cached.STALE, exchange.stale
+        elif self._answer is not None and unanswered:
+            # Not of what is kept: only a revision that has served for a while has that, so it tells nothing of a model.
+            exchange.answer, exchange.flags = self._answer, tuple(sorted({*exchange.flags, FALLBACK_FLAG}))
+        else:
             return
         exchange.ending = replace(ending, status=200, retry_after_seconds=None)
-        if exchange.stale:
-            exchange.cached = Cached.STALE
-        exchange.answer, exchange.flags = answer, tuple(sorted({*exchange.flags, FALLBACK_FLAG}))

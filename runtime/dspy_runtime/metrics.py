@@ -69,7 +69,7 @@ class Metrics:
         )
         self._cache = Counter(
             "dspy_runtime_cache_lookups",
-            "Answers looked for among those kept, by tier (memory, redis) and result (hit, miss, error).",
+            "Answers looked for among those kept, by tier (memory, redis) and result (hit, miss, joined, error).",
             ["revision", "tier", "result"],
             registry=self.registry,
         )

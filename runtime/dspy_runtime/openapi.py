@@ -68,6 +68,7 @@ def document(schema: Mapping[str, Any], title: str) -> dict[str, Any]:
     return {
         "openapi": VERSION,
         "info": {"title": title, "version": "1"},
+        "servers": [{"url": "."}],
         "paths": {
             "/predict": {"post": _asked("One prediction", taken, predicted, "predict")},
             "/predict/batch": {"post": _asked("Many predictions", many, _content(outputs), "predict_batch")},

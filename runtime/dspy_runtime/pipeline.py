@@ -41,7 +41,7 @@ class Pipeline:
         except BaseException as error:  # a program may raise anything, SystemExit included: it ends this request only
             if deadline.expired():
                 # All of its time went by in the queue, unless its client would not wait any longer.
-                waited = exchange.place is None and exchange.late is endings.TIMEOUT
+                waited = exchange.queued and exchange.late is endings.TIMEOUT
                 exchange.end(endings.OVERLOADED if waited else exchange.late, error=None if waited else error)
             elif isinstance(error, asyncio.CancelledError) and exchange.abandoned:
                 exchange.end(endings.CANCELLED)

@@ -77,24 +77,30 @@ class RedisStore:
         try:
             await asyncio.wait([claiming])
         except asyncio.CancelledError:
-            claiming.add_done_callback(lambda _: self._begin(lambda: self._client.delete(self._prefix + key)))
+            claiming.add_done_callback(lambda claiming: self._take_back(key, claiming))
             raise
         return claiming.result()
+
+    def _take_back(self, key: str, claiming: asyncio.Task[bool | None]) -> None:
+        """Nobody uses this claim, if it is one."""
+        if claiming.result():
+            self._begin(lambda: self._client.delete(self._prefix + key))
 
     async def drop(self, key: str) -> None:
         """Forgets a value."""
         await self._asked(lambda: self._client.delete(self._prefix + key))
 
-    async def add(self, key: str, amount: int, seconds: float) -> int | None:
-        """The sum of all that was added to a key, this amount included."""
+    async def tally(self, key: str, pod: str, amount: int, seconds: float) -> int | None:
+        """The sum of what all pods have said last below a key: this one says `amount`."""
 
-        async def added() -> int:
+        async def told() -> int:
             async with self._client.pipeline(transaction=False) as pipe:
-                pipe.incrby(self._prefix + key, amount)
+                pipe.hset(self._prefix + key, pod, str(amount))
                 pipe.pexpire(self._prefix + key, _milliseconds(seconds))
-                return int((await pipe.execute())[0])
+                pipe.hvals(self._prefix + key)
+                return sum(map(int, (await pipe.execute())[2]))
 
-        return await self._asked(added)
+        return await self._asked(told)
 
     async def watch(self) -> None:
         """Asks again, for ever, whether one that did not answer does."""

@@ -70,7 +70,9 @@ async def serve(service: PredictionService) -> int:
 
     async def drain() -> None:
         # uvicorn would cut WebSockets whose predictions have not ended.
+        began = loop.time()
         await service.sockets.drain(settings.drain_seconds)
+        config.timeout_graceful_shutdown = max(1, settings.drain_seconds - int(loop.time() - began))
         predictions.should_exit = True
 
     def stop() -> None:

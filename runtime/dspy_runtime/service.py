@@ -106,6 +106,8 @@ class PredictionService:
     async def aclose(self) -> None:
         """Closes all connections, after the last request."""
         await self.models.aclose()
+        if self._budget is not None:
+            await self._budget.count()
         if self._cache is not None:
             await self._cache.aclose()
         if self._store is not None:
@@ -135,11 +137,11 @@ def _store(settings: Settings) -> RedisStore | None:
         return None
     from dspy_runtime.redis_store import RedisStore  # it takes long to import, and most programs have none
 
-    return RedisStore(settings.redis, settings.program or settings.revision)
+    return RedisStore(settings.redis, settings.program or settings.model)
 
 
 def _cache(settings: Settings, store: SharedStore | None, metrics: Metrics) -> Cache | None:
     given = settings.cache
     if given is None:
         return None
-    return Cache(Tiers(given, settings.revision, store, metrics), given.version, settings.timeout_seconds)
+    return Cache(Tiers(given, settings.revision or settings.model, store, metrics), given.version)

@@ -28,6 +28,7 @@ class SharedStore(Protocol):
         """Forgets a value."""
         ...
 
-    async def add(self, key: str, amount: int, seconds: float) -> int | None:
-        """The sum of all that was added to a key, this amount included."""
+    async def tally(self, key: str, pod: str, amount: int, seconds: float) -> int | None:
+        """The sum of what all pods have said last below a key: this one says `amount`. To say it twice changes
+        nothing."""
         ...

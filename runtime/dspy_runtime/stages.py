@@ -52,11 +52,13 @@ def admit(admission: Admission, names_models: bool) -> Stage:
 
     async def stage(exchange: Exchange, inner: Next) -> None:
         scope = RequestScope(exchange.deadline, exchange.trace, of_client=exchange.late is endings.LATE)
+        exchange.queued = True
         try:
             exchange.place = scope.place = await admission.enter(exchange.priority)
         except OverloadedError:
             exchange.end(endings.OVERLOADED)
             return
+        exchange.queued = False
         exchange.let_go()
         try:
             with scope.entered():

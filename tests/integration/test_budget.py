@@ -90,7 +90,9 @@ async def test_pods_share_a_budget_and_one_that_starts_knows_what_is_spent(
             assert (await two.predict(**ASKED))[0] == 429
             (key,) = await redis.client.keys()
             assert str(key).startswith("{dspy:default/qa}:spent:")
-            assert int(await redis.client.get(key) or 0) > 5e9, "billionths of a dollar"
+            told = [int(each) for each in await redis.client.hvals(str(key))]
+            assert len(told) == 2
+            assert sum(told) > 5e9, "billionths of a dollar, by pod"
             redis.freeze()
             assert (await two.predict(**ASKED))[0] == 429, "what a pod knows it goes on knowing"
             redis.thaw()

@@ -83,6 +83,22 @@ async def test_headers_of_the_handshake_hold_for_every_prediction(
             assert told["data"]["error"]["code"] == "invalid_deadline"
 
 
+async def test_neither_pages_of_other_sites_nor_inputs_without_end_are_taken(
+    told_model: Path, provider: RunningProvider, tmp_path: Path
+) -> None:
+    provider.provider.settings.latency_seconds = 2.0
+    async with running_runtime(told_model, provider.base, tmp_path) as runtime:
+        with pytest.raises(aiohttp.WSServerHandshakeError):
+            await connected(runtime, origin="https://elsewhere.example")
+        host = runtime.url.removeprefix("http://")
+        async with connected(runtime, origin=f"http://{host}") as socket:
+            for _ in range(5):
+                await socket.send_json({"question": "?"})
+            closed = await socket.receive(timeout=20)
+            assert (closed.type, closed.data) == (aiohttp.WSMsgType.CLOSE, 1008)
+        await until(lambda: provider.provider.in_flight == 0, "nobody asks any more", 10)
+
+
 async def test_a_client_that_leaves_ends_its_calls(told_model: Path, provider: RunningProvider, tmp_path: Path) -> None:
     provider.provider.settings.latency_seconds = 30.0
     async with running_runtime(told_model, provider.base, tmp_path) as runtime:

@@ -19,9 +19,9 @@ STEPS: list[dict[str, Any]] = [
 
 
 def warm(world: World) -> None:
-    """Stable answers most requests from its cache, and its provider fails a tenth of the others."""
+    """Stable answers most requests from its cache, and its provider fails 3 % of the others."""
     world.versions[1].cached_share = 0.9
-    world.surroundings.provider_failure_rate = 0.1
+    world.surroundings.provider_failure_rate = 0.03
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -20,7 +20,7 @@ entries = st.builds(
     answer=st.binary(),
     flags=st.lists(st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True), max_size=3).map(tuple),
     score=st.none() | st.floats(0, 1),
-    kept_at=st.floats(0, 1e10),
+    begun_at=st.floats(0, 1e10),
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from dspy_contract.outcomes import CACHE_HEADER, REVISION_HEADER
+from dspy_contract.routes import Routes
 from dspy_contract.stat_names import cluster_name
 from dspy_gateway.envoy.resource import STREAM_IDLE_SECONDS, TYPE, Resource
 
@@ -15,24 +16,20 @@ PREDICT_MATCH: Resource = {
 ANY_MATCH: Resource = {"prefix": "/"}
 
 
-REFRESH = {"header": {"key": CACHE_HEADER, "value": "refresh"}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
-"""Of a request that is to go past a revision's cache."""
-
-
 WEBSOCKETS: Resource = {"upgrade_configs": [{"upgrade_type": "websocket"}]}
 """Of routes of which nothing is counted: a connection is drawn once, whatever is asked over it."""
 
 
 def weighted_cluster(
-    revision: str, route: str, weight: int, headers: Iterable[Resource] = (), asked: Iterable[Resource] = ()
+    revision: str, route: str, weight: int, headers: Iterable[Resource] = (), asked: Resource | None = None
 ) -> Resource:
-    """Where a share of a route's requests goes, what these are told (`asked`), and their answers besides the
-    revision."""
+    """Where a share of a route's requests goes, what their answers are told besides the revision, and what becomes of
+    the requests' own headers (`asked`)."""
     return {
         "name": cluster_name(revision, route),
         "weight": weight,
         "response_headers_to_add": [set_header(REVISION_HEADER, revision), *headers],
-        **({"request_headers_to_add": list(asked)} if asked else {}),
+        **(asked or {}),
     }
 
 
@@ -62,3 +59,13 @@ def set_header(key: str, value: str) -> Resource:
 def add_header(key: str, value: str) -> Resource:
     """A header beside those of its name."""
     return {"header": {"key": key, "value": value}, "append_action": "APPEND_IF_EXISTS_OR_ADD"}
+
+
+def cache_use(routes: Routes, judged: bool) -> Resource:
+    """What of a weighted cluster says how its requests use a revision's cache: those that are judged go past it, and
+    that is no client's to say."""
+    if not routes.cached:
+        return {}
+    if judged and routes.release is not None:
+        return {"request_headers_to_add": [set_header(CACHE_HEADER, "refresh")]}
+    return {"request_headers_to_remove": [CACHE_HEADER]}

@@ -11,8 +11,8 @@ from dspy_contract.stat_names import CACHED, FORCED, OTHER, PREDICT, cached
 from dspy_gateway.envoy.actions import (
     ANY_MATCH,
     PREDICT_MATCH,
-    REFRESH,
     WEBSOCKETS,
+    cache_use,
     route_action,
     set_header,
     weighted_cluster,
@@ -106,12 +106,12 @@ def _table(uid: str, pod: str, serial: int, routes: list[Resource]) -> Resource:
 def _drawn(routes: Routes, weights: Mapping[str, int], route: str) -> Resource:
     """Draws each request for itself."""
     total = sum(weights.values())
-    asked = [REFRESH] if routes.refreshes and route == PREDICT else []
+    asked = cache_use(routes, judged=route == PREDICT)
     clusters: list[Resource] = []
     for backend in routes.backends:
         judged, kept = (weights.get(each, 0) for each in (backend.revision, cached(backend.revision)))
         if route == PREDICT and kept:
-            clusters.append(weighted_cluster(backend.revision, CACHED, kept))
+            clusters.append(weighted_cluster(backend.revision, CACHED, kept, asked=cache_use(routes, judged=False)))
         else:
             judged += kept
         clusters.append(weighted_cluster(backend.revision, route, judged if total else TOTAL_WEIGHT, asked=asked))

@@ -16,9 +16,9 @@ from dspy_gateway.drawn import token_prefix
 from dspy_gateway.envoy.actions import (
     ANY_MATCH,
     PREDICT_MATCH,
-    REFRESH,
     WEBSOCKETS,
     add_header,
+    cache_use,
     route_action,
     set_header,
     weighted_cluster,
@@ -117,9 +117,9 @@ def _routes(
     """The route of predictions and that of all else. `hashed`: what decides instead of chance; `copied`: who gets
     copies of predictions; `answer`: the headers of a revision's answers."""
     found: list[Resource] = []
-    refresh = [REFRESH] if routes.refreshes else []
     for route, match in ((USERS, PREDICT_MATCH), (OTHER, ANY_MATCH)):
-        clusters = [weighted_cluster(revision, route, width, answer(revision)) for revision, width in drawn]
+        asked = cache_use(routes, judged=route == USERS)
+        clusters = [weighted_cluster(revision, route, width, answer(revision), asked) for revision, width in drawn]
         upgraded = WEBSOCKETS if route == OTHER else {}
         action = route_action(routes.timeout_seconds) | upgraded | {"weighted_clusters": {"clusters": clusters}}
         if hashed:
@@ -130,7 +130,7 @@ def _routes(
                 "name": table if route == USERS else OTHER,
                 "match": {**match, "headers": [*match.get("headers", ()), *known_by]},
                 "route": action | ((copied or {}) if route == USERS else {}),
-                "request_headers_to_add": [set_header(USER_HEADER, told), *refresh] if route == USERS else [],
+                "request_headers_to_add": [set_header(USER_HEADER, told)] if route == USERS else [],
             }
         )
     return found

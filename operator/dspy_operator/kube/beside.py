@@ -86,6 +86,8 @@ class Beside:
             self.forgetting.forget(program.namespace, program.name)
             return ""
         pods = [address for revision, address in self._ready(program) if _keeps(snapshot.revisions.get(revision))]
+        if snapshot.cached and not pods:
+            return ""  # what pods share is there, and nobody who could forget it
         is_done = self.forgetting.of(program.namespace, program.name, program.forget, pods)
         return program.forget if is_done else ""
 

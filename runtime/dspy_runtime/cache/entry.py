@@ -24,7 +24,7 @@ class Entry:
     answer: bytes
     flags: tuple[str, ...]
     score: float | None
-    kept_at: float
+    begun_at: float
 
     @property
     def size(self) -> int:
@@ -33,7 +33,7 @@ class Entry:
 
     def dump(self) -> bytes:
         """The entry as bytes: a line of JSON about the answer, then the answer."""
-        return to_json({"flags": self.flags, "score": self.score, "kept_at": self.kept_at}) + b"\n" + self.answer
+        return to_json({"flags": self.flags, "score": self.score, "begun_at": self.begun_at}) + b"\n" + self.answer
 
 
 def load(content: bytes) -> Entry | None:
@@ -42,7 +42,7 @@ def load(content: bytes) -> Entry | None:
     try:
         about = from_json(head)
         score = None if about["score"] is None else float(about["score"])
-        entry = Entry(answer, tuple(map(str, about["flags"])), score, float(about["kept_at"]))
+        entry = Entry(answer, tuple(map(str, about["flags"])), score, float(about["begun_at"]))
     except (ValueError, KeyError, TypeError):
         return None
     return entry if found and all(map(_FLAG.fullmatch, entry.flags)) else None

@@ -8,32 +8,30 @@ import time
 from dspy_contract.outcomes import FALLBACK_FLAG
 from dspy_runtime import endings
 from dspy_runtime.cache.entry import Entry, key_of
-from dspy_runtime.cache.tiers import Tiers
+from dspy_runtime.cache.tiers import Claim, Tiers
 from dspy_runtime.exchange import Cached, CacheUse, Exchange, Next
 
 
 class Cache:
     """The answers of one revision, and those that are being made now."""
 
-    def __init__(self, tiers: Tiers, version: str, claim_seconds: float) -> None:
-        """`claim_seconds` is how long the making of an answer may take."""
+    def __init__(self, tiers: Tiers, version: str) -> None:
         self._tiers = tiers
         self._version = version
-        self._claim_seconds = claim_seconds
-        self._making: dict[str, asyncio.Future[Entry | None]] = {}
+        self._making: dict[str, Making] = {}
 
     async def stage(self, exchange: Exchange, inner: Next) -> None:
         """Answers from what is kept, or has the answer made and keeps it."""
         key = None if exchange.cache_use is CacheUse.NONE else key_of(exchange.body, self._version)
+        exchange.cached = Cached.MISS if key and exchange.cache_use is CacheUse.FULL else Cached.BYPASS
         if key is None:
-            exchange.cached = Cached.BYPASS
             await inner(exchange)
-        elif exchange.cache_use is CacheUse.REFRESH:
-            exchange.cached = Cached.BYPASS
-            await self._make(exchange, inner, key)
-        else:
-            exchange.cached = Cached.MISS
+        elif exchange.cache_use is CacheUse.FULL:
             await self._answer(exchange, inner, key)
+        else:
+            if exchange.cache_use is CacheUse.JUDGED and (entry := self._tiers.kept(key)) is not None:
+                exchange.stale = entry.answer
+            await self._make(exchange, inner, key)
 
     async def forget(self) -> bool:
         """Forgets all answers; False where other pods still have them."""
@@ -56,34 +54,36 @@ class Cache:
     async def _join(self, exchange: Exchange, inner: Next, key: str) -> None:
         """Waits for whoever has the answer made already, or is the first to."""
         while (making := self._making.get(key)) is not None:
-            await asyncio.wait([making])  # whoever leaves does not end what others wait for
-            if not making.cancelled():
-                await self._give_or_make(exchange, inner, key, making.result())
+            # Whoever leaves does not end what others wait for, and whoever does not end holds up nobody for ever.
+            await asyncio.wait([making.done], timeout=max(making.until - time.monotonic(), 0))
+            if not making.done.cancelled():
+                entry = making.done.result() if making.done.done() else None
+                if entry is not None:
+                    self._tiers.joined()
+                else:
+                    self._fresh(exchange, self._tiers.kept(key))
+                await self._give_or_make(exchange, inner, key, entry)
                 return
         await self._be_first(exchange, inner, key)
 
     async def _be_first(self, exchange: Exchange, inner: Next, key: str) -> None:
         """Has the answer made, and gives it to those who ask meanwhile. None of them is bound to this client: when it
         leaves, another is the first."""
-        making = self._making[key] = asyncio.get_running_loop().create_future()
+        making = self._making[key] = Making(exchange.deadline)
         entry = None
         try:
-            entry = await self._others(exchange, key)
-            entry = await self._give_or_make(exchange, inner, key, entry)
+            entry = self._fresh(exchange, await self._tiers.ask(key))
+            claim = None if entry else await self._tiers.claim(key)
+            if entry is None and claim is None:
+                entry = await self._tiers.await_other(key, exchange.deadline)
+            entry = await self._give_or_make(exchange, inner, key, entry, claim)
         except asyncio.CancelledError:
-            making.cancel()
+            making.done.cancel()
             raise
         finally:
             del self._making[key]
-            if not making.done():
-                making.set_result(entry)
-
-    async def _others(self, exchange: Exchange, key: str) -> Entry | None:
-        """The answer of another pod that has it, or is making it."""
-        entry = self._fresh(exchange, await self._tiers.ask(key))
-        if entry is not None or await self._tiers.claim(key, self._claim_seconds):
-            return entry
-        return await self._tiers.await_other(key, (exchange.deadline - time.monotonic()) / 2)
+            if not making.done.done():
+                making.done.set_result(entry)
 
     def _fresh(self, exchange: Exchange, entry: Entry | None) -> Entry | None:
         """An entry that may be given as if it were new. One that is old may be given when there is no new one."""
@@ -92,25 +92,35 @@ class Cache:
         exchange.stale = entry.answer
         return None
 
-    async def _give_or_make(self, exchange: Exchange, inner: Next, key: str, entry: Entry | None) -> Entry | None:
+    async def _give_or_make(
+        self, exchange: Exchange, inner: Next, key: str, entry: Entry | None, claim: Claim | None = None
+    ) -> Entry | None:
         if entry is None:
-            return await self._make(exchange, inner, key)
+            return await self._make(exchange, inner, key, claim)
         _give(exchange, entry)
         return entry
 
-    async def _make(self, exchange: Exchange, inner: Next, key: str) -> Entry | None:
+    async def _make(self, exchange: Exchange, inner: Next, key: str, claim: Claim | None = None) -> Entry | None:
         """Has the answer made and keeps it, if it is good."""
-        forgotten, entry = self._tiers.forgotten, None
+        begun_at, entry = time.time(), None
         try:
             await inner(exchange)
             if exchange.ending is endings.OK and FALLBACK_FLAG not in exchange.flags:
-                entry = Entry(exchange.answer, exchange.flags, exchange.score, time.time())
+                entry = Entry(exchange.answer, exchange.flags, exchange.score, begun_at)
         finally:
             if entry is None:
-                self._tiers.release(key)
+                self._tiers.give_up(claim)
             else:
-                self._tiers.put(key, entry, forgotten)
+                self._tiers.put(key, entry, claim)
         return entry
+
+
+class Making:
+    """An answer that is being made: until when anybody waits for it (time of time.monotonic), and what it is."""
+
+    def __init__(self, until: float) -> None:
+        self.until = until
+        self.done: asyncio.Future[Entry | None] = asyncio.get_running_loop().create_future()
 
 
 def _give(exchange: Exchange, entry: Entry) -> None:

@@ -15,9 +15,14 @@ from dspy_runtime.settings import CacheSettings
 from dspy_runtime.shared_store import SharedStore
 
 MEMORY, REDIS = "memory", "redis"
-_GENERATION = "generation"
-GENERATION_SECONDS = 400 * 86_400.0
-"""For how long it is known how often the answers were forgotten: longer than any of them lasts."""
+_FORGOTTEN = "cache-forgotten"
+"""When the program's answers were forgotten last, of all revisions (Unix seconds)."""
+
+FORGOTTEN_SECONDS = 61 * 86_400.0
+"""Longer than any answer is kept."""
+
+CLAIM_SECONDS, RENEW_SECONDS = 5.0, 1.5
+"""How long a claim lasts that nobody renews, and how often it is renewed: that of a pod that is gone ends soon."""
 
 LOOK_AGAIN_SECONDS = (0.02, 0.05, 0.1, 0.2)
 """Between two looks for an answer that another pod is about to have; the last one from then on."""
@@ -35,56 +40,111 @@ class Tiers:
         self._memory: TTLCache[str, Entry] = TTLCache(
             settings.max_bytes, self._kept_seconds, getsizeof=lambda entry: entry.size
         )
-        self._generation = b""
-        self.forgotten = 0
-        """How often this pod was told to forget all answers."""
-        self._writing: set[asyncio.Task[Any]] = set()
+        self._forgotten_at = 0.0
+        """Answers that were begun before are forgotten."""
+        self._working: set[asyncio.Task[Any]] = set()
 
     def is_fresh(self, entry: Entry) -> bool:
         """Whether an entry may be answered as if it were new."""
-        return time.time() - entry.kept_at < self._settings.ttl_seconds
+        return time.time() - entry.begun_at < self._settings.ttl_seconds
 
     def recall(self, key: str) -> Entry | None:
-        """The pod's own answer, of whatever age."""
-        entry = self._memory.get(key)
-        self._metrics.record_cache(MEMORY, _result(entry is not None and self.is_fresh(entry)))
+        """The pod's own answer, fresh or old."""
+        entry = self.kept(key)
+        self._count(MEMORY, entry)
         return entry
 
+    def kept(self, key: str) -> Entry | None:
+        """The same, for whoever does not look for an answer."""
+        return self._valid(self._memory.get(key))
+
+    def joined(self) -> None:
+        """An answer is given to one who waited for it while it was made for another."""
+        self._metrics.record_cache(MEMORY, "joined")
+
     async def ask(self, key: str) -> Entry | None:
-        """The answer that all pods share, of whatever age."""
+        """The answer that all pods share, fresh or old."""
         if self._shared is None or not self._shared.is_up:
             return None
-        read = await self._shared.read(self._name(key), self._name(_GENERATION))
+        read = await self._shared.read(self._name(key), _FORGOTTEN)
         if read is None:
             self._metrics.record_cache(REDIS, "error")
             return None
-        entry = self._of_now(*read)
-        self._metrics.record_cache(REDIS, _result(entry is not None and self.is_fresh(entry)))
+        entry = self._taken(key, *read)
+        self._count(REDIS, entry)
+        return entry
+
+    def put(self, key: str, entry: Entry, claim: Claim | None) -> None:
+        """Keeps an answer, and then ends the claim to make it."""
+        if self._valid(entry) is None:
+            self.give_up(claim)
+            return
+        self._keep(key, entry)
+        if self._shared is not None:
+            self._in_background(self._share(self._shared, key, entry, claim))
+
+    def give_up(self, claim: Claim | None) -> None:
+        """Ends the claim to make an answer: there is none."""
+        if claim is not None:
+            self._in_background(claim.end())
+
+    async def claim(self, key: str) -> Claim | None:
+        """The claim to make an answer over all pods; None where another has it."""
+        shared, name = self._shared, f"claim:{self._revision}:{key}"
+        if shared is None or not shared.is_up:
+            return Claim(None, name)
+        return None if await shared.claim(name, CLAIM_SECONDS) is False else Claim(shared, name)
+
+    async def await_other(self, key: str, until: float) -> Entry | None:
+        """The answer that another pod makes; None when it makes none, or not before a time of time.monotonic."""
+        shared, pauses = self._shared, iter(LOOK_AGAIN_SECONDS)
+        pause = next(pauses)
+        while shared is not None and time.monotonic() + pause < until:
+            await asyncio.sleep(pause)
+            pause = next(pauses, pause)
+            read = await shared.read(self._name(key), _FORGOTTEN, f"claim:{self._revision}:{key}")
+            if read is None:
+                return None
+            content, forgotten, claimed = read
+            entry = self._taken(key, content, forgotten)
+            if entry is not None and self.is_fresh(entry):
+                return entry
+            if claimed is None:
+                return None
+        return None
+
+    async def forget(self) -> bool:
+        """Forgets all answers that were begun before now, in all pods; False where it is in this one only."""
+        self._forgotten_at = max(self._forgotten_at, time.time())
+        self._memory.clear()
+        if self._shared is None:
+            return True
+        await self._shared.write(_FORGOTTEN, repr(self._forgotten_at).encode(), FORGOTTEN_SECONDS)
+        return self._shared.is_up
+
+    async def aclose(self) -> None:
+        """Ends what is being written."""
+        if self._working:
+            await asyncio.wait(self._working, timeout=1.0)
+
+    async def _share(self, shared: SharedStore, key: str, entry: Entry, claim: Claim | None) -> None:
+        await shared.write(self._name(key), entry.dump(), self._kept_seconds)
+        if claim is not None:
+            await claim.end()
+
+    def _taken(self, key: str, content: bytes | None, forgotten: bytes | None) -> Entry | None:
+        """What was read, for this pod's memory as well."""
+        self._forgotten_at = max(self._forgotten_at, _seconds(forgotten))
+        entry = self._valid(load(content) if content else None)
         if entry is not None:
             self._keep(key, entry)
         return entry
 
-    def _of_now(self, content: bytes | None, generation: bytes | None) -> Entry | None:
-        """What was read, unless it was kept before the answers were forgotten."""
-        self._generation = generation or b"0"
-        kept_in, found, dumped = (content or b"").partition(b"\n")
-        return load(dumped) if found and kept_in == self._generation else None
-
-    def put(self, key: str, entry: Entry, forgotten: int) -> None:
-        """Keeps an answer that was begun when answers had been `forgotten` so often."""
-        if forgotten != self.forgotten:
-            self.release(key)
-            return
-        self._keep(key, entry)
-        if self._shared is not None:
-            self._in_background(self._share(self._shared, key, entry))
-
-    async def _share(self, shared: SharedStore, key: str, entry: Entry) -> None:
-        if not self._generation:
-            self._of_now(None, *(await shared.read(self._name(_GENERATION)) or [None]))
-        content = self._generation + b"\n" + entry.dump()
-        await shared.write(self._name(key), content, self._kept_seconds)
-        await shared.drop(self._claim(key))
+    def _valid(self, entry: Entry | None) -> Entry | None:
+        """An entry that is neither forgotten nor too old to be given at all."""
+        if entry is None or entry.begun_at <= self._forgotten_at:
+            return None
+        return entry if time.time() - entry.begun_at < self._kept_seconds else None
 
     def _keep(self, key: str, entry: Entry) -> None:
         if entry.size > self._settings.max_bytes:
@@ -93,61 +153,40 @@ class Tiers:
             self._memory.popitem()
         self._memory[key] = entry
 
-    async def claim(self, key: str, seconds: float) -> bool:
-        """Whether this pod is to make the answer, and no other within so many seconds."""
-        return self._shared is None or await self._shared.claim(self._claim(key), seconds) is not False
-
-    def release(self, key: str) -> None:
-        """This pod has made the answer, or makes none."""
-        if self._shared is not None:
-            self._in_background(self._shared.drop(self._claim(key)))
-
-    async def await_other(self, key: str, seconds: float) -> Entry | None:
-        """The answer that another pod makes; None when it makes none within so many seconds."""
-        shared, until = self._shared, time.monotonic() + seconds
-        pauses = iter(LOOK_AGAIN_SECONDS)
-        pause = next(pauses)
-        while shared is not None and time.monotonic() + pause < until:
-            await asyncio.sleep(pause)
-            pause = next(pauses, pause)
-            read = await shared.read(self._name(key), self._name(_GENERATION), self._claim(key))
-            if read is None:
-                return None
-            content, generation, claimed = read
-            entry = self._of_now(content, generation)
-            if entry is not None and self.is_fresh(entry):
-                self._keep(key, entry)
-                return entry
-            if claimed is None:
-                return None
-        return None
-
-    async def forget(self) -> bool:
-        """Forgets all answers of the revision; False where only this pod's are."""
-        self.forgotten += 1
-        self._memory.clear()
-        if self._shared is None:
-            return True
-        generation = await self._shared.add(self._name(_GENERATION), 1, GENERATION_SECONDS)
-        self._generation = b"" if generation is None else str(generation).encode()
-        return generation is not None
-
-    async def aclose(self) -> None:
-        """Ends what is being written."""
-        if self._writing:
-            await asyncio.wait(self._writing, timeout=1.0)
+    def _count(self, tier: str, entry: Entry | None) -> None:
+        self._metrics.record_cache(tier, "hit" if entry is not None and self.is_fresh(entry) else "miss")
 
     def _name(self, key: str) -> str:
         return f"cache:{self._revision}:{key}"
 
-    def _claim(self, key: str) -> str:
-        return f"claim:{self._revision}:{key}"
-
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
-        self._writing.add(task)
-        task.add_done_callback(self._writing.discard)
+        self._working.add(task)
+        task.add_done_callback(self._working.discard)
 
 
-def _result(is_hit: bool) -> str:
-    return "hit" if is_hit else "miss"
+class Claim:
+    """That this pod makes an answer. It is renewed until its end."""
+
+    def __init__(self, shared: SharedStore | None, name: str) -> None:
+        self._shared = shared
+        self._name = name
+        self._renewing = asyncio.get_running_loop().create_task(self._renew()) if shared else None
+
+    async def _renew(self) -> None:
+        while self._shared is not None:
+            await asyncio.sleep(RENEW_SECONDS)
+            await self._shared.write(self._name, b"1", CLAIM_SECONDS)
+
+    async def end(self) -> None:
+        """Another may make the answer."""
+        if self._shared is not None and self._renewing is not None:
+            self._renewing.cancel()
+            await self._shared.drop(self._name)
+
+
+def _seconds(content: bytes | None) -> float:
+    try:
+        return float(content or 0)
+    except ValueError:
+        return 0.0

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from dspy_contract.outcomes import FAILURES, Outcome
-from dspy_contract.stat_names import mirrored, of_users
+from dspy_contract.stat_names import cached, mirrored, of_users
 from dspy_contract.state import WARMUP_SECONDS, Counts, DrawTable, GatewayState
 from dspy_operator.api.times import UnixSeconds
 from dspy_operator.domain.analysis.mean_test import Bets, Spent, added, bets
@@ -265,12 +265,20 @@ def _total(before: Table | None, told: DrawTable, opened_at: float, evidence: Ev
         judged=told.judged,
         bounded=before.total.bounded if before else _is_bounded(evidence, told),
         warm=told.warm_seconds >= WARMUP_SECONDS,
-        step=before.total.step if before else (look.step if own else BEFORE),
+        step=before.total.step if before else (BEFORE if _is_before(told, look, weights[1]) else look.step),
         stable=stable,
         candidate=told.counts.get(name, Counts()) if own else Counts(),
         users_of_stable=users[0],
         users_of_candidate=users[1] if own else Counts(),
     )
+
+
+def _is_before(told: DrawTable, look: Look, weight: int) -> bool:
+    """Whether a table tells how stable was before the candidate had anything. Where answers are given again, only what
+    was drawn within the release goes past that, until the candidate gets something."""
+    if told.release != look.release:
+        return True
+    return look.step == 0 and not weight and cached(look.stable) in told.weights
 
 
 def _is_bounded(evidence: Evidence, table: DrawTable) -> bool:
