@@ -42,10 +42,15 @@ def unpacked_package(name: str) -> Path:
         if subprocess.run(download, cwd=folder, capture_output=True).returncode != 0:
             subprocess.run(["apt-get", "update", "--quiet"], check=True, capture_output=True)
             subprocess.run(download, cwd=folder, check=True, capture_output=True)
-        partial = target.with_suffix(".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        subprocess.run(["dpkg-deb", "-x", str(next(Path(folder).glob("*.deb"))), str(partial)], check=True)
-        partial.rename(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as beside:
+            partial = Path(beside, "files")
+            subprocess.run(["dpkg-deb", "-x", str(next(Path(folder).glob("*.deb"))), str(partial)], check=True)
+            try:
+                partial.rename(target)
+            except OSError:  # another process was first
+                if not target.exists():
+                    raise
     return target
 
 
