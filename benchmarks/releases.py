@@ -153,21 +153,29 @@ def _faults(cluster: Cluster, good: str) -> None:
         for _ in range(FAULT_RUNS):
             run += 1
             spec = {"serving": {"queue": 200 + run}, "model": {"uri": f"models:/{NAME}/{number}"}}
-            with world.traffic(NAME, fault.rate) as traffic:
-                world.wait(lambda: len(traffic.answers) >= STEADY_SECONDS * fault.rate, "stable serves")  # noqa: B023
-                world.kubectl("patch", "dspyprogram", NAME, "--type=merge", "-p", json.dumps({"spec": spec}))
-                # The operator's log has the times: whoever asks for it all the time takes the half of the machine.
-                is_lowered = lambda: "CandidateLowered" in _told(world, world.wanted(NAME))  # noqa: E731
-                world.wait(is_lowered, fault.title, 600, pause=3)
-                told = _told(world, world.wanted(NAME))
-                seconds.append(told["CandidateLowered"] - told["CandidateReady"])
-                back = {"serving": None, "model": {"uri": good}}
-                world.kubectl("patch", "dspyprogram", NAME, "--type=merge", "-p", json.dumps({"spec": back}))
-                world.wait_condition(NAME, "Current", "True")
+            seconds.append(_until_lowered(world, fault, spec, good))
         rows.append([fault.title, spread(seconds), _simulated(fault), fault.aim])
     world.end()
     columns = ["a candidate that", "median", "by its draws alone, simulated (10 to 90 %)", "aim"]
     show("Until lowered (weight 10%, stable answers in 0.5 s)", columns, rows)
+
+
+def _until_lowered(world: World, fault: Fault, spec: dict[str, Any], good: str) -> float:
+    """Seconds from a candidate's readiness to the loss of its weight. Then the good version is asked for again."""
+
+    def is_lowered() -> bool:
+        return "CandidateLowered" in _told(world, world.wanted(NAME))
+
+    with world.traffic(NAME, fault.rate) as traffic:
+        world.wait(lambda: len(traffic.answers) >= STEADY_SECONDS * fault.rate, "stable serves")
+        world.kubectl("patch", "dspyprogram", NAME, "--type=merge", "-p", json.dumps({"spec": spec}))
+        # The operator's log has the times: whoever asks for it all the time takes the half of the machine.
+        world.wait(is_lowered, fault.title, 600, pause=3)
+        told = _told(world, world.wanted(NAME))
+        back = {"serving": None, "model": {"uri": good}}
+        world.kubectl("patch", "dspyprogram", NAME, "--type=merge", "-p", json.dumps({"spec": back}))
+        world.wait_condition(NAME, "Current", "True")
+    return told["CandidateLowered"] - told["CandidateReady"]
 
 
 def _simulated(fault: Fault) -> str:

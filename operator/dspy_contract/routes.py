@@ -243,7 +243,7 @@ def effective_weights(routes: Routes, usable: Collection[str], watched: bool = T
 
 def _judged_weights(weights: Mapping[str, int], routes: Routes) -> dict[str, int]:
     """All of a candidate's; of the others' as much as the candidate has that has most, or LEAST_JUDGED."""
-    most = max(LEAST_JUDGED, *(weights.get(candidate, 0) for candidate in routes.candidates), 0)
+    most = max([LEAST_JUDGED, *(weights.get(candidate, 0) for candidate in routes.candidates)])
     parts: dict[str, int] = {}
     for name, weight in weights.items():
         judged = weight if name in routes.candidates else min(weight, most)

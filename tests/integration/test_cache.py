@@ -88,12 +88,16 @@ async def test_what_goes_past_the_cache_and_whose_answer_is_kept(
 async def test_an_answer_is_made_once_for_all_who_ask_at_the_same_time_whoever_leaves(
     question_model: Path, provider: RunningProvider, tmp_path: Path
 ) -> None:
-    provider.provider.settings.latency_seconds = 1.0
+    provider.provider.settings.latency_seconds = 3.0
     async with running_runtime(question_model, provider.base, tmp_path, cache=CACHE) as runtime:
         first = asyncio.ensure_future(ask(runtime))
         await until(lambda: provider.provider.in_flight == 1, "the first one asks", 10)
         others = [asyncio.ensure_future(ask(runtime)) for _ in range(100)]
-        await asyncio.sleep(0.2)
+
+        async def all_ask() -> bool:
+            return await lookups(runtime, "memory", "miss") == 101
+
+        await until(all_ask, "all have asked", 20)
         assert provider.provider.calls == 1
         first.cancel()  # a client that leaves takes its call with it, and nobody else's
         answers = await asyncio.gather(*others)

@@ -90,7 +90,7 @@ class Tiers:
 
     async def claim(self, key: str) -> Claim | None:
         """The claim to make an answer over all pods; None where another has it."""
-        shared, name = self._shared, f"claim:{self._revision}:{key}"
+        shared, name = self._shared, self._claim_name(key)
         if shared is None or not shared.is_up:
             return Claim(None, name)
         return None if await shared.claim(name, CLAIM_SECONDS) is False else Claim(shared, name)
@@ -102,7 +102,7 @@ class Tiers:
         while shared is not None and time.monotonic() + pause < until:
             await asyncio.sleep(pause)
             pause = next(pauses, pause)
-            read = await shared.read(self._name(key), _FORGOTTEN, f"claim:{self._revision}:{key}")
+            read = await shared.read(self._name(key), _FORGOTTEN, self._claim_name(key))
             if read is None:
                 return None
             content, forgotten, claimed = read
@@ -158,6 +158,9 @@ class Tiers:
 
     def _name(self, key: str) -> str:
         return f"cache:{self._revision}:{key}"
+
+    def _claim_name(self, key: str) -> str:
+        return f"claim:{self._revision}:{key}"
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
